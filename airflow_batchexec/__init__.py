@@ -1,0 +1,47 @@
+"""Storage-based batch inference as Apache Airflow runs.
+
+A folder of CSV, Parquet or Feather files goes, file by file, through a model's ``predict``; the results go to
+another folder. The names below are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.dags import batch_execution_group, create_execution_dag
+    from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+    from airflow_batchexec.operators.predict_file import PredictFileOperator
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BatchExecutionHook": "airflow_batchexec.hooks.batch_execution",
+    "ExecutionConfig": "airflow_batchexec.config",
+    "PredictFileOperator": "airflow_batchexec.operators.predict_file",
+    "batch_execution_group": "airflow_batchexec.dags",
+    "create_execution_dag": "airflow_batchexec.dags",
+}
+
+__all__ = [
+    "BatchExecutionHook",
+    "ExecutionConfig",
+    "PredictFileOperator",
+    "__version__",
+    "batch_execution_group",
+    "create_execution_dag",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,115 @@
+"""What an execution looks like on a terminal: a progress bar while it runs, a table when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from airflow_batchexec.engine.ledger import FileStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from airflow_batchexec.engine.execution import Prepared
+    from airflow_batchexec.engine.ledger import FileRecord
+
+__all__ = ["ProgressView", "print_summary"]
+
+_STYLES = {"FINISHED": "green", "CANCELLED": "yellow"}
+_SHOWN_FAILURES = 10
+
+
+class ProgressView:
+    """The bar, on standard error: standard output is for the result alone. Draws nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("files"),
+            TextColumn("{task.fields[rows]:,} rows"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("Planning", total=None, rows=0)
+        self._rows = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planned(self, prepared: Prepared) -> None:
+        """Say what is about to be done."""
+        spec = prepared.spec
+        self._progress.update(
+            self._task, description=f"{spec.build.model_id} {spec.build.build_id}", total=spec.total_files
+        )
+        for file in prepared.plan.skipped:
+            self._console.print(
+                f"[yellow]skipped[/] {escape(file.file)}: {escape(file.reason)}", highlight=False
+            )
+
+    def recorded(self, record: FileRecord) -> None:
+        """A file has started or ended."""
+        if record.status is FileStatus.FINISHED and record.output is not None:
+            self._rows += record.output.rows
+            self._progress.update(self._task, advance=1, rows=self._rows)
+        elif record.status is not FileStatus.STARTED:
+            self._console.print(
+                f"[red]{record.status.value.lower()}[/] {escape(record.file)}: {escape(record.reason)}",
+                highlight=False,
+            )
+            if record.traceback:
+                self._console.print(escape(record.traceback.rstrip()), highlight=False, style="dim")
+
+    def printed(self, pod: str, _stream: str, line: str) -> None:
+        """A model printed something."""
+        self._console.print(f"[dim]{escape(pod)}[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def print_summary(manifest: dict[str, Any]) -> None:
+    """The execution's account as a table on standard output."""
+    status = manifest["status"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("Status", f"[{_STYLES.get(status, 'red')}]{status}[/]")
+    if manifest["reason"]:
+        table.add_row("Reason", escape(manifest["reason"]))
+    counts = [f"{manifest['finished_files']:,} of {manifest['total_files']:,} finished"]
+    counts += [
+        f"{manifest[name]:,} {word}"
+        for name, word in (
+            ("failed_files", "failed"),
+            ("not_started_files", "not started"),
+            ("skipped_files", "skipped"),
+        )
+        if manifest[name]
+    ]
+    table.add_row("Execution", manifest["execution_id"])
+    table.add_row("Build", f"{manifest['model_id']} {manifest['build_id']}")
+    table.add_row("Files", ", ".join(counts))
+    table.add_row("Rows", f"{manifest['rows']:,}")
+    table.add_row("Seconds", f"{manifest['seconds']:.1f}")
+    table.add_row("Results", escape(manifest["destination"]))
+    table.add_row("Manifest", escape(manifest["manifest"]))
+    Console(soft_wrap=True).print(table)

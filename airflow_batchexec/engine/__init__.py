@@ -1,0 +1,1 @@
+"""The engine: everything an execution does, knowing nothing of Airflow."""

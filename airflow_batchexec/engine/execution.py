@@ -1,0 +1,411 @@
+"""An execution's beginning and end: what is decided and written before the first file, and after the last.
+
+Everything that an execution knows of itself lies in ``<destination>/_batchexec/<execution_id>/``::
+
+    execution.json        the specification: configuration, build, instance, where everything lies
+    plan.jsonl            a line per file task
+    skipped.jsonl         what was listed and is no input, and why
+    ledger/<round>/…      what happened to each file
+    stop-<generation>     begin no further file: one has failed for good
+    manifest.json         the account of all files, at the end
+
+``<destination>/_SUCCESS`` is written after all of this, and only where every file has its result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine import lock
+from airflow_batchexec.engine.audit import Audit, ExecutionStatus, audit
+from airflow_batchexec.engine.builds import Build
+from airflow_batchexec.engine.instances import Instance
+from airflow_batchexec.engine.ledger import FileStatus, latest, read_ledger
+from airflow_batchexec.engine.locations import AllowedLocations, Location, Scheme
+from airflow_batchexec.engine.plan import (
+    FileTask,
+    Plan,
+    Share,
+    make_plan,
+    make_shares,
+    read_tasks,
+    shares_document,
+)
+from airflow_batchexec.exceptions import ConfigurationError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow_batchexec.engine.instances import InstanceTable
+    from airflow_batchexec.engine.lock import LockOwner, OwnerState
+    from airflow_batchexec.engine.repository import ModelRepository
+    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+
+__all__ = [
+    "ExecutionFolder",
+    "ExecutionSpec",
+    "Prepared",
+    "conclude",
+    "prepare",
+    "read_manifest",
+    "read_spec",
+]
+
+_FORMAT_VERSION = 1
+_STAT_THREADS = 16
+# Airflow's default pattern for run ids: an execution's id is the id of its run.
+_EXECUTION_ID = re.compile(r"[A-Za-z0-9_.~:+-]{1,250}")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFolder:
+    """Where the documents of one execution lie.
+
+    Raises:
+        ConfigurationError: The execution id is no plain name.
+    """
+
+    destination: Location
+    execution_id: str
+
+    def __post_init__(self) -> None:
+        if not _EXECUTION_ID.fullmatch(self.execution_id) or self.execution_id.strip(".") == "":
+            raise ConfigurationError(
+                f"execution_id: {self.execution_id!r} may hold letters, digits and _ . ~ : + - only.",
+                field="execution_id",
+            )
+
+    @property
+    def location(self) -> Location:
+        """The folder itself."""
+        return self.destination.join(f"_batchexec/{self.execution_id}")
+
+    @property
+    def spec(self) -> Location:
+        """The specification."""
+        return self.location.join("execution.json")
+
+    @property
+    def plan(self) -> Location:
+        """The file tasks."""
+        return self.location.join("plan.jsonl")
+
+    @property
+    def skipped(self) -> Location:
+        """The files that are no input."""
+        return self.location.join("skipped.jsonl")
+
+    @property
+    def manifest(self) -> Location:
+        """The account at the end."""
+        return self.location.join("manifest.json")
+
+    @property
+    def success(self) -> Location:
+        """The mark that whoever reads the results waits for."""
+        return self.destination.join("_SUCCESS")
+
+    def ledger(self, round_id: str) -> Location:
+        """The ledger of one round; planning anew begins a new one."""
+        return self.location.join(f"ledger/{round_id}")
+
+    def stop(self, generation: str) -> Location:
+        """The mark that no further file is begun; a clear begins a new generation."""
+        return self.location.join(f"stop-{generation}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionSpec:
+    """Everything that is decided before the first file; holds names of secrets, never secrets.
+
+    Attributes:
+        execution_id: The execution.
+        round_id: Which planning this is.
+        config: The request.
+        build: The build that it resolved to.
+        instance: What each pod may use.
+        pods: How many pods there are at most; 0 where Airflow's own limits decide.
+        root: The folder that file tasks are relative to.
+        destination: The destination folder.
+        owner: Who holds the lock.
+        started_at: When the execution began, in seconds since the epoch; ``job_timeout`` counts from here.
+        total_files: File tasks.
+        total_bytes: The size of all inputs.
+        skipped_files: Files that are no input.
+    """
+
+    execution_id: str
+    round_id: str
+    config: ExecutionConfig
+    build: Build
+    instance: Instance
+    pods: int
+    root: Location
+    destination: Location
+    owner: LockOwner
+    started_at: float
+    total_files: int
+    total_bytes: int
+    skipped_files: int
+
+    @property
+    def folder(self) -> ExecutionFolder:
+        """Where its documents lie."""
+        return ExecutionFolder(self.destination, self.execution_id)
+
+    @property
+    def lock(self) -> Location:
+        """Where its lock lies."""
+        return lock.lock_location(self.destination, self.config.identity(build_id=self.build.build_id))
+
+    def to_json(self) -> bytes:
+        """The specification document."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values |= {
+            "version": _FORMAT_VERSION,
+            "config": self.config.fields(),
+            "build": self.build.to_dict(),
+            "instance": asdict(self.instance),
+            "root": self.root.uri,
+            "destination": self.destination.uri,
+            "owner": asdict(self.owner),
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ExecutionSpec:
+        """The inverse of ``to_json``."""
+        values = json.loads(data)
+        del values["version"]
+        values |= {
+            "config": ExecutionConfig.from_fields(**values["config"]),
+            "build": Build.from_dict(values["build"]),
+            "instance": Instance(**values["instance"]),
+            "root": Location.parse(values["root"]),
+            "destination": Location.parse(values["destination"]),
+            "owner": lock.LockOwner(**values["owner"]),
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An execution that may begin.
+
+    Attributes:
+        spec: What was decided.
+        plan: The file tasks, and what was skipped.
+        shares: The file tasks of each mapped task.
+        places: Where each share lies in the plan document.
+    """
+
+    spec: ExecutionSpec
+    plan: Plan
+    shares: Sequence[Sequence[FileTask]]
+    places: Sequence[Share]
+
+
+def prepare(
+    *,
+    config: ExecutionConfig,
+    owner: LockOwner,
+    owner_state: Callable[[LockOwner], OwnerState],
+    round_id: str,
+    started_at: float,
+    repository: ModelRepository,
+    instances: InstanceTable,
+    open_storage: Callable[[Location], Storage],
+    allowed: AllowedLocations,
+    pods_by_default: int,
+    most_shares: int,
+    share_files: bool = True,
+) -> Prepared:
+    """Validate everything, take the lock, list the source, and write the plan. Touches no input and no result.
+
+    Args:
+        config: The request.
+        owner: Who will hold the lock.
+        owner_state: Finds out whether the owner of a lock still runs.
+        round_id: A name for this planning.
+        started_at: When the execution began, in seconds since the epoch.
+        repository: Where builds come from.
+        instances: The instances of this deployment.
+        open_storage: Opens the storage that a location lies in.
+        allowed: Which locations may be touched.
+        pods_by_default: How many pods there are where neither request nor deployment says; 0 for no limit.
+        most_shares: How many mapped tasks there may be.
+        share_files: Whether fewer pods than files means a share of several files each.
+
+    Raises:
+        ConfigurationError: A field is wrong.
+        RepositoryError: There is no such build.
+        PlanningError: There is nothing to do, results would collide, or a twin is running.
+        StorageError: A folder cannot be listed or written.
+    """
+    source, destination = _canonical(config.source), _canonical(config.destination)
+    allowed.check(source, field="source_folder")
+    allowed.check(destination, field="destination_folder")
+    execution, resources = config.execution, config.resources
+    build, deployment = repository.resolve(execution.model_id, execution.build_id or None)
+    instance = instances.resolve(
+        requested=resources.instance_size,
+        deployed=deployment.instance if deployment else None,
+        cpus=resources.cpus,
+        memory_mib=resources.memory,
+        gpu_type=resources.gpu_type,
+        gpu_amount=resources.gpu_amount,
+    )
+    pods = resources.pods or (deployment.pods if deployment else None) or pods_by_default
+    source_storage, storage = open_storage(source), open_storage(destination)
+    folder = ExecutionFolder(destination, owner.execution_id)
+    lock_location = lock.lock_location(destination, config.identity(build_id=build.build_id))
+    taken = lock.acquire(storage=storage, location=lock_location, owner=owner, state_of=owner_state)
+    try:
+        plan = make_plan(
+            listing=source_storage.list(source),
+            source=source,
+            destination=destination,
+            input_type=execution.input_file_type,
+            output_type=execution.output_file_type,
+        )
+        shares = make_shares(tasks=plan.tasks, pods=pods if share_files else None, most_shares=most_shares)
+        document, places = shares_document(shares)
+        spec = ExecutionSpec(
+            execution_id=owner.execution_id,
+            round_id=round_id,
+            config=config,
+            build=build,
+            instance=instance,
+            pods=pods,
+            root=plan.root,
+            destination=destination,
+            owner=owner,
+            started_at=started_at,
+            total_files=len(plan.tasks),
+            total_bytes=sum(task.size_bytes for task in plan.tasks),
+            skipped_files=len(plan.skipped),
+        )
+        storage.delete(folder.success)
+        storage.write(folder.plan, document)
+        if plan.skipped:
+            lines = [json.dumps(asdict(file), ensure_ascii=False) for file in plan.skipped]
+            storage.write(folder.skipped, ("\n".join(lines) + "\n").encode())
+        storage.write(folder.spec, spec.to_json())
+    except BaseException:
+        if taken:
+            lock.release(storage=storage, location=lock_location, owner=owner)
+        raise
+    return Prepared(spec, plan, shares, places)
+
+
+def read_spec(storage: Storage, folder: ExecutionFolder) -> ExecutionSpec:
+    """The specification of a prepared execution.
+
+    Raises:
+        ObjectNotFoundError: It has not been prepared.
+    """
+    return ExecutionSpec.from_json(storage.read(folder.spec))
+
+
+def conclude(
+    *,
+    spec: ExecutionSpec,
+    storage: Storage,
+    ended_at: float,
+    ended_as: ExecutionStatus | None = None,
+    ended_because: str = "",
+) -> dict[str, Any]:
+    """Audit an execution and write its manifest; on success ``_SUCCESS`` after it. Then release the lock.
+
+    Args:
+        spec: The execution.
+        storage: The destination's storage.
+        ended_at: When it ended, in seconds since the epoch.
+        ended_as: The status of an execution that was ended from outside.
+        ended_because: The reason for that.
+
+    Returns:
+        The manifest.
+    """
+    folder = spec.folder
+    tasks = read_tasks(storage.read(folder.plan))
+    records = latest(read_ledger(storage, folder.ledger(spec.round_id)))
+    finished = [t for t in tasks if t.file in records and records[t.file].status is FileStatus.FINISHED]
+    with ThreadPoolExecutor(_STAT_THREADS) as threads:
+        found = threads.map(lambda task: _stat(storage, spec.destination.join(task.result)), finished)
+        results = {task.file: info for task, info in zip(finished, found, strict=True)}
+    account = audit(
+        tasks=tasks, records=records, results=results, ended_as=ended_as, ended_because=ended_because
+    )
+    skipped = _read_skipped(storage, folder) if spec.skipped_files else []
+    manifest = _manifest(spec, account, skipped, ended_at)
+    storage.write(folder.manifest, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    if account.status is ExecutionStatus.FINISHED:
+        mark = {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
+        storage.write(folder.success, (json.dumps(mark) + "\n").encode())
+    lock.release(storage=storage, location=spec.lock, owner=spec.owner)
+    return manifest
+
+
+def read_manifest(storage: Storage, folder: ExecutionFolder) -> dict[str, Any]:
+    """The manifest of an execution that has ended.
+
+    Raises:
+        ObjectNotFoundError: There is none yet.
+    """
+    manifest: dict[str, Any] = json.loads(storage.read(folder.manifest))
+    return manifest
+
+
+def _manifest(
+    spec: ExecutionSpec, account: Audit, skipped: list[dict[str, str]], ended_at: float
+) -> dict[str, Any]:
+    execution = spec.config.execution
+    return {
+        "version": _FORMAT_VERSION,
+        "execution_id": spec.execution_id,
+        "status": account.status.value,
+        "reason": account.reason,
+        "model_id": spec.build.model_id,
+        "build_id": spec.build.build_id,
+        "source": spec.root.uri,
+        "destination": spec.destination.uri,
+        "input_file_type": execution.input_file_type.value,
+        "output_file_type": execution.output_file_type.value,
+        "manifest": spec.folder.manifest.uri,
+        "started_at": spec.started_at,
+        "ended_at": ended_at,
+        "seconds": round(ended_at - spec.started_at, 3),
+        "total_files": len(account.records),
+        "finished_files": account.finished_files,
+        "failed_files": account.failed_files,
+        "not_started_files": account.not_started_files,
+        "skipped_files": len(skipped),
+        "rows_in": account.rows_in,
+        "rows": account.rows_out,
+        "files": [record.to_dict() for record in account.records],
+        "skipped": skipped,
+    }
+
+
+def _read_skipped(storage: Storage, folder: ExecutionFolder) -> list[dict[str, str]]:
+    return [json.loads(line) for line in storage.read(folder.skipped).splitlines()]
+
+
+def _stat(storage: Storage, location: Location) -> ObjectInfo | None:
+    try:
+        return storage.stat(location)
+    except ObjectNotFoundError:
+        return None
+
+
+def _canonical(location: Location) -> Location:
+    """On disk, the folder behind symbolic links: two names of one folder must be seen to be one."""
+    if location.scheme is not Scheme.FILE:
+        return location
+    return Location.of_path(location.path.resolve())

@@ -1,0 +1,196 @@
+"""What happened to each file: records, how they are kept while an execution runs, and how they are read back.
+
+Records are written in segments, ``ledger/<round>/<writer>-<number>.jsonl``: a writer puts what has come up since its
+last segment into the next, at most once a second. So a file that takes long is known to have started, a thousand
+quick files cost a handful of objects, and no two writers ever touch the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_batchexec.engine.locations import Location
+    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+
+__all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "read_ledger"]
+
+_SEGMENT_SECONDS = 1.0
+
+
+class FileStatus(str, Enum):
+    """What became of one file."""
+
+    STARTED = "STARTED"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    NOT_STARTED = "NOT_STARTED"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An input or result as it was read or published."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    rows: int
+
+    @classmethod
+    def of(cls, info: ObjectInfo, *, rows: int) -> StoredFile:
+        """An object of so many rows."""
+        return cls(info.location.uri, info.size_bytes, info.etag, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One line of the ledger.
+
+    Attributes:
+        file: The file task.
+        etag: The input's etag when it was planned; a record of another etag speaks of another content.
+        status: What became of it.
+        pod: Which pod had it.
+        attempt: Which attempt of its task, from 1.
+        generation: How often the run had been cleared.
+        at: When this was recorded, in seconds since the epoch.
+        input: What was read.
+        output: What was published; only a finished file has one.
+        seconds: ``fetch``, ``read``, ``predict``, ``write``, ``publish``.
+        peak_memory_bytes: The most the pod had used by then.
+        reason: Why it failed.
+        error: The error's name.
+        traceback: The model's own traceback.
+    """
+
+    file: str
+    etag: str
+    status: FileStatus
+    pod: str
+    attempt: int
+    at: float
+    generation: int = 0
+    input: StoredFile | None = None
+    output: StoredFile | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    reason: str = ""
+    error: str = ""
+    traceback: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, without what is empty."""
+        values = asdict(self)
+        values["status"] = self.status.value
+        values["seconds"] = {name: round(value, 6) for name, value in self.seconds.items()}
+        return {name: value for name, value in values.items() if value not in (None, "", {}, 0)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FileRecord:
+        """The inverse of ``to_dict``."""
+        values = dict(values, status=FileStatus(values["status"]))
+        for name in ("input", "output"):
+            if name in values:
+                values[name] = StoredFile(**values[name])
+        return cls(**values)
+
+
+class LedgerWriter:
+    """Keeps the records of one pod. Usable from several threads; :meth:`close` writes what is left.
+
+    Args:
+        storage: Where the ledger lies.
+        folder: The round's folder.
+        writer: A name that no other writer of the round has, attempts included.
+
+    Raises:
+        StorageError: From ``close``, or from the next ``add`` after a segment could not be written.
+    """
+
+    def __init__(self, *, storage: Storage, folder: Location, writer: str) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._writer = writer
+        self._pending: list[FileRecord] = []
+        self._segments = 0
+        self._error: BaseException | None = None
+        self._closing = False
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, record: FileRecord) -> None:
+        """Record something; it is stored within about a second."""
+        with self._condition:
+            if self._error is not None:
+                raise self._error
+            self._pending.append(record)
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Store everything that was added."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                records, self._pending = self._pending, []
+            try:
+                self._write(records)
+            except BaseException as error:  # noqa: BLE001  handed to whoever adds or closes
+                with self._condition:
+                    self._error = error
+                return
+            with self._condition:
+                self._condition.wait_for(lambda: self._closing, timeout=_SEGMENT_SECONDS)
+
+    def _write(self, records: Iterable[FileRecord]) -> None:
+        lines = "".join(json.dumps(record.to_dict(), ensure_ascii=False) + "\n" for record in records)
+        self._storage.write(self._folder.join(f"{self._writer}-{self._segments:06d}.jsonl"), lines.encode())
+        self._segments += 1
+
+
+def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
+    """Every record of a round, in the order in which they were made."""
+    records = [
+        FileRecord.from_dict(json.loads(line))
+        for info in storage.list(folder)
+        if info.location.name.endswith(".jsonl")
+        for line in storage.read(info.location).splitlines()
+    ]
+    records.sort(key=lambda record: (record.at, record.attempt))
+    return records
+
+
+def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
+    """The last word on each file: what came last, but never a start over that same attempt's end."""
+    last: dict[str, FileRecord] = {}
+    for record in records:
+        known = last.get(record.file)
+        ended = known is not None and known.status is not FileStatus.STARTED
+        same_attempt = known is not None and (known.pod, known.attempt) == (record.pod, record.attempt)
+        if not (record.status is FileStatus.STARTED and ended and same_attempt):
+            last[record.file] = record
+    return last
+
+
+def now() -> float:
+    """The clock that records are stamped with, in seconds since the epoch."""
+    return time.time()

@@ -1,0 +1,168 @@
+"""This machine's own disk: what its errors mean, and files that are written whole.
+
+Both storages stand on it: one keeps its objects here, the other its scratch files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
+
+from airflow_batchexec.exceptions import AccessDeniedError, DiskFullError, ObjectNotFoundError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "disk_errors",
+    "is_temporary",
+    "locked",
+    "make_folders",
+    "open_regular",
+    "sync_folder",
+    "temporary_file",
+    "write_all",
+]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PREFIX, _SUFFIX = ".batchexec-", ".tmp"
+
+
+@contextmanager
+def disk_errors(doing: str, what: str) -> Iterator[None]:
+    """Turn what the operating system says into the error tree.
+
+    Args:
+        doing: The verb of the message: "publish", "fetch" ….
+        what: The URI or path that the message names.
+
+    Raises:
+        DiskFullError: There is no room, or a quota or size limit is reached.
+        AccessDeniedError: The permission is missing, or the file system is read-only.
+        ObjectNotFoundError: Something that should be there is not.
+        StorageError: Anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"Cannot {doing} {what}: {error.strerror or error}"
+        if error.errno in _FULL:
+            raise DiskFullError(f"{reason}. Free some space, or use another disk.", uri=what) from error
+        if error.errno in _DENIED:
+            raise AccessDeniedError(f"{reason}. Check the permissions of the folder.", uri=what) from error
+        if error.errno == errno.ENOENT:
+            raise ObjectNotFoundError(f"{reason}.", uri=what) from error
+        if error.errno in {errno.ENOTDIR, errno.EEXIST}:
+            raise StorageError(f"{reason}. A part of the path is a file, not a folder.", uri=what) from error
+        if error.errno == errno.EISDIR:
+            raise StorageError(f"{reason}. There is a folder of that name.", uri=what) from error
+        raise StorageError(f"{reason}.", uri=what) from error
+
+
+@contextmanager
+def open_regular(path: Path, *, follow_links: bool) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    A file that a model wrote is opened without following links: a link in its place would publish a file that the
+    model was never given. Opening does not block, so that a fifo is refused rather than waited for.
+
+    Raises:
+        ObjectNotFoundError: What lies there is no regular file.
+        OSError: It cannot be opened.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115  Path.open takes no opener; closed below
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise ObjectNotFoundError(f"{path} is a folder, not a file.", uri=str(path)) from error
+        if error.errno == errno.ELOOP and not follow_links:
+            raise ObjectNotFoundError(f"{path} is a symbolic link, not a file.", uri=str(path)) from error
+        raise
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ObjectNotFoundError(f"{path} is no regular file.", uri=str(path))
+        yield file
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A new hidden file in ``folder``, as descriptor and path; whatever still has its name afterwards is removed."""
+    path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor, path
+    finally:
+        os.close(descriptor)
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is still being written, and so is no object yet."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
+def write_all(descriptor: int, data: bytes) -> os.stat_result:
+    """Write a document durably, and say what it is then.
+
+    The time of change is set to the clock's own resolution: the kernel's is some milliseconds, within which a
+    document that is deleted and made again could get the number, size and time of the one before.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    now = time.time_ns()
+    os.utime(descriptor, ns=(now, now))
+    os.fsync(descriptor)
+    return os.fstat(descriptor)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and what is missing above it, durably."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other thread and process out that asks for the same folder; its names are durable afterwards.
+
+    The lock is given up by name and not just by closing: a process that was forked meanwhile holds a copy of the
+    descriptor, and would keep the lock for as long as it lives.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+            os.fsync(descriptor)
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

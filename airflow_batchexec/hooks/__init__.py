@@ -1,0 +1,1 @@
+"""Hooks: what reaches the buckets."""

@@ -1,0 +1,1 @@
+"""Operators: what an execution's tasks do."""

@@ -1,0 +1,119 @@
+"""The first task of an execution: everything is validated and planned before any file is touched."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_batchexec import settings
+from airflow_batchexec.engine.lock import LockOwner
+from airflow_batchexec.exceptions import BatchExecError
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, owner_state
+from airflow_batchexec.task_errors import task_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.sdk import Context
+
+__all__ = ["PlanExecutionOperator"]
+
+_MAX_NAMED_SKIPPED = 100
+
+
+class PlanExecutionOperator(BaseOperator):
+    """Plans an execution and gives one small descriptor per mapped task.
+
+    Args:
+        fields: The execution's parameters by flat name, templated; ``None`` takes the run's params.
+        name: What tells several executions of one run apart; empty where the run is the execution.
+        map_per_file: One mapped task per file, whatever ``pods`` says: something else limits how many run at once.
+        batch_execution_conn_id: The connection.
+
+    Returns:
+        The descriptors, a share of the plan each. The XCom ``execution`` tells the other tasks where the plan lies.
+
+    Raises:
+        AirflowFailException: The execution is refused; the XCom ``refused`` says why.
+    """
+
+    template_fields: Sequence[str] = ("fields", "batch_execution_conn_id")
+
+    def __init__(
+        self,
+        *,
+        fields: Mapping[str, Any] | None = None,
+        name: str = "",
+        map_per_file: bool = False,
+        batch_execution_conn_id: str = BatchExecutionHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.fields = fields
+        self.name = name
+        self.map_per_file = map_per_file
+        self.batch_execution_conn_id = batch_execution_conn_id
+
+    def execute(self, context: Context) -> list[list[int]]:
+        """Plan the execution."""
+        ti = context["ti"]
+        try:
+            return self._plan(context)
+        except BatchExecError as error:
+            ti.xcom_push("refused", error.message)
+            raise task_failure(error) from error
+
+    def _plan(self, context: Context) -> list[list[int]]:
+        from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution import prepare  # noqa: PLC0415  as above
+
+        ti = context["ti"]
+        fields = dict(context["params"] if self.fields is None else self.fields)
+        config = ExecutionConfig.from_fields(**fields)
+        hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id=self.batch_execution_conn_id)
+        builds = BatchExecutionHook(self.batch_execution_conn_id)
+        execution_id = f"{ti.dag_id}.{self.name}.{ti.run_id}" if self.name else ti.run_id
+        prepared = prepare(
+            config=config,
+            owner=LockOwner(execution_id, dag_id=ti.dag_id, run_id=ti.run_id),
+            owner_state=owner_state(ti),
+            round_id=uuid.uuid4().hex[:12],
+            started_at=dag_run_start(context),
+            repository=settings.model_repository(builds.open_storage),
+            instances=settings.instance_table(),
+            open_storage=hook.open_storage,
+            allowed=settings.allowed_locations(),
+            pods_by_default=0,
+            most_shares=settings.most_mapped_tasks(),
+            share_files=not self.map_per_file,
+        )
+        spec, plan = prepared.spec, prepared.plan
+        self.log.info(
+            "Execution %s: %d files, %s bytes, model %s build %s, instance %s, %d mapped tasks.",
+            spec.execution_id,
+            spec.total_files,
+            f"{spec.total_bytes:,}",
+            spec.build.model_id,
+            spec.build.build_id,
+            spec.instance.name,
+            len(prepared.places),
+        )
+        for file in plan.skipped[:_MAX_NAMED_SKIPPED]:
+            self.log.info("Skipped %s: it %s.", file.file, file.reason)
+        if len(plan.skipped) > _MAX_NAMED_SKIPPED:
+            self.log.info(
+                "%d more files were skipped; see %s.",
+                len(plan.skipped) - _MAX_NAMED_SKIPPED,
+                spec.folder.skipped.uri,
+            )
+        handle = ExecutionHandle(
+            execution_id=spec.execution_id,
+            destination=spec.destination.uri,
+            fields=config.fields(),
+            batch_execution_conn_id=self.batch_execution_conn_id,
+        )
+        ti.xcom_push("execution", handle.to_dict())
+        return [share.to_descriptor() for share in prepared.places]

@@ -1,0 +1,245 @@
+"""The mapped task of an execution: one file, or the files of one pod, through ``predict``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_batchexec import internals, settings
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, generation, owner_state
+from airflow_batchexec.task_errors import as_task_failure, task_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.sdk import Context
+
+    from airflow_batchexec.engine.execution import ExecutionSpec
+    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.plan import FileTask
+    from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.stop import StopMark
+
+__all__ = ["PredictFileOperator"]
+
+
+class PredictFileOperator(BaseOperator):
+    """Sends the files of one share of the plan through one pod; mapped over the output of the task ``plan``.
+
+    A retry does only what is not done yet. So does a clear, unless all of it is done: then all of it is done again.
+
+    Args:
+        execution: The XCom ``execution`` of the task ``plan``.
+        share: One element of that task's output.
+
+    Raises:
+        AirflowFailException: A file failed, and trying again cannot help.
+        AirflowException: A file failed, and may be tried again.
+        AirflowSkipException: Another file has failed for good, and so the execution; this one is not begun.
+    """
+
+    template_fields: Sequence[str] = ("execution", "share")
+
+    def __init__(self, *, execution: Any, share: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("map_index_template", "{{ file }}")
+        super().__init__(**kwargs)
+        self.execution = execution
+        self.share = share
+        self._pod: Pod | None = None
+
+    def execute(self, context: Context) -> None:
+        """Predict the share's files."""
+        with as_task_failure():
+            share = _Share(self, context)
+            share.run()
+
+    def on_kill(self) -> None:
+        """End the pod; the file that it had is recorded as cancelled."""
+        if self._pod is not None:
+            self._pod.end(ExecutionCancelledError("Its task was ended from outside."))
+
+
+class _Share:
+    """One run of the operator."""
+
+    def __init__(self, operator: PredictFileOperator, context: Context) -> None:
+        from airflow_batchexec.engine.execution import read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
+
+        self._operator = operator
+        self._log = operator.log
+        self._context = context
+        self._ti = context["ti"]
+        self._generation = generation(context)
+        handle = ExecutionHandle.from_dict(operator.execution)
+        self._hook, self._storage, folder = handle.open()
+        self._spec: ExecutionSpec = read_spec(self._storage, folder)
+        place = Share.from_descriptor(operator.share)
+        self._tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
+        self._stop: StopMark = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
+        # Shown by map_index_template in place of the map index.
+        self._mapped_per_file = place.files == 1
+        name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
+        context["file"] = name  # type: ignore[typeddict-unknown-key]  a key of ours
+
+    def run(self) -> None:
+        if self._stop.is_set():
+            raise AirflowSkipException("Another file has failed, and so the execution: this was not started.")
+        self._hold_lock()
+        tasks = self._tasks_to_do()
+        if not tasks:
+            self._log.info("All %d files have been finished by an earlier attempt.", len(self._tasks))
+            return
+        try:
+            error = self._predict(tasks)
+        except BatchExecError as failure:
+            error = failure
+        if error is not None:
+            self._end_execution_unless_retried(error)
+            raise task_failure(error) from error
+
+    def _hold_lock(self) -> None:
+        """Take the lock again where the execution had ended and was cleared."""
+        from airflow_batchexec.engine import lock  # noqa: PLC0415  not for parsing
+
+        lock.acquire(
+            storage=self._storage,
+            location=self._spec.lock,
+            owner=self._spec.owner,
+            state_of=owner_state(self._ti),
+        )
+
+    def _tasks_to_do(self) -> Sequence[FileTask]:
+        from airflow_batchexec.engine.ledger import FileStatus, latest, read_ledger  # noqa: PLC0415  not for parsing
+
+        if self._ti.try_number == 1 and self._generation == 0:
+            return self._tasks
+        records = latest(read_ledger(self._storage, self._spec.folder.ledger(self._spec.round_id)))
+
+        def finished(task: FileTask) -> FileRecord | None:
+            record = records.get(task.file)
+            done = record is not None and record.status is FileStatus.FINISHED and record.etag == task.etag
+            return record if done else None
+
+        left = [task for task in self._tasks if finished(task) is None]
+        if left:
+            return left
+        ours = all(
+            (record := finished(task)) and record.generation == self._generation for task in self._tasks
+        )
+        return [] if ours else self._tasks
+
+    def _predict(self, tasks: Sequence[FileTask]) -> BatchExecError | None:
+        from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.run import FileRoute, Limits, pod_spec, run_files  # noqa: PLC0415  as above
+
+        spec, ti = self._spec, self._ti
+        deadline = self._job_deadline()
+        name = f"{ti.map_index}-{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
+        builds = BatchExecutionHook(self._operator.execution["batch_execution_conn_id"])
+        build_folder = settings.model_repository(builds.open_storage).fetch(spec.build)
+        scratch = Path(tempfile.mkdtemp(prefix="batchexec-", dir=settings.scratch_folder()))
+        pod = Pod(
+            spec=pod_spec(
+                spec,
+                build_folder=build_folder,
+                scratch=scratch / "pod",
+                share_of_machine=settings.machine_is_shared(),
+                load_timeout_seconds=settings.load_timeout_seconds(),
+            ),
+            name=f"pod-{ti.map_index}",
+            on_line=self._print,
+        )
+        self._operator._pod = pod  # noqa: SLF001  the operator's on_kill ends it
+        ledger = LedgerWriter(storage=self._storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+        try:
+            with pod:
+                pod.start(deadline=deadline)
+                self._log.info("The build was loaded in %.2f s.", pod.load_seconds)
+                return run_files(
+                    tasks=iter(tasks),
+                    pod=pod,
+                    attempt=ti.try_number,
+                    generation=self._generation,
+                    route=FileRoute.of(
+                        spec,
+                        source=self._hook.open_storage(spec.root),
+                        destination=self._storage,
+                        scratch=scratch,
+                        name=name,
+                    ),
+                    limits=Limits(
+                        file_timeout=spec.config.execution.file_timeout,
+                        job_timeout=spec.config.execution.job_timeout,
+                        job_deadline=deadline,
+                        should_stop=self._should_stop(deadline),
+                    ),
+                    record=self._recorder(ledger.add),
+                )
+        except DeadlineExceeded:
+            return self._job_timeout()
+        finally:
+            ledger.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _job_deadline(self) -> float | None:
+        """When the execution's time is over, on the monotonic clock.
+
+        Raises:
+            JobTimeoutError: It is over.
+        """
+        timeout = self._spec.config.execution.job_timeout
+        if not timeout:
+            return None
+        left = dag_run_start(self._context) + timeout - time.time()
+        if left <= 0:
+            raise self._job_timeout()
+        return time.monotonic() + left
+
+    def _job_timeout(self) -> JobTimeoutError:
+        seconds = self._spec.config.execution.job_timeout
+        return JobTimeoutError(f"The execution took longer than its job_timeout of {seconds} s.")
+
+    def _should_stop(self, deadline: float | None) -> Callable[[], bool]:
+        def should_stop() -> bool:
+            return self._stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+        return should_stop
+
+    def _recorder(self, add: Callable[[FileRecord], None]) -> Callable[[FileRecord], None]:
+        from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  not for parsing
+
+        def record(entry: FileRecord) -> None:
+            add(entry)
+            if entry.status is FileStatus.FINISHED and entry.output is not None:
+                seconds = ", ".join(f"{name} {value:.3f}" for name, value in entry.seconds.items())
+                self._log.info("%s: %d rows (%s s).", entry.file, entry.output.rows, seconds)
+            elif entry.status is not FileStatus.STARTED:
+                self._log.error("%s", entry.reason)
+                if entry.traceback:
+                    self._log.error("%s", entry.traceback)
+
+        return record
+
+    def _print(self, stream: str, line: str) -> None:
+        self._log.info("[%s] %s", stream, line)
+
+    def _end_execution_unless_retried(self, error: BatchExecError) -> None:
+        """Where this was the last try, no further file of the execution is begun."""
+        ti = self._ti
+        if error.retryable and ti.try_number <= ti.max_tries:
+            return
+        if self._stop.set(error) and self._mapped_per_file:
+            others = [index for index in range(self._spec.total_files) if index != ti.map_index]
+            internals.skip_mapped_tasks(ti.task_id, others)

@@ -1,0 +1,13 @@
+"""The Airflow plugin."""
+
+from __future__ import annotations
+
+from airflow.plugins_manager import AirflowPlugin
+
+__all__ = ["BatchExecPlugin"]
+
+
+class BatchExecPlugin(AirflowPlugin):  # type: ignore[misc]  Airflow's plugin base carries no types
+    """What this package adds to Airflow's server."""
+
+    name = "batchexec"

@@ -1,0 +1,68 @@
+"""The storages that keep the contract, each with a folder of its own for every test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.s3 import S3Access, connect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from s3_server import S3Server
+
+    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.s3 import S3Storage
+
+
+@dataclass(frozen=True)
+class Place:
+    """A storage, an empty folder in it that does not exist yet, and a folder for scratch files."""
+
+    storage: Storage
+    folder: Location
+    scratch: Path
+
+    def put(self, name: str, data: bytes = b"data") -> ObjectInfo:
+        return self.storage.write(self.folder.join(name), data)
+
+    def source(self, data: bytes) -> Path:
+        path = self.scratch / f"source-{uuid4().hex}"
+        path.write_bytes(data)
+        return path
+
+    def names(self, folder: Location | None = None) -> list[str]:
+        return [self.folder.relative(info.location) for info in self.storage.list(folder or self.folder)]
+
+
+@pytest.fixture(scope="session")
+def s3_storage(s3_server: S3Server) -> S3Storage:
+    return connect(
+        S3Access(
+            access_key_id=s3_server.access_key_id,
+            secret_access_key=s3_server.secret_access_key,
+            endpoint_url=s3_server.endpoint_url,
+            region_name=s3_server.region,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server: S3Server) -> str:
+    return s3_server.make_bucket()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    if request.param == "local":
+        return Place(LocalStorage(), Location.of_path(tmp_path / "stored" / "in"), scratch)
+    folder = Location.parse(f"s3://{request.getfixturevalue('bucket')}/{uuid4().hex}/in")
+    return Place(request.getfixturevalue("s3_storage"), folder, scratch)

@@ -1,0 +1,180 @@
+"""A real S3 server for tests: it checks signatures and policies, and lives as long as a ``with`` block.
+
+Integration tests hand ``endpoint_url`` and the keys to other processes; everything else may use the client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["Keys", "S3Server", "free_port", "start_s3_server"]
+
+REGION = "us-east-1"
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+_bucket_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One user's pair of keys."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server, and a user who may do everything in it.
+
+    Attributes:
+        endpoint_url: Its address on loopback.
+        access_key_id: The user's key.
+        secret_access_key: The user's secret.
+        denied: The keys of a user who has no permission at all.
+        region: The region that buckets are made in.
+        pid: The server's process.
+    """
+
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    denied: Keys
+    region: str
+    pid: int
+
+    @property
+    def client(self) -> S3Client:
+        """A new client with the user's keys."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+        )
+
+    def make_bucket(self, name: str | None = None) -> str:
+        """A new bucket; without a name, one that no other test has."""
+        name = name or f"bucket-{os.getpid()}-{next(_bucket_numbers)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def start_s3_server(folder: Path) -> Iterator[S3Server]:
+    """Run a server that keeps its files and its log in ``folder``; it is ended, and waited for, on leaving."""
+    program = Path(sys.executable).with_name("ministack")
+    command = str(program) if program.exists() else shutil.which("ministack")
+    assert command, "ministack is missing; install the project's [test] extra"
+    port = free_port()
+    log = folder / "s3-server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [command],
+            env=_environment(folder, port),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        endpoint_url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(process, endpoint_url, log)
+        user, denied = _make_users(endpoint_url)
+        yield S3Server(
+            endpoint_url=endpoint_url,
+            access_key_id=user.access_key_id,
+            secret_access_key=user.secret_access_key,
+            denied=denied,
+            region=REGION,
+            pid=process.pid,
+        )
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment(folder: Path, port: int) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "S3_DATA_DIR": str(folder / "objects"),
+        "STATE_DIR": str(folder / "state"),
+        "AUTH": "true",
+        "MINISTACK_HOST": "127.0.0.1",
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "LOG_LEVEL": "WARNING",
+        "SERVICES": "s3,sts,iam,secretsmanager",
+    }
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], endpoint_url: str, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        if process.poll() is not None:
+            raise RuntimeError(f"The S3 server ended with {process.returncode}:\n{log.read_text()}")
+        try:
+            with urllib.request.urlopen(f"{endpoint_url}/_ministack/health", timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"The S3 server is not ready:\n{log.read_text()}") from None
+            time.sleep(0.02)  # between two looks at a condition
+
+
+def _make_users(endpoint_url: str) -> tuple[Keys, Keys]:
+    iam: Any = boto3.client(
+        "iam",
+        endpoint_url=endpoint_url,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    users = []
+    for name in ("batchexec", "denied"):
+        iam.create_user(UserName=name)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        users.append(Keys(key["AccessKeyId"], key["SecretAccessKey"]))
+    statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    iam.put_user_policy(
+        UserName="batchexec",
+        PolicyName="everything-in-s3",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+    )
+    iam.close()
+    return users[0], users[1]

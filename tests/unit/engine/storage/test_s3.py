@@ -1,0 +1,337 @@
+"""What only S3 can do or suffer; tests/contract holds what every storage does."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import time
+
+import boto3
+import pytest
+from botocore.config import Config
+from flaky_proxy import start_flaky_proxy
+from s3_server import free_port
+
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.storage.s3 import S3Access, S3Storage, TransferLimits, connect
+from airflow_batchexec.exceptions import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ConfigurationError,
+    DiskFullError,
+    LocationError,
+    ObjectChangedError,
+    ObjectExistsError,
+    StorageError,
+)
+
+MIB = 1024 * 1024
+SMALL_PARTS = TransferLimits(single_bytes=5 * MIB, part_bytes=5 * MIB, parallel=3)
+
+
+@pytest.fixture(scope="module")
+def access(s3_server):
+    return S3Access(
+        access_key_id=s3_server.access_key_id,
+        secret_access_key=s3_server.secret_access_key,
+        endpoint_url=s3_server.endpoint_url,
+        region_name=s3_server.region,
+    )
+
+
+@pytest.fixture(scope="module")
+def storage(access):
+    return connect(access, limits=SMALL_PARTS)
+
+
+@pytest.fixture
+def folder(s3_server):
+    return Location.parse(f"s3://{s3_server.make_bucket()}/in")
+
+
+@pytest.fixture
+def proxy(s3_server):
+    with start_flaky_proxy(s3_server.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture
+def behind_proxy(access, proxy):
+    return connect(
+        S3Access(
+            access_key_id=access.access_key_id,
+            secret_access_key=access.secret_access_key,
+            endpoint_url=proxy.endpoint_url,
+        ),
+        limits=SMALL_PARTS,
+    )
+
+
+@pytest.fixture
+def without_retries(s3_server, proxy):
+    """A storage behind the proxy whose client asks once."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=proxy.endpoint_url,
+        region_name=s3_server.region,
+        aws_access_key_id=s3_server.access_key_id,
+        aws_secret_access_key=s3_server.secret_access_key,
+        config=Config(retries={"mode": "standard", "total_max_attempts": 1}),
+    )
+    return S3Storage(client=client, limits=SMALL_PARTS)
+
+
+def _operations(storage, location, tmp_path):
+    """Every method, by name, on one location."""
+    source = tmp_path / "source"
+    source.write_bytes(b"result")
+    large = tmp_path / "large"
+    large.write_bytes(bytes(6 * MIB))
+    return {
+        "list": lambda: list(storage.list(location)),
+        "stat": lambda: storage.stat(location),
+        "read": lambda: storage.read(location),
+        "read a range": lambda: storage.read(location, start=1, length=2),
+        "read_with_etag": lambda: storage.read_with_etag(location),
+        "publish": lambda: storage.publish(source, location),
+        "publish in parts": lambda: storage.publish(large, location),
+        "write": lambda: storage.write(location, b"x"),
+        "create": lambda: storage.create(location, b"x"),
+        "replace": lambda: storage.replace(location, b"x", etag="e"),
+        "delete": lambda: storage.delete(location),
+        "delete by etag": lambda: storage.delete(location, etag="e"),
+    }
+
+
+def _assert_all_raise(kind, storage, location, tmp_path):
+    errors = []
+    for name, operation in _operations(storage, location, tmp_path).items():
+        with pytest.raises(StorageError) as raised:
+            operation()
+        assert type(raised.value) is kind, name
+        assert location.uri in str(raised.value)
+        assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+        errors.append(raised.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "large"}
+    return errors
+
+
+def test_keys_without_a_permission_are_denied_everything(s3_server, folder, tmp_path):
+    keys = s3_server.denied
+    storage = connect(
+        S3Access(keys.access_key_id, keys.secret_access_key, endpoint_url=s3_server.endpoint_url)
+    )
+    errors = _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path)
+    assert not any(keys.secret_access_key in str(error) for error in errors)
+
+
+def test_a_wrong_secret_is_denied_everything_and_told_nowhere(s3_server, folder, tmp_path):
+    secret = "wrong" * 8
+    storage = connect(S3Access(s3_server.access_key_id, secret, endpoint_url=s3_server.endpoint_url))
+    errors = _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path)
+    assert not any(secret in repr(error.details) + str(error) for error in errors)
+
+
+def test_an_unknown_key_is_denied(s3_server, folder):
+    storage = connect(S3Access("AKIA0000000000000000", "s" * 40, endpoint_url=s3_server.endpoint_url))
+    with pytest.raises(AccessDeniedError, match="InvalidAccessKeyId"):
+        list(storage.list(folder))
+
+
+def test_a_missing_bucket_is_named_by_everything(storage, tmp_path):
+    location = Location.parse("s3://there-is-no-such-bucket/in/x")
+    for error in _assert_all_raise(BucketNotFoundError, storage, location, tmp_path):
+        assert "'there-is-no-such-bucket'" in str(error)
+        assert not error.retryable
+
+
+def test_no_credentials_anywhere_are_said_to_be_missing(s3_server, folder, monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    storage = connect(S3Access(endpoint_url=s3_server.endpoint_url))
+    with pytest.raises(AccessDeniedError, match="no usable credentials"):
+        storage.stat(folder.join("x"))
+
+
+def test_without_keys_the_default_chain_finds_them(s3_server, folder, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
+    assert list(connect(S3Access(endpoint_url=s3_server.endpoint_url)).list(folder)) == []
+
+
+def test_a_session_brings_its_own_credentials(s3_server, folder):
+    session = boto3.Session(s3_server.access_key_id, s3_server.secret_access_key)
+    storage = S3Storage.from_session(
+        session, endpoint_url=s3_server.endpoint_url, region_name=s3_server.region
+    )
+    assert storage.write(folder.join("x"), b"x") == storage.stat(folder.join("x"))
+
+
+def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(folder):
+    storage = connect(S3Access("key", "s" * 40, endpoint_url=f"http://127.0.0.1:{free_port()}"))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="Check the endpoint") as raised:
+        storage.stat(folder.join("x"))
+    assert time.monotonic() - started < 10
+    assert type(raised.value) is StorageError
+    assert raised.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("access", "field"),
+    [({"access_key_id": "key"}, "secret_access_key"), ({"secret_access_key": "s"}, "access_key_id")],
+)
+def test_a_key_and_its_secret_belong_together(access, field):
+    with pytest.raises(ConfigurationError) as refused:
+        S3Access(**access)
+    assert refused.value.details["field"] == field
+
+
+def test_a_malformed_endpoint_is_a_configuration_error():
+    with pytest.raises(ConfigurationError, match="no-scheme:9000"):
+        connect(S3Access("key", "secret", endpoint_url="no-scheme:9000"))
+
+
+def test_a_profile_that_is_not_there_is_a_configuration_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigurationError, match="nobody"):
+        connect()
+
+
+def test_what_opens_s3_is_shown_without_its_secrets():
+    shown = repr(S3Access("key", "a secret", session_token="a token"))
+    assert "key" in shown
+    assert "a secret" not in shown
+    assert "a token" not in shown
+
+
+def test_a_bucket_is_listed_whole_but_is_no_object(storage, folder, tmp_path):
+    info = storage.write(folder.join("x"), b"x")
+    assert list(storage.list(folder.parent)) == [info]
+    with pytest.raises(LocationError, match="whole bucket"):
+        storage.stat(folder.parent)
+
+
+def test_markers_of_folders_are_not_listed_and_odd_keys_are(s3_server, storage, folder):
+    for key, body in (("in/", b""), ("in/a/", b""), ("in/a/x", b"x"), ("in/full/", b"x"), ("in//y", b"y")):
+        s3_server.client.put_object(Bucket=folder.bucket, Key=key, Body=body)
+    listed = list(storage.list(folder))
+    assert [info.location.key for info in listed] == ["in//y", "in/a/x", "in/full/"]
+    assert storage.read(listed[0].location) == b"y"
+
+
+def test_a_folder_of_several_pages_is_listed_whole(s3_server, folder):
+    def shorten(params, **_):
+        params["MaxKeys"] = 2
+
+    client = s3_server.client
+    client.meta.events.register("provide-client-params.s3.ListObjectsV2", shorten)
+    storage = S3Storage(client=client)
+    written = [storage.write(folder.join(str(number)), b"x") for number in range(7)]
+    assert list(storage.list(folder)) == written
+
+
+def test_an_object_of_several_parts_comes_back_as_it_went(s3_server, storage, folder, tmp_path):
+    content = os.urandom(MIB) * 12 + b"the end"
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    info = storage.publish(source, folder.join("x"))
+    assert info == storage.stat(info.location)
+    assert info.etag.endswith("-3")
+    assert storage.fetch(info, tmp_path / "fetched").read_bytes() == content
+    assert "Uploads" not in s3_server.client.list_multipart_uploads(Bucket=folder.bucket)
+
+
+def test_ranges_of_two_versions_never_mix(storage, folder, tmp_path):
+    old = storage.write(folder.join("x"), b"a" * (6 * MIB))
+    storage.write(folder.join("x"), b"b" * (6 * MIB))
+    with pytest.raises(ObjectChangedError):
+        storage.fetch(old, tmp_path / "fetched")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_that_fails_in_the_middle_leaves_nothing(
+    s3_server, without_retries, proxy, folder, tmp_path
+):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(11 * MIB))
+    proxy.cut("partNumber=2")
+    with pytest.raises(StorageError, match=folder.join("x").uri) as raised:
+        without_retries.publish(source, folder.join("x"))
+    assert raised.value.retryable
+    assert "Uploads" not in s3_server.client.list_multipart_uploads(Bucket=folder.bucket)
+    assert list(without_retries.list(folder)) == []
+    assert source.stat().st_size == 11 * MIB
+
+
+def test_parts_that_cannot_be_taken_back_are_told_in_the_log(
+    without_retries, proxy, folder, tmp_path, caplog
+):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(11 * MIB))
+    proxy.cut("partNumber=2")
+    proxy.cut("^DELETE ")
+    with pytest.raises(StorageError, match="x: "):
+        without_retries.publish(source, folder.join("x"))
+    assert folder.join("x").uri in caplog.text
+    assert "could not be aborted" in caplog.text
+
+
+@pytest.mark.parametrize("size", [4 * MIB, 12 * MIB])
+def test_a_download_that_breaks_goes_on_where_it_broke(behind_proxy, proxy, folder, tmp_path, size):
+    content = os.urandom(size)
+    info = behind_proxy.write(folder.join("x"), content)
+    proxy.cut("^GET ", after_bytes=MIB, times=2)
+    assert behind_proxy.fetch(info, tmp_path / "fetched").read_bytes() == content
+    assert len([line for line in proxy.requests if line.startswith("GET ")]) == -(-size // (5 * MIB)) + 2
+
+
+def test_a_download_that_keeps_breaking_fails_and_leaves_nothing(
+    storage, behind_proxy, proxy, folder, tmp_path
+):
+    info = storage.write(folder.join("x"), os.urandom(4 * MIB))
+    proxy.cut("^GET ", after_bytes=MIB, times=10)
+    with pytest.raises(StorageError, match=info.location.uri) as raised:
+        behind_proxy.fetch(info, tmp_path / "fetched")
+    assert raised.value.retryable
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_document_whose_answer_was_lost_is_known_to_be_ones_own(behind_proxy, proxy, folder):
+    location = folder.join("lock")
+    proxy.cut("^PUT ")
+    created = behind_proxy.create(location, b"owner 1")
+    assert created == behind_proxy.stat(location)
+    proxy.cut("^PUT ")
+    replaced = behind_proxy.replace(location, b"owner 2", etag=created.etag)
+    assert behind_proxy.read_with_etag(location) == (b"owner 2", replaced.etag)
+
+
+def test_a_document_of_somebody_else_is_not_taken_for_ones_own(behind_proxy, storage, proxy, folder):
+    other = storage.write(folder.join("lock"), b"owner 1")
+    proxy.cut("^PUT ", times=2)
+    with pytest.raises(ObjectExistsError):
+        behind_proxy.create(other.location, b"owner 2")
+    with pytest.raises(ObjectChangedError):
+        behind_proxy.replace(other.location, b"owner 2", etag="another")
+    assert storage.read(other.location) == b"owner 1"
+
+
+@pytest.mark.parametrize("size", [MIB, 12 * MIB])
+def test_a_full_scratch_disk_is_named_and_nothing_is_left(storage, folder, tmp_path, size):
+    info = storage.write(folder.join("x"), bytes(size))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB // 2, hard))
+    try:
+        with pytest.raises(DiskFullError) as raised:
+            storage.fetch(info, tmp_path / "fetched")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "fetched") in str(raised.value)
+    assert info.location.uri in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
