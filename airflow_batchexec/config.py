@@ -11,27 +11,64 @@ import hashlib
 import json
 import re
 from dataclasses import astuple, dataclass
-from typing import Any, ClassVar
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from airflow_batchexec.engine.formats import FileType
 from airflow_batchexec.engine.locations import Location, Scheme, check_id
 from airflow_batchexec.exceptions import ConfigurationError
 
-__all__ = ["AdvancedOptions", "Execution", "ExecutionConfig", "Identity", "Resources"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "AdvancedOptions",
+    "Execution",
+    "ExecutionConfig",
+    "FlatField",
+    "Identity",
+    "Resources",
+    "flat_fields",
+]
 
 _PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"[^\s\x00-\x1f\x7f]*")
 # What decides which code the pod runs, or is set by the pod itself from its instance.
 _RESERVED_PARAMETERS = re.compile(
-    r"PATH|HOME|TMPDIR|SHELL|IFS|BASH_ENV|GCONV_PATH|GLIBC_TUNABLES|CUDA_VISIBLE_DEVICES"
+    r"PATH|HOME|TMPDIR|SHELL|IFS|BASH_ENV|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_(CONF|ENGINES|MODULES)"
+    r"|(CUDA|NVIDIA)_VISIBLE_DEVICES"
     r"|(LD|DYLD|BATCHEXEC|MALLOC|BASH_FUNC)_.*|PYTHON.*"
     r"|(OMP|OPENBLAS|MKL|BLIS|NUMEXPR|RAYON)_NUM_THREADS|(NUMEXPR|POLARS)_MAX_THREADS"
     r"|VECLIB_MAXIMUM_THREADS|ARROW_IO_THREADS|LOKY_MAX_CPU_COUNT",
     re.IGNORECASE,
 )
+# What every client of the request can hold; in seconds it is 68 years.
+_MOST = 2**31 - 1
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not a boolean")  # noqa: TRY004  pydantic collects ValueErrors
+    return value
+
+
+_Count = Annotated[int, Field(ge=0, le=_MOST), BeforeValidator(_no_boolean)]
+_Amount = Annotated[float, Field(ge=0, le=_MOST), BeforeValidator(_no_boolean)]
+# White space around the value of an environment variable is part of it.
+_ParameterValue = Annotated[str, StringConstraints(strip_whitespace=False)]
 
 
 class _Section(BaseModel):
@@ -112,21 +149,19 @@ class Execution(_Section):
         title="Access secret name",
         description="The name of the secret (an Airflow Variable) that holds the secret key of the buckets.",
     )
-    job_timeout: int = Field(
+    job_timeout: _Count = Field(
         0,
-        ge=0,
         title="Job timeout",
         description="Seconds that the whole execution may take; it fails when they are over.",
         json_schema_extra={"unset": "0 - no timeout"},
     )
-    file_timeout: int = Field(
+    file_timeout: _Count = Field(
         0,
-        ge=0,
         title="File timeout",
         description="Seconds that a single file may take; the whole execution fails when one takes longer.",
         json_schema_extra={"unset": "0 - no timeout"},
     )
-    parameters: dict[str, str] = Field(
+    parameters: dict[str, _ParameterValue] = Field(
         default_factory=dict,
         title="Parameters",
         description="Names and values that the model finds in its environment variables.",
@@ -174,25 +209,22 @@ class Execution(_Section):
     def _read_parameters(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: _parameter_value(name, entry) for name, entry in value.items()}
+        return {_parameter_name(name): _parameter_value(name, entry) for name, entry in value.items()}
 
     @field_validator("parameters")
     @classmethod
     def _check_parameters(cls, value: dict[str, str]) -> dict[str, str]:
         for name, entry in value.items():
-            if not _PARAMETER_NAME.fullmatch(name):
-                raise ConfigurationError(
-                    f"parameters: {name!r} cannot be the name of an environment variable.", field="parameters"
-                )
             if _RESERVED_PARAMETERS.fullmatch(name):
                 raise ConfigurationError(
                     f"parameters: {name!r} is reserved: it would change which code the pod runs, or is set from "
                     f"the instance.",
                     field="parameters",
                 )
-            if "\0" in entry:
+            if "\0" in entry or any("\ud800" <= character <= "\udfff" for character in entry):
                 raise ConfigurationError(
-                    f"parameters: the value of {name!r} holds a NUL.", field="parameters"
+                    f"parameters: the value of {name!r} holds a NUL, or is not valid Unicode.",
+                    field="parameters",
                 )
         return value
 
@@ -200,9 +232,8 @@ class Execution(_Section):
 class Resources(_Section):
     """What the pods are made of; what is unset comes from the deployment."""
 
-    pods: int = Field(
+    pods: _Count = Field(
         0,
-        ge=0,
         title="Pods",
         description="How many predictor processes work at once; each handles one or more files.",
         json_schema_extra={"unset": "the deployment's"},
@@ -213,16 +244,14 @@ class Resources(_Section):
         description="The instance of each pod: its cpus, memory and GPUs.",
         json_schema_extra={"flat": "instance", "unset": "the deployment's, else small"},
     )
-    cpus: float = Field(
+    cpus: _Amount = Field(
         0,
-        ge=0,
         title="CPUs",
         description="CPUs of each pod, in place of the instance's.",
         json_schema_extra={"unset": "the instance's"},
     )
-    memory: int = Field(
+    memory: _Count = Field(
         0,
-        ge=0,
         title="Memory",
         description="MiB of memory of each pod, in place of the instance's.",
         json_schema_extra={"unset": "the instance's"},
@@ -233,9 +262,8 @@ class Resources(_Section):
         description="The kind of GPU of each pod, in place of the instance's.",
         json_schema_extra={"unset": "the instance's"},
     )
-    gpu_amount: int = Field(
+    gpu_amount: _Count = Field(
         0,
-        ge=0,
         title="GPU amount",
         description="How many GPUs each pod has, in place of the instance's.",
         json_schema_extra={"unset": "the instance's"},
@@ -295,10 +323,28 @@ class Identity:
     destination_bucket: str
     destination_folder: str
 
+    @classmethod
+    def of(cls, *, model_id: str, build_id: str, source: Location, destination: Location) -> Identity:
+        """The identity of an execution whose build and folders are known."""
+        return cls(
+            model_id=model_id,
+            build_id=build_id,
+            source_bucket=f"{source.scheme.value}://{source.bucket}",
+            source_folder=source.key,
+            destination_bucket=f"{destination.scheme.value}://{destination.bucket}",
+            destination_folder=destination.key,
+        )
+
     @property
     def digest(self) -> str:
         """32 hexadecimal digits, equal for equal identities."""
         return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]
+
+
+# Within the class below, the plain names are its attributes.
+_Execution: TypeAlias = Execution
+_Resources: TypeAlias = Resources
+_AdvancedOptions: TypeAlias = AdvancedOptions
 
 
 class ExecutionConfig(_Section):
@@ -312,9 +358,9 @@ class ExecutionConfig(_Section):
     Resources: ClassVar = Resources
     AdvancedOptions: ClassVar = AdvancedOptions
 
-    execution: Execution
-    resources: Resources = Field(default_factory=Resources)
-    advanced_options: AdvancedOptions = Field(default_factory=AdvancedOptions)
+    execution: _Execution
+    resources: _Resources = Field(default_factory=Resources)
+    advanced_options: _AdvancedOptions = Field(default_factory=AdvancedOptions)
 
     @model_validator(mode="after")
     def _check_locations(self) -> Self:
@@ -341,14 +387,11 @@ class ExecutionConfig(_Section):
 
     def identity(self, *, build_id: str) -> Identity:
         """The execution's identity once its build is known."""
-        source, destination = self.source, self.destination
-        return Identity(
+        return Identity.of(
             model_id=self.execution.model_id,
             build_id=build_id,
-            source_bucket=f"{source.scheme.value}://{source.bucket}",
-            source_folder=source.key,
-            destination_bucket=f"{destination.scheme.value}://{destination.bucket}",
-            destination_folder=destination.key,
+            source=self.source,
+            destination=self.destination,
         )
 
     @classmethod
@@ -359,7 +402,7 @@ class ExecutionConfig(_Section):
             ConfigurationError: A name is unknown, or a value is wrong.
         """
         table = flat_fields()
-        sections: dict[str, dict[str, Any]] = {"execution": {}, "resources": {}, "advanced_options": {}}
+        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         for name, value in fields.items():
             if name not in table:
                 raise ConfigurationError(f"{name}: there is no such parameter.", field=name)
@@ -376,7 +419,7 @@ class ExecutionConfig(_Section):
             if name == "service_account_key_secret_name":
                 value = self.service_account_key_secret_name
             if value != flat.default:
-                fields[name] = value.value if isinstance(value, FileType) else value
+                fields[name] = _plain(value)
         return fields
 
     def _location(self, side: str) -> Location:
@@ -410,26 +453,25 @@ class FlatField:
     schema: dict[str, Any]
 
 
-def flat_fields() -> dict[str, FlatField]:
+@cache
+def flat_fields() -> Mapping[str, FlatField]:
     """The table by flat name, in its order."""
-    if not _FLAT_FIELDS:
-        for section, model in (
-            ("execution", Execution),
-            ("resources", Resources),
-            ("advanced_options", AdvancedOptions),
-        ):
-            schemas = model.model_json_schema(mode="validation")
-            for name, info in model.model_fields.items():
-                schema = dict(schemas["properties"][name])
-                flat = schema.pop("flat", name)
-                if flat:
-                    schema.update(_resolved(schema.pop("$ref", ""), schemas))
-                    default = None if info.is_required() else info.get_default(call_default_factory=True)
-                    _FLAT_FIELDS[flat] = FlatField(section, name, info.is_required(), default, schema)
-    return _FLAT_FIELDS
+    table = {}
+    for section, model in _SECTIONS.items():
+        schemas = model.model_json_schema(mode="validation")
+        for name, info in model.model_fields.items():
+            schema = dict(schemas["properties"][name])
+            flat = schema.pop("flat", name)
+            if flat:
+                schema.update(_resolved(schema.pop("$ref", ""), schemas))
+                default = None if info.is_required() else info.get_default(call_default_factory=True)
+                table[flat] = FlatField(section, name, info.is_required(), default, schema)
+    return MappingProxyType(table)
 
 
-_FLAT_FIELDS: dict[str, FlatField] = {}
+_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
+    {"execution": Execution, "resources": Resources, "advanced_options": AdvancedOptions}
+)
 
 
 def _resolved(reference: str, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -438,6 +480,16 @@ def _resolved(reference: str, schemas: dict[str, Any]) -> dict[str, Any]:
         return {}
     target = schemas["$defs"][reference.rpartition("/")[2]]
     return {key: target[key] for key in ("enum", "type") if key in target}
+
+
+def _parameter_name(name: Any) -> str:
+    if not isinstance(name, str) or not _PARAMETER_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"parameters: {name!r} cannot be the name of an environment variable: it begins with a letter or '_', "
+            f"and holds letters, digits and '_'.",
+            field="parameters",
+        )
+    return name
 
 
 def _parameter_value(name: Any, value: Any) -> Any:
@@ -458,9 +510,20 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
     first = error.errors(include_url=False)[0]
     names = [str(part) for part in first["loc"]]
     flat = {field.name: name for name, field in flat_fields().items()}
-    field = next((flat.get(n, n) for n in names if n not in ExecutionConfig.model_fields), ".".join(names))
-    reason = {
-        "missing": "is required",
-        "extra_forbidden": "there is no such parameter",
-    }.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+    field = next((flat.get(n, n) for n in names if n not in _SECTIONS), ".".join(names))
+    if first["type"] == "missing":
+        reason = "it is required"
+    elif first["type"] == "extra_forbidden":
+        known = flat_fields().get(field)
+        reason = f"it belongs into {known.section}" if known else "there is no such parameter"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        reason = message[:1].lower() + message[1:]
     return ConfigurationError(f"{field}: {reason}.", field=field)
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value of its own: a caller who changes it changes no configuration."""
+    if isinstance(value, FileType):
+        return value.value
+    return dict(value) if isinstance(value, dict) else value

@@ -177,12 +177,11 @@ def _tasks(
     ).expand(share=plan.output)
     finish = FinishExecutionOperator(
         task_id="finish",
-        execution=plan.output["execution"],
-        refused=plan.output["refused"],
+        plan_task_id=plan.task_id,
         retries=_RETRIES,
         retry_delay=_RETRY_DELAY,
     )
-    predict >> finish
+    plan >> predict >> finish
 
 
 def _check_literals(fields: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.ledger import FileRecord, FileStatus
+from airflow_batchexec.exceptions import ObjectChangedError, ObjectNotFoundError, PodDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "ExecutionStatus", "audit"]
 
 _NAMED_FILES = 3
+_UNFAILED = frozenset({FileStatus.FINISHED, FileStatus.NOT_STARTED})
 
 
 class ExecutionStatus(str, Enum):
@@ -97,23 +99,20 @@ def audit(
     counts = Counter(record.status for record in last)
     if counts[FileStatus.FINISHED] == len(last):
         return Audit(ExecutionStatus.FINISHED, "", last)
-    if ended_as is not None:
-        return Audit(ended_as, f"{ended_because} {_left(last)}".strip(), last)
-    return Audit(ExecutionStatus.FAILED, f"{_failures(last)} {_left(last)}".strip(), last)
+    reasons = (ended_because if ended_as else "", _failures(last), _left(last))
+    return Audit(ended_as or ExecutionStatus.FAILED, " ".join(filter(None, reasons)), last)
 
 
 def _account(
     task: FileTask, record: FileRecord | None, results: Mapping[str, ObjectInfo | None]
 ) -> FileRecord:
     if record is None or record.etag != task.etag:
-        return FileRecord(
-            file=task.file, etag=task.etag, status=FileStatus.NOT_STARTED, pod="", attempt=0, at=0.0
-        )
+        return FileRecord(file=task.file, etag=task.etag, status=FileStatus.NOT_STARTED)
     if record.status is FileStatus.STARTED:
         return replace(
             record,
             status=FileStatus.FAILED,
-            error="PodDiedError",
+            error=PodDiedError.__name__,
             reason="It was started and has no end: the process that had it was killed or lost.",
         )
     if record.status is FileStatus.FINISHED:
@@ -124,7 +123,7 @@ def _account(
             return replace(
                 record,
                 status=FileStatus.FAILED,
-                error="ResultLost",
+                error=(ObjectNotFoundError if found is None else ObjectChangedError).__name__,
                 reason=f"Its result {record.output.uri} was published with {record.output.size_bytes:,} bytes and "
                 f"now {state}: something else writes to the destination.",
             )
@@ -132,27 +131,35 @@ def _account(
 
 
 def _failures(records: Sequence[FileRecord]) -> str:
-    failed = [r for r in records if r.status not in {FileStatus.FINISHED, FileStatus.NOT_STARTED}]
-    # What was cancelled ended because of what failed.
-    failed.sort(key=lambda record: record.status is FileStatus.CANCELLED)
+    failed = [r for r in records if r.status not in {*_UNFAILED, FileStatus.CANCELLED}]
     if not failed:
         return ""
-    named = "; ".join(
-        f"{record.file}: {_inline(record.reason, record.file)}" for record in failed[:_NAMED_FILES]
-    )
-    more = f"; and {len(failed) - _NAMED_FILES} more" if len(failed) > _NAMED_FILES else ""
-    return f"{len(failed)} of {len(records)} files failed. {named}{more}"
+    named = "; ".join(f"{record.file}: {_inline(record)}" for record in failed[:_NAMED_FILES])
+    files = "files" if len(records) > 1 else "file"
+    return f"{len(failed)} of {len(records)} {files} failed: {named}{_more(failed, '; ')}."
 
 
-def _inline(reason: str, file: str) -> str:
-    return reason.removeprefix(f"{file}: ")
+def _inline(record: FileRecord) -> str:
+    """A reason within a sentence that names the file already."""
+    return record.reason.removeprefix(f"{record.file}: ").rstrip(". \n") or record.status.value.lower()
 
 
 def _left(records: Sequence[FileRecord]) -> str:
-    left = [record.file for record in records if record.status is FileStatus.NOT_STARTED]
-    if not left:
+    """What the end of the execution has left undone."""
+    return " ".join(
+        sentence
+        for status, what in ((FileStatus.CANCELLED, "cancelled"), (FileStatus.NOT_STARTED, "not started"))
+        if (sentence := _sentence([r for r in records if r.status is status], what))
+    )
+
+
+def _sentence(records: Sequence[FileRecord], what: str) -> str:
+    if not records:
         return ""
-    named = ", ".join(left[:_NAMED_FILES])
-    more = f" and {len(left) - _NAMED_FILES} more" if len(left) > _NAMED_FILES else ""
-    verb = "file was" if len(left) == 1 else "files were"
-    return f"{len(left)} {verb} not started: {named}{more}."
+    verb = "file was" if len(records) == 1 else "files were"
+    named = ", ".join(record.file for record in records[:_NAMED_FILES])
+    return f"{len(records)} {verb} {what}: {named}{_more(records, ' ')}."
+
+
+def _more(records: Sequence[FileRecord], separator: str) -> str:
+    return f"{separator}and {len(records) - _NAMED_FILES} more" if len(records) > _NAMED_FILES else ""

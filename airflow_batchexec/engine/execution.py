@@ -15,12 +15,14 @@ Everything that an execution knows of itself lies in ``<destination>/_batchexec/
 from __future__ import annotations
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.config import ExecutionConfig, Identity
 from airflow_batchexec.engine import lock
 from airflow_batchexec.engine.audit import Audit, ExecutionStatus, audit
 from airflow_batchexec.engine.builds import Build
@@ -36,7 +38,7 @@ from airflow_batchexec.engine.plan import (
     read_tasks,
     shares_document,
 )
-from airflow_batchexec.exceptions import ConfigurationError, ObjectNotFoundError
+from airflow_batchexec.exceptions import ConfigurationError, LocationError, ObjectNotFoundError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,9 +76,10 @@ class ExecutionFolder:
     execution_id: str
 
     def __post_init__(self) -> None:
-        if not _EXECUTION_ID.fullmatch(self.execution_id) or self.execution_id.strip(".") == "":
+        if not _EXECUTION_ID.fullmatch(self.execution_id) or self.execution_id in {".", "..", lock.FOLDER}:
             raise ConfigurationError(
-                f"execution_id: {self.execution_id!r} may hold letters, digits and _ . ~ : + - only.",
+                f"execution_id: {self.execution_id!r} is no execution's id: it holds up to 250 letters, digits and "
+                f"_ . ~ : + - only, and is neither '.', '..' nor {lock.FOLDER!r}.",
                 field="execution_id",
             )
 
@@ -130,6 +133,7 @@ class ExecutionSpec:
         build: The build that it resolved to.
         instance: What each pod may use.
         pods: How many pods there are at most; 0 where Airflow's own limits decide.
+        source: The folder, or the one file, that is read.
         root: The folder that file tasks are relative to.
         destination: The destination folder.
         owner: Who holds the lock.
@@ -145,6 +149,7 @@ class ExecutionSpec:
     build: Build
     instance: Instance
     pods: int
+    source: Location
     root: Location
     destination: Location
     owner: LockOwner
@@ -161,7 +166,13 @@ class ExecutionSpec:
     @property
     def lock(self) -> Location:
         """Where its lock lies."""
-        return lock.lock_location(self.destination, self.config.identity(build_id=self.build.build_id))
+        identity = Identity.of(
+            model_id=self.build.model_id,
+            build_id=self.build.build_id,
+            source=self.source,
+            destination=self.destination,
+        )
+        return lock.lock_location(self.destination, identity)
 
     def to_json(self) -> bytes:
         """The specification document."""
@@ -171,6 +182,7 @@ class ExecutionSpec:
             "config": self.config.fields(),
             "build": self.build.to_dict(),
             "instance": asdict(self.instance),
+            "source": self.source.uri,
             "root": self.root.uri,
             "destination": self.destination.uri,
             "owner": asdict(self.owner),
@@ -186,6 +198,7 @@ class ExecutionSpec:
             "config": ExecutionConfig.from_fields(**values["config"]),
             "build": Build.from_dict(values["build"]),
             "instance": Instance(**values["instance"]),
+            "source": Location.parse(values["source"]),
             "root": Location.parse(values["root"]),
             "destination": Location.parse(values["destination"]),
             "owner": lock.LockOwner(**values["owner"]),
@@ -225,7 +238,9 @@ def prepare(
     most_shares: int,
     share_files: bool = True,
 ) -> Prepared:
-    """Validate everything, take the lock, list the source, and write the plan. Touches no input and no result.
+    """Validate everything, list the source, take the lock, and write the plan. Touches no input and no result.
+
+    An execution that is refused leaves nothing in the destination, so the lock is the first thing written to it.
 
     Args:
         config: The request.
@@ -247,9 +262,11 @@ def prepare(
         PlanningError: There is nothing to do, results would collide, or a twin is running.
         StorageError: A folder cannot be listed or written.
     """
-    source, destination = _canonical(config.source), _canonical(config.destination)
+    source = _canonical(config.source, "source_folder")
+    destination = _canonical(config.destination, "destination_folder")
     allowed.check(source, field="source_folder")
     allowed.check(destination, field="destination_folder")
+    ExecutionFolder(destination, owner.execution_id)
     execution, resources = config.execution, config.resources
     build, deployment = repository.resolve(execution.model_id, execution.build_id or None)
     instance = instances.resolve(
@@ -261,46 +278,61 @@ def prepare(
         gpu_amount=resources.gpu_amount,
     )
     pods = resources.pods or (deployment.pods if deployment else None) or pods_by_default
-    source_storage, storage = open_storage(source), open_storage(destination)
-    folder = ExecutionFolder(destination, owner.execution_id)
-    lock_location = lock.lock_location(destination, config.identity(build_id=build.build_id))
-    taken = lock.acquire(storage=storage, location=lock_location, owner=owner, state_of=owner_state)
+    plan = make_plan(
+        listing=open_storage(source).list(source),
+        source=source,
+        destination=destination,
+        input_type=execution.input_file_type,
+        output_type=execution.output_file_type,
+    )
+    _check_links(plan, destination, allowed)
+    shares = make_shares(tasks=plan.tasks, pods=pods if share_files else None, most_shares=most_shares)
+    document, places = shares_document(shares)
+    spec = ExecutionSpec(
+        execution_id=owner.execution_id,
+        round_id=round_id,
+        config=config,
+        build=build,
+        instance=instance,
+        pods=pods,
+        source=source,
+        root=plan.root,
+        destination=destination,
+        owner=owner,
+        started_at=started_at,
+        total_files=len(plan.tasks),
+        total_bytes=sum(task.size_bytes for task in plan.tasks),
+        skipped_files=len(plan.skipped),
+    )
+    storage = open_storage(destination)
+    taken = lock.acquire(storage=storage, location=spec.lock, owner=owner, state_of=owner_state)
     try:
-        plan = make_plan(
-            listing=source_storage.list(source),
-            source=source,
-            destination=destination,
-            input_type=execution.input_file_type,
-            output_type=execution.output_file_type,
-        )
-        shares = make_shares(tasks=plan.tasks, pods=pods if share_files else None, most_shares=most_shares)
-        document, places = shares_document(shares)
-        spec = ExecutionSpec(
-            execution_id=owner.execution_id,
-            round_id=round_id,
-            config=config,
-            build=build,
-            instance=instance,
-            pods=pods,
-            root=plan.root,
-            destination=destination,
-            owner=owner,
-            started_at=started_at,
-            total_files=len(plan.tasks),
-            total_bytes=sum(task.size_bytes for task in plan.tasks),
-            skipped_files=len(plan.skipped),
-        )
-        storage.delete(folder.success)
-        storage.write(folder.plan, document)
-        if plan.skipped:
-            lines = [json.dumps(asdict(file), ensure_ascii=False) for file in plan.skipped]
-            storage.write(folder.skipped, ("\n".join(lines) + "\n").encode())
-        storage.write(folder.spec, spec.to_json())
+        _write_documents(storage, spec, document, plan)
     except BaseException:
         if taken:
-            lock.release(storage=storage, location=lock_location, owner=owner)
+            _give_up(storage, spec)
         raise
     return Prepared(spec, plan, shares, places)
+
+
+def _write_documents(storage: Storage, spec: ExecutionSpec, document: bytes, plan: Plan) -> None:
+    """The specification after what it speaks of; the mark of an earlier success goes when all else is there."""
+    folder = spec.folder
+    storage.write(folder.plan, document)
+    if plan.skipped:
+        lines = [json.dumps(asdict(file), ensure_ascii=False) for file in plan.skipped]
+        storage.write(folder.skipped, ("\n".join(lines) + "\n").encode())
+    storage.write(folder.spec, spec.to_json())
+    storage.delete(folder.success)
+
+
+def _give_up(storage: Storage, spec: ExecutionSpec) -> None:
+    """Half a plan must not be taken for one. What fails here follows from the failure that the caller is told of."""
+    folder = spec.folder
+    with suppress(StorageError):
+        for location in (folder.spec, folder.plan, folder.skipped):
+            storage.delete(location)
+        lock.release(storage=storage, location=spec.lock, owner=spec.owner)
 
 
 def read_spec(storage: Storage, folder: ExecutionFolder) -> ExecutionSpec:
@@ -344,6 +376,9 @@ def conclude(
     )
     skipped = _read_skipped(storage, folder) if spec.skipped_files else []
     manifest = _manifest(spec, account, skipped, ended_at)
+    if account.status is not ExecutionStatus.FINISHED:
+        # An execution that had finished may have been cleared, and failed since.
+        storage.delete(folder.success)
     storage.write(folder.manifest, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     if account.status is ExecutionStatus.FINISHED:
         mark = {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
@@ -404,8 +439,28 @@ def _stat(storage: Storage, location: Location) -> ObjectInfo | None:
         return None
 
 
-def _canonical(location: Location) -> Location:
+def _canonical(location: Location, field: str) -> Location:
     """On disk, the folder behind symbolic links: two names of one folder must be seen to be one."""
     if location.scheme is not Scheme.FILE:
         return location
-    return Location.of_path(location.path.resolve())
+    try:
+        return Location.of_path(location.path.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
+        raise LocationError(
+            f"{field}: {location.uri} cannot be followed: {error}.", field=field, uri=location.uri
+        ) from error
+
+
+def _check_links(plan: Plan, destination: Location, allowed: AllowedLocations) -> None:
+    """On disk, a symbolic link in an allowed folder may lead out of all that are.
+
+    Raises:
+        LocationError: One does.
+    """
+    places = [(plan.root.join(task.file), "source_folder") for task in plan.tasks]
+    folders = {destination.join(task.result).parent for task in plan.tasks}
+    places += [(folder, "destination_folder") for folder in sorted(folders)]
+    for place, field in places:
+        # The roots are resolved for every check, so only what a link leads to is checked.
+        if place.scheme is Scheme.FILE and os.path.realpath(place.key) != place.key:
+            allowed.check(place, field=field)

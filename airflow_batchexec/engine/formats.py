@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import math
 import warnings
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     import numpy as np
     import pandas as pd
@@ -176,9 +176,9 @@ def _read_csv(path: Path, name: str, threads: int) -> pd.DataFrame:
             raise UnreadableFileError(f"{name} is truncated: its gzip stream has no end.") from None
 
 
-def _csv_compression(name: str) -> str | None:
-    suffix = (match_suffix(name, FileType.CSV) or "").lower()
-    return {".csv.gz": "gzip", ".csv.zst": "zstd"}.get(suffix)
+def _csv_compression(name: str) -> Literal["gzip", "zstd"] | None:
+    lowered = name.lower()
+    return "gzip" if lowered.endswith(".gz") else "zstd" if lowered.endswith(".zst") else None
 
 
 def _open_csv(path: Path, name: str) -> BinaryIO:
@@ -404,10 +404,12 @@ def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads
 
     table = _as_table(frame, file_type)
     try:
-        if file_type is FileType.PARQUET:
-            parquet.write_table(table, str(path))
-        else:
-            feather.write_feather(table, str(path))
+        # Given a path, both writers would delete whatever lies there when they fail.
+        with pa.OSFile(str(path), "wb") as sink:
+            if file_type is FileType.PARQUET:
+                parquet.write_table(table, sink)
+            else:
+                feather.write_feather(table, sink)
     except pa.ArrowException as error:
         raise UnwritableResultError(
             f"The result cannot be written as {file_type.value}: {_one_line(error)}"
@@ -442,9 +444,7 @@ def _as_table(frame: pd.DataFrame, file_type: FileType) -> pa.Table:
 # different values is a table of texts and a code for each row; commas and line ends are tables of one text, and
 # neighbouring tables are merged while they stay small: fewer texts to gather for each row.
 
-_CHUNK_CELLS = (
-    100_000  # DataFrame.to_csv formats that many values at a time, and so decides how a date is written
-)
+_CHUNK_CELLS = 100_000  # DataFrame.to_csv formats that many values at a time
 _SLICE_CHUNKS = 6  # what is rendered at a time: some megabytes for each thread, in the processor's cache
 _TABLE_TEXTS = 1 << 18  # all tables of a frame together; each slice copies them
 _COLUMN_TEXTS = 1 << 15  # one column's table
@@ -460,8 +460,7 @@ class _UnsplittableTextError(Exception):
     """A value holds the very control characters by which pandas' texts were to be told apart."""
 
 
-@dataclass(frozen=True)
-class _Lookup:
+class _Lookup(NamedTuple):
     """Part of a row: one of the texts of a small table.
 
     Attributes:
@@ -472,27 +471,8 @@ class _Lookup:
     texts: pa.LargeStringArray
     codes: Callable[[slice], Any]
 
-    def merged(self, following: _Lookup) -> _Lookup | None:
-        """Both parts as one, or ``None`` where the table would be large."""
-        import numpy as np
-        import pyarrow as pa
 
-        left, right = len(self.texts), len(following.texts)
-        if min(left, right) > 1 and left * right > _MERGED_TEXTS:
-            return None
-        positions = np.arange(left * right)
-        texts = _joined(
-            self.texts.take(pa.array(positions // right)), following.texts.take(pa.array(positions % right))
-        )
-        if left == 1:
-            return _Lookup(texts, following.codes)
-        if right == 1:
-            return _Lookup(texts, self.codes)
-        return _Lookup(texts, lambda rows: self.codes(rows) * right + following.codes(rows))
-
-
-@dataclass(frozen=True)
-class _Text:
+class _Text(NamedTuple):
     """Part of a row: a text of its own.
 
     Attributes:
@@ -548,31 +528,54 @@ def _row_parts(frame: pd.DataFrame, threads: int) -> list[_Lookup | _Text]:
     null = '""' if columns == 1 else ""
     limit = min(rows, _COLUMN_TEXTS, _TABLE_TEXTS // columns)
 
-    def encode(position: int) -> _Lookup | _Text:
-        column = frame.iloc[:, position]
+    def encode(column: pd.Series[Any]) -> _Lookup | _Text:
         return _encode(column, null, limit) or _pandas_text(column, null, _to_csv_chunk(columns))
 
     parts: list[_Lookup | _Text] = []
-    for position, part in enumerate(_in_order(encode, range(columns), threads)):
-        _append(parts, part)
-        _append(parts, _constant("," if position < columns - 1 else "\n"))
-    return parts
+    group: list[_Lookup] = []
+    for position, part in enumerate(_in_order(encode, [column for _, column in frame.items()], threads)):
+        for piece in (part, _Lookup(_texts(["," if position < columns - 1 else "\n"]), lambda _: 0)):
+            if group and not (isinstance(piece, _Lookup) and _may_merge([*group, piece])):
+                parts.append(_merged(group))
+                group = []
+            if isinstance(piece, _Lookup):
+                group.append(piece)
+            else:
+                parts.append(piece)
+    return [*parts, _merged(group)]
 
 
-def _append(parts: list[_Lookup | _Text], part: _Lookup | _Text) -> None:
-    merged = (
-        parts[-1].merged(part)
-        if parts and isinstance(parts[-1], _Lookup) and isinstance(part, _Lookup)
-        else None
+def _may_merge(group: list[_Lookup]) -> bool:
+    sizes = [len(lookup.texts) for lookup in group if len(lookup.texts) > 1]
+    return len(sizes) <= 1 or math.prod(sizes) <= _MERGED_TEXTS
+
+
+def _merged(group: list[_Lookup]) -> _Lookup:
+    """Neighbouring parts of a row as one: its table holds every combination of their texts."""
+    import numpy as np
+    import pyarrow as pa
+
+    varied = [lookup for lookup in group if len(lookup.texts) > 1]
+    positions = np.arange(math.prod(len(lookup.texts) for lookup in varied))
+    repeats = len(positions)
+    columns: list[Any] = []
+    for lookup in group:
+        if len(lookup.texts) == 1:
+            columns.append(lookup.texts[0])
+        else:
+            repeats //= len(lookup.texts)
+            columns.append(lookup.texts.take(pa.array(positions // repeats % len(lookup.texts))))
+
+    def codes(rows: slice) -> Any:
+        total = varied[0].codes(rows)
+        for lookup in varied[1:]:
+            total = total * len(lookup.texts) + lookup.codes(rows)
+        return total
+
+    return _Lookup(
+        _joined(*columns) if varied else _texts(["".join(map(str, columns))]),
+        codes if varied else lambda _: 0,
     )
-    if merged is None:
-        parts.append(part)
-    else:
-        parts[-1] = merged
-
-
-def _constant(text: str) -> _Lookup:
-    return _Lookup(_texts([text]), lambda _: 0)
 
 
 def _render(parts: list[_Lookup | _Text], rows: slice) -> memoryview:
@@ -612,6 +615,15 @@ def _encode(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | 
         if kind == "object" and pd.api.types.infer_dtype(column, skipna=True) not in {"string", "empty"}:
             return None
         return _Text(lambda rows: _string_texts(column.iloc[rows], null))
+    if kind in _MASKED or isinstance(column.dtype, np.dtype):
+        return _encode_numbers(column, null, limit)
+    return None
+
+
+def _encode_numbers(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | None:
+    import numpy as np
+
+    kind = str(column.dtype)
     values: np.ndarray[Any, Any]
     missing: Callable[[slice], Any] | None = None
     if kind in _MASKED:
@@ -621,7 +633,7 @@ def _encode(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | 
         values = column.to_numpy()
     if values.dtype.kind == "b":
         return _lookup(values, missing, 0, _texts(["False", "True"]), null)
-    if values.dtype.kind in "iu":
+    if values.dtype.kind in "iu" and values.dtype.isnative:
         return _encode_integers(values, missing, null, limit)
     if values.dtype.kind == "f" and values.dtype.itemsize in {4, 8} and values.dtype.isnative:
         return _encode_floats(values, null, limit)
@@ -657,12 +669,19 @@ def _encode_floats(values: np.ndarray[Any, Any], null: str, limit: int) -> _Look
     """Whole numbers of a small range, which pandas reads wherever an integer column has gaps, are a table."""
     import numpy as np
 
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
     # False for a column of nothing but NaN; an infinite one has no small range.
-    if high - low < limit and abs(low) < _COLUMN_TEXTS**2 and _are_whole(values):
+    if high - low < limit and max(-low, high) < _plain_range(values)[1] and _are_whole(values):
         texts = _joined(_cast(int(low) + np.arange(int(high - low) + 1)), ".0")
         return _lookup(values, lambda rows: np.isnan(values[rows]), int(low), texts, null)
     return _Text(lambda rows: _float_texts(values[rows], null))
+
+
+def _plain_range(values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Sizes of floats for which Arrow and NumPy agree but for the ``.0`` of whole numbers; beyond, one of them writes
+    an exponent where the other does not.
+    """
+    return (1e-4, 1e10) if values.dtype.itemsize == 8 else (1e-3, 1e7)  # noqa: PLR2004  the bytes of a double
 
 
 def _are_whole(values: np.ndarray[Any, Any]) -> bool:
@@ -697,7 +716,7 @@ def _lookup(
             found[missing(rows)] = size
         return found
 
-    return _Lookup(pa.concat_arrays([texts, _texts([null])]), codes)
+    return _Lookup(texts if missing is None else pa.concat_arrays([texts, _texts([null])]), codes)
 
 
 def _float_texts(values: np.ndarray[Any, Any], null: str) -> pa.LargeStringArray:
@@ -708,8 +727,7 @@ def _float_texts(values: np.ndarray[Any, Any], null: str) -> pa.LargeStringArray
 
     missing = np.isnan(values)
     size = np.abs(values)
-    # Between these, Arrow and NumPy agree but for the ".0" of whole numbers; beyond, on when to write an exponent.
-    smallest, largest = (1e-4, 1e10) if values.dtype.itemsize == 8 else (1e-3, 1e7)  # noqa: PLR2004  a double's bytes
+    smallest, largest = _plain_range(values)
     odd = ~((size >= smallest) & (size < largest) | (size == 0) | missing)
     texts = _cast(pa.array(values, from_pandas=True), null)
     whole = np.rint(values) == values
@@ -789,9 +807,9 @@ def _texts(values: list[str]) -> pa.LargeStringArray:
 
 def _cast(values: Any, null: str = "") -> pa.LargeStringArray:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    return pc.cast(pa.array(values), pa.large_string()).fill_null(null)
+    texts = pa.array(values).cast(pa.large_string())
+    return texts.fill_null(null) if texts.null_count else texts
 
 
 def _joined(*parts: Any) -> pa.LargeStringArray:

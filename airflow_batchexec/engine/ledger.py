@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,10 @@ class FileRecord:
         file: The file task.
         etag: The input's etag when it was planned; a record of another etag speaks of another content.
         status: What became of it.
-        pod: Which pod had it.
+        pod: Which pod had it; this and the next two are unset for a file that no pod began.
         attempt: Which attempt of its task, from 1.
-        generation: How often the run had been cleared.
         at: When this was recorded, in seconds since the epoch.
+        generation: How often the run had been cleared.
         input: What was read.
         output: What was published; only a finished file has one.
         seconds: ``fetch``, ``read``, ``predict``, ``write``, ``publish``.
@@ -75,9 +75,9 @@ class FileRecord:
     file: str
     etag: str
     status: FileStatus
-    pod: str
-    attempt: int
-    at: float
+    pod: str = ""
+    attempt: int = 0
+    at: float = 0.0
     generation: int = 0
     input: StoredFile | None = None
     output: StoredFile | None = None
@@ -88,11 +88,11 @@ class FileRecord:
     traceback: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON values, without what is empty."""
+        """The record as JSON values, without what is unset; ``seconds`` in whole microseconds."""
         values = asdict(self)
         values["status"] = self.status.value
         values["seconds"] = {name: round(value, 6) for name, value in self.seconds.items()}
-        return {name: value for name, value in values.items() if value not in (None, "", {}, 0)}
+        return {name: value for name, value in values.items() if name not in _UNSET or value != _UNSET[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FileRecord:
@@ -102,6 +102,13 @@ class FileRecord:
             if name in values:
                 values[name] = StoredFile(**values[name])
         return cls(**values)
+
+
+_UNSET: dict[str, Any] = {
+    f.name: f.default if f.default_factory is MISSING else f.default_factory()
+    for f in fields(FileRecord)
+    if f.default is not MISSING or f.default_factory is not MISSING
+}
 
 
 class LedgerWriter:
@@ -133,6 +140,8 @@ class LedgerWriter:
         with self._condition:
             if self._error is not None:
                 raise self._error
+            if self._closing:
+                raise RuntimeError(f"{record.file}: the ledger is closed, so this record would be lost.")
             self._pending.append(record)
             self._condition.notify()
 
@@ -180,15 +189,20 @@ def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
 
 
 def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
-    """The last word on each file: what came last, but never a start over that same attempt's end."""
+    """The last word on each file: of its last attempt the end, or where there is none yet the start.
+
+    Attempts are told apart by their number and not by time: the clocks of two workers may differ.
+    """
     last: dict[str, FileRecord] = {}
     for record in records:
         known = last.get(record.file)
-        ended = known is not None and known.status is not FileStatus.STARTED
-        same_attempt = known is not None and (known.pod, known.attempt) == (record.pod, record.attempt)
-        if not (record.status is FileStatus.STARTED and ended and same_attempt):
+        if known is None or _age(record) >= _age(known):
             last[record.file] = record
     return last
+
+
+def _age(record: FileRecord) -> tuple[int, int, bool, float]:
+    return record.generation, record.attempt, record.status is not FileStatus.STARTED, record.at
 
 
 def now() -> float:

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["LockOwner", "OwnerState", "acquire", "local_owner_state", "lock_location", "release"]
+__all__ = ["FOLDER", "LockOwner", "OwnerState", "acquire", "local_owner_state", "lock_location", "release"]
 
+FOLDER = "locks"
+"""Where the locks lie, beside the folders of the executions."""
 _ATTEMPTS = 10
 
 
@@ -83,7 +85,7 @@ class LockOwner:
 
 def lock_location(destination: Location, identity: Identity) -> Location:
     """Where the lock of an identity lies."""
-    return destination.join(f"_batchexec/locks/{identity.digest}.json")
+    return destination.join(f"_batchexec/{FOLDER}/{identity.digest}.json")
 
 
 def acquire(
@@ -117,7 +119,7 @@ def acquire(
             return True
         try:
             content, etag = storage.read_with_etag(location)
-            holder = LockOwner(**json.loads(content))
+            holder = _read_owner(content, location)
             if holder.execution_id == owner.execution_id and holder.dag_id == owner.dag_id:
                 return False
             state = state_of(holder)
@@ -137,10 +139,10 @@ def release(*, storage: Storage, location: Location, owner: LockOwner) -> None:
     """Give the lock back; a lock that another holds is left alone."""
     try:
         content, etag = storage.read_with_etag(location)
-        holder = LockOwner(**json.loads(content))
+        holder = _read_owner(content, location)
         if (holder.execution_id, holder.dag_id) == (owner.execution_id, owner.dag_id):
             storage.delete(location, etag=etag)
-    except (ObjectNotFoundError, ObjectChangedError):
+    except (ObjectNotFoundError, ObjectChangedError, ExecutionRunningError):
         return
 
 
@@ -156,6 +158,17 @@ def local_owner_state(owner: LockOwner) -> OwnerState:
     except psutil.NoSuchProcess:
         return OwnerState.ENDED
     return OwnerState.RUNNING if same else OwnerState.ENDED
+
+
+def _read_owner(content: bytes, location: Location) -> LockOwner:
+    try:
+        return LockOwner(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ExecutionRunningError(
+            f"{location.uri} does not say who holds it. If no execution with the same model, build, source and "
+            f"destination is running, delete it.",
+            uri=location.uri,
+        ) from error
 
 
 def _running(holder: LockOwner, state: OwnerState, location: Location) -> ExecutionRunningError:

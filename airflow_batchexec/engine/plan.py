@@ -8,13 +8,15 @@ from __future__ import annotations
 import heapq
 import json
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.formats import SUFFIXES, FileType, match_suffix, result_name
-from airflow_batchexec.exceptions import NoInputFilesError, ResultCollisionError
+from airflow_batchexec.engine.locations import Scheme, check_relative_path
+from airflow_batchexec.exceptions import LocationError, NoInputFilesError, ResultCollisionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.storage import ObjectInfo
@@ -62,7 +64,12 @@ class FileTask:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file of the source folder that is no input, and why."""
+    """A file of the source folder that is no input, and why.
+
+    Attributes:
+        file: Its path below the source folder, printable also where it is not Unicode.
+        reason: What follows on "it", such as "is hidden".
+    """
 
     file: str
     reason: str
@@ -127,6 +134,7 @@ def make_plan(
 
     Raises:
         NoInputFilesError: There is no file of the type.
+        LocationError: A file of the type has a path that no result can have.
         ResultCollisionError: Two inputs would give one result, or a result would overwrite an input.
     """
     tasks: list[FileTask] = []
@@ -138,8 +146,9 @@ def make_plan(
         file = root.relative(info.location)
         reason = _reason_to_skip(file, info, destination, root, input_type)
         if reason:
-            skipped.append(SkippedFile(file, reason))
+            skipped.append(SkippedFile(_printable(file) or ".", reason))
         else:
+            _check_path(file, source)
             tasks.append(
                 FileTask(file, info.size_bytes, info.etag, result_name(file, input_type, output_type))
             )
@@ -192,19 +201,43 @@ def read_tasks(document: bytes) -> tuple[FileTask, ...]:
 def _reason_to_skip(
     file: str, info: ObjectInfo, destination: Location, root: Location, input_type: FileType
 ) -> str | None:
-    *folders, name = file.split("/")
-    for folder in folders:
-        if folder.startswith((".", "_")):
-            return f"lies in the folder {folder}, whose name starts with {folder[0]!r}"
-    if name.startswith("."):
-        return "is hidden"
-    if name.startswith("_"):
-        return "has a name that starts with '_'"
+    if not file or file.endswith("/"):
+        return "is the mark of a folder"
+    if reason := _reason_to_hide(file):
+        return reason
     if destination != root and root.contains(destination) and destination.contains(info.location):
         return "lies in the destination folder"
-    if match_suffix(name, input_type) is None:
+    if match_suffix(file, input_type) is None:
         return f"is no {input_type.value} file ({', '.join(SUFFIXES[input_type])})"
     return None
+
+
+def _reason_to_hide(file: str) -> str | None:
+    *folders, name = file.split("/")
+    for folder in folders:
+        # '.' and '..' are no names: a path that holds them is refused, not hidden.
+        if folder.startswith((".", "_")) and folder not in {".", ".."}:
+            return f"lies in the folder {_printable(folder)}, whose name starts with {folder[0]!r}"
+    if name.startswith("."):
+        return "is hidden"
+    return "has a name that starts with '_'" if name.startswith("_") else None
+
+
+def _printable(file: str) -> str:
+    """Documents are UTF-8; a name on disk need not be."""
+    return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _check_path(file: str, source: Location) -> None:
+    try:
+        check_relative_path(file, field="source_folder")
+    except LocationError as error:
+        raise LocationError(
+            f"{_printable(error.message)} No result can be named like this file of {source.uri}: rename it, or let its "
+            f"name start with '_' to have it skipped.",
+            field="source_folder",
+            file=_printable(file),
+        ) from error
 
 
 def _no_input_files(
@@ -233,6 +266,8 @@ def _check_results(tasks: Sequence[FileTask], root: Location, destination: Locat
                 files=[by_result[task.result], task.file],
             )
         by_result[task.result] = task.file
+    if destination.scheme is Scheme.FILE:
+        _check_folders(by_result, destination)
     inputs = {root.join(task.file) for task in tasks}
     for task in tasks:
         result = destination.join(task.result)
@@ -243,3 +278,15 @@ def _check_results(tasks: Sequence[FileTask], root: Location, destination: Locat
                 field="destination_folder",
                 files=[task.file],
             )
+
+
+def _check_folders(by_result: Mapping[str, str], destination: Location) -> None:
+    """On disk, ``a.csv`` cannot be a result and the folder of another; in a bucket it can."""
+    for result, file in by_result.items():
+        for folder in PurePosixPath(result).parents:
+            if str(folder) in by_result:
+                raise ResultCollisionError(
+                    f"The result of {by_result[str(folder)]} would be named {folder}, which is the folder of the result "
+                    f"of {file} in {destination.uri}: rename one of them.",
+                    files=[by_result[str(folder)], file],
+                )

@@ -12,8 +12,6 @@ from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, g
 from airflow_batchexec.task_errors import as_task_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
     from airflow_batchexec.engine.audit import ExecutionStatus
@@ -26,8 +24,8 @@ class FinishExecutionOperator(BaseOperator):
     """Audits an execution, writes its manifest, releases its lock.
 
     Args:
-        execution: The XCom ``execution`` of the task ``plan``.
-        refused: The XCom ``refused`` of that task.
+        plan_task_id: The task that planned it. What that task left is looked up while this one runs: of an execution
+            that was refused there is only the reason.
 
     Returns:
         The manifest without its list of files.
@@ -36,23 +34,25 @@ class FinishExecutionOperator(BaseOperator):
         AirflowFailException: The execution has not finished; the message is its summary.
     """
 
-    template_fields: Sequence[str] = ("execution", "refused")
-
-    def __init__(self, *, execution: Any, refused: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *, plan_task_id: str, **kwargs: Any) -> None:
         kwargs.setdefault("trigger_rule", "all_done")
         super().__init__(**kwargs)
-        self.execution = execution
-        self.refused = refused
+        self.plan_task_id = plan_task_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Audit the execution."""
         from airflow_batchexec.engine.execution import conclude, read_spec  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
 
-        if not self.execution:
-            raise AirflowFailException(f"The execution was refused: {self.refused or 'see the task plan.'}")
+        ti = context["ti"]
+        execution = ti.xcom_pull(task_ids=self.plan_task_id, key="execution")
+        if not execution:
+            reason = ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
+            raise AirflowFailException(
+                f"The execution was refused: {reason or f'see the log of {self.plan_task_id}.'}"
+            )
         with as_task_failure():
-            _, storage, folder = ExecutionHandle.from_dict(self.execution).open()
+            _, storage, folder = ExecutionHandle.from_dict(execution).open()
             spec = read_spec(storage, folder)
             mark = StopMark(storage=storage, location=folder.stop(str(generation(context)))).read()
             status, reason = _ended(mark, spec, context)

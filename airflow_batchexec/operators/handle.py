@@ -81,16 +81,17 @@ def generation(context: Context) -> int:
 
 def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerState]:
     """How a task finds out whether a lock's owner still runs."""
+    from airflow.sdk import DagRunState  # noqa: PLC0415  not for parsing
     from airflow.sdk.exceptions import AirflowRuntimeError  # noqa: PLC0415  not for parsing
 
     def state(owner: LockOwner) -> OwnerState:
         if not owner.dag_id:
             return local_owner_state(owner)
         try:
-            run_state = str(ti.get_dagrun_state(owner.dag_id, owner.run_id))
+            run_state = DagRunState(ti.get_dagrun_state(owner.dag_id, owner.run_id))
         except AirflowRuntimeError as error:
             detail = error.error.detail or {}
             return OwnerState.ENDED if detail.get("status_code") == 404 else OwnerState.UNKNOWN  # noqa: PLR2004
-        return OwnerState.ENDED if run_state in {"success", "failed"} else OwnerState.RUNNING
+        return OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING
 
     return state

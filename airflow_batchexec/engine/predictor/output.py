@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import IO, TYPE_CHECKING
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["LineForwarder"]
+
+_log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
 _LINE_BYTES = 8 << 10
@@ -37,6 +40,7 @@ class LineForwarder:
         self._bytes_left = _BUDGET_BYTES
         self._lines_left = _BUDGET_LINES
         self._dropped_bytes = 0
+        self._broken = False
         self._thread = threading.Thread(target=self._run, name=f"pod-{name}", daemon=True)
         self._thread.start()
 
@@ -46,7 +50,7 @@ class LineForwarder:
             dropped, self._dropped_bytes = self._dropped_bytes, 0
             self._bytes_left, self._lines_left = _BUDGET_BYTES, _BUDGET_LINES
         if dropped:
-            self._on_line(self._name, f"… {dropped:,} more bytes of output were left out of the log")
+            self._say(f"… {dropped:,} more bytes of output were left out of the log")
 
     def join(self, timeout: float) -> None:
         """Wait until the stream has ended and all of it has been passed on."""
@@ -58,34 +62,52 @@ class LineForwarder:
         skipping = False
         with self._stream:
             while piece := os.read(self._stream.fileno(), _READ_BYTES):
+                if self._is_spent():
+                    # Not worth splitting: a model may print faster than its lines could be looked at.
+                    self._drop(len(rest) + len(piece))
+                    rest, skipping = b"", not piece.endswith(b"\n")
+                    continue
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    if not skipping:
-                        self._pass_on(line)
-                    else:
-                        self._drop(len(line))
+                    self._take(line, skipping=skipping)
                     skipping = False
                 if len(rest) > _LINE_BYTES:
-                    if not skipping:
-                        self._pass_on(rest)
-                    else:
-                        self._drop(len(rest))
+                    self._take(rest, skipping=skipping)
                     rest, skipping = b"", True
-        if rest and not skipping:
-            self._pass_on(rest)
+        if rest:
+            self._take(rest, skipping=skipping)
         self.renew_budget()
+
+    def _is_spent(self) -> bool:
+        with self._lock:
+            return self._bytes_left <= 0 or self._lines_left <= 0
 
     def _drop(self, size: int) -> None:
         with self._lock:
             self._dropped_bytes += size
 
-    def _pass_on(self, line: bytes) -> None:
+    def _take(self, line: bytes, *, skipping: bool) -> None:
+        """Pass a line on, or leave it out where the budget is spent or its beginning has been passed on already."""
+        if skipping:
+            self._drop(len(line))
+            return
         kept = line[:_LINE_BYTES]
         with self._lock:
             self._dropped_bytes += len(line) - len(kept)
             if self._lines_left <= 0 or self._bytes_left < len(kept):
-                self._dropped_bytes += len(kept)
+                self._bytes_left = 0
+                self._dropped_bytes += len(kept) + 1
                 return
             self._lines_left -= 1
             self._bytes_left -= len(kept)
-        self._on_line(self._name, kept.decode("utf-8", errors="replace").rstrip("\r"))
+        self._say(kept.decode("utf-8", errors="replace").rstrip("\r"))
+
+    def _say(self, line: str) -> None:
+        """A log that cannot be written must not block the model: its pipe is read on, and the error shown once."""
+        if self._broken:
+            return
+        try:
+            self._on_line(self._name, line)
+        except Exception:  # noqa: BLE001  whatever it is, the stream is read to its end
+            self._broken = True
+            _log.exception("What the pod prints on %s cannot be passed on any more.", self._name)

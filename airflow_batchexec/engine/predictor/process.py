@@ -1,5 +1,8 @@
 """The parent's side of a pod: starts it, asks it, watches it, and ends it.
 
+A pod is a tree of processes: the keeper, which this starts and which outlives no end of the others; the worker, which
+the keeper forks and this speaks with; and whatever the model starts.
+
 Whatever happens in the pod ends in an answer or in one clear error here: a hang (also inside C code) by the deadline
 that each request carries, too much memory by a watch over the pod's process tree, an exit or a kill by the end of the
 process. After an error that is a ``PodError``, a deadline or a cancel, no process of the pod is left.
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.predictor.output import LineForwarder
+from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     DiskFullError,
     FileTaskError,
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "DeadlineExceeded", "Pod", "PodSpec"]
 
+_KEEPER = Path(__file__).with_name("keeper.py")
 _WORKER = Path(__file__).with_name("worker.py")
 _FORMATS = Path(__file__).parents[1] / "formats.py"
 _WATCH_SECONDS = 0.1
@@ -263,23 +268,38 @@ class Pod:
     def end(self, reason: BatchExecError | None = None) -> None:
         """End every process of the pod, by SIGTERM, then SIGKILL; may be called from any thread, and twice.
 
+        Whatever the model has started ends with it, also what has left the process group.
+
         Args:
             reason: What a request that is under way raises in its own thread.
         """
         with self._lock:
             if self._ended_by is None:
                 self._ended_by = reason or PodDiedError(f"The pod {self.name} has been ended.")
-            if self._process is not None:
-                _end_group(self._process)
+            if self._process is None:
+                return
+            if not _has_ended(self._process, within_seconds=0):
+                _signal_group(self._process.pid, signal.SIGTERM)
+            if not _has_ended(self._process, within_seconds=_GRACE_SECONDS):
+                self._cut_lifeline()
+            if not _has_ended(self._process, within_seconds=_GRACE_SECONDS):
+                for process in _tree(self._process.pid):
+                    process.kill()
+            # A keeper that was itself killed has ended nothing.
+            _signal_group(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _cut_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     def _spawn(self) -> None:
         spec = self.spec
         work = spec.scratch / "work"
-        work.mkdir(parents=True, exist_ok=True)
-        (spec.scratch / "tmp").mkdir(exist_ok=True)
-        for entry in spec.folder.iterdir():
-            # A model may open its files by a relative path; what it writes must not land in the build.
-            (work / entry.name).symlink_to(entry.resolve())
+        with disk_errors("prepare the pod in", str(spec.scratch)):
+            _link_tree(spec.folder, work)
+            (spec.scratch / "tmp").mkdir()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         interpreter = spec.interpreter or sys.executable
@@ -291,9 +311,9 @@ class Pod:
                     "-I",
                     "-B",
                     "-u",
-                    str(_WORKER),
+                    str(_KEEPER),
                     *map(str, fds),
-                    str(os.getpid()),
+                    str(_WORKER),
                     str(_FORMATS),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -387,9 +407,7 @@ class Pod:
             forwarder.join(_GRACE_SECONDS)
         if self._connection is not None:
             self._connection.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        self._cut_lifeline()
         shutil.rmtree(self.spec.scratch, ignore_errors=True)
 
 
@@ -442,25 +460,28 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a pod's process group, and what left the group but descends from the pod."""
-    import psutil  # noqa: PLC0415  as above
-
-    strays = _tree(process.pid)[1:]
-    if process.poll() is None:
-        _signal_group(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_GRACE_SECONDS)
-    _signal_group(process.pid, signal.SIGKILL)
-    for stray in strays:
-        with contextlib.suppress(psutil.Error):
-            stray.kill()
-    process.wait()
+def _has_ended(process: subprocess.Popen[bytes], *, within_seconds: float) -> bool:
+    try:
+        process.wait(timeout=within_seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
+
+
+def _link_tree(build: Path, work: Path) -> None:
+    """Folders like the build's, with links to its files: a model may open them by a relative path, and what it
+    writes beside them does not land in the build.
+    """
+    for folder, folders, files in os.walk(build):
+        copy = work / Path(folder).relative_to(build)
+        copy.mkdir(parents=True)
+        for name in (*files, *(name for name in folders if Path(folder, name).is_symlink())):
+            (copy / name).symlink_to(Path(folder, name).resolve())
 
 
 def _environment(spec: PodSpec, interpreter: str) -> dict[str, str]:
@@ -493,7 +514,8 @@ def _memory_error(pod: str, used_bytes: int, instance: Instance) -> PodMemoryErr
 
 
 def _error(answer: dict[str, Any], *, prefix: str, **details: Any) -> BatchExecError:
-    message = answer["message"].rstrip()
+    # What the reader says begins with the file's name as well.
+    message = answer["message"].rstrip().removeprefix(f"{details.get('file')} ")
     kind = _ERRORS[answer["error"]]
     return kind(
         f"{prefix}{message}{'' if message.endswith('.') else '.'}", traceback=answer["traceback"], **details

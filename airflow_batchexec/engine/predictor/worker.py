@@ -1,7 +1,8 @@
 """The pod's own side: loads one build, then predicts file after file until its parent is done with it.
 
-Run as a script by the build's interpreter, which may be another Python with nothing but pandas and pyarrow. So this
-file and ``formats.py``, which it loads by path, import the standard library, pandas and pyarrow only.
+Run by the build's interpreter, which may be another Python with nothing but pandas and pyarrow. So this file,
+``keeper.py``, which forks it, and ``formats.py``, which it loads by path, import the standard library, pandas and
+pyarrow only.
 
 The parent speaks over an inherited socket: four bytes of length (big endian), then a JSON object, each way.
 
@@ -18,7 +19,6 @@ disk_full, write, internal), ``message`` and ``traceback``. ``seconds`` of a pre
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import importlib
 import importlib.metadata
@@ -28,11 +28,9 @@ import json
 import os
 import re
 import resource
-import signal
 import socket
 import struct
 import sys
-import threading
 import time
 import traceback
 from contextlib import suppress
@@ -43,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-_PR_SET_PDEATHSIG = 1
+_MESSAGE_CHARACTERS = 4_000
+_TRACEBACK_CHARACTERS = 40_000
 
 
 class _RequestError(Exception):
@@ -55,33 +54,31 @@ class _RequestError(Exception):
 
 
 class Worker:
-    """One loaded build and the files that go through it."""
+    """One loaded build and the files that go through it.
 
-    def __init__(self, *, formats: ModuleType) -> None:
-        self._formats = formats
+    Args:
+        formats_path: Where ``formats.py`` lies.
+        streams: What the model's output goes to.
+    """
+
+    def __init__(self, *, formats_path: str, streams: _StandardStreams) -> None:
+        self._formats_path = formats_path
+        self._streams = streams
+        self._formats: Any = None
         self._predict: Callable[[Any], Any] | None = None
         self._threads = 1
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what one request asks; whatever the model does short of ending the process becomes an answer."""
-        operation = {"load": self.load, "predict": self.predict}[request.pop("op")]
+        operations: dict[str, Callable[..., dict[str, Any]]] = {"load": self.load, "predict": self.predict}
+        operation = operations[request.pop("op")]
         try:
             return {"ok": True, **operation(**request)}
         except _RequestError as error:
             cause = error.__cause__
-            return {
-                "ok": False,
-                "error": error.kind,
-                "message": str(error),
-                "traceback": _model_traceback(cause) if cause else "",
-            }
+            return _failure(error.kind, str(error), _model_traceback(cause) if cause else "")
         except Exception as error:  # noqa: BLE001  a file that finds a gap in the reader must not cost the pod
-            return {
-                "ok": False,
-                "error": "internal",
-                "message": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            }
+            return _failure("internal", _describe(error), traceback.format_exc())
 
     def load(
         self, *, kind: str, folder: str, entrypoint: str | None, requirements: list[str], threads: int
@@ -90,6 +87,7 @@ class Worker:
         started = time.perf_counter()
         self._threads = threads
         _check_requirements(requirements)
+        self._formats = _load_formats(self._formats_path)
         try:
             self._predict = (
                 _load_mlflow(folder) if kind == "mlflow" else _load_entrypoint(folder, entrypoint or "")
@@ -97,7 +95,8 @@ class Worker:
         except _RequestError:
             raise
         except BaseException as error:
-            raise _RequestError("load", f"{type(error).__name__}: {error}") from error
+            raise _RequestError("load", _describe(error)) from error
+        self._streams.restore()
         _cap_arrow(threads)
         return {"seconds": time.perf_counter() - started}
 
@@ -124,6 +123,7 @@ class Worker:
         rows_in = len(frame)
         times.append(clock())
         result = self._call(frame)
+        self._streams.restore()
         del frame
         times.append(clock())
         try:
@@ -152,7 +152,7 @@ class Worker:
         except SystemExit as error:
             raise _RequestError("predict", f"predict called sys.exit({error.code!r})") from error
         except BaseException as error:
-            raise _RequestError("predict", f"{type(error).__name__}: {error}") from error
+            raise _RequestError("predict", _describe(error)) from error
 
     def _write(self, result: Any, output: str, output_type: str) -> int:
         formats = self._formats
@@ -174,14 +174,14 @@ def _load_entrypoint(folder: str, entrypoint: str) -> Callable[[Any], Any]:
     if inspect.isclass(target):
         target = target()
     elif inspect.isroutine(target):
-        return target  # type: ignore[no-any-return]  whatever is callable here is a predict function
+        return target  # type: ignore[no-any-return]  # whatever is callable here is a predict function
     predict = getattr(target, "predict", None)
     if not callable(predict):
         raise _RequestError("load", f"{entrypoint} has no method predict")
     initialize = getattr(target, "initialize_model", None)
     if callable(initialize):
         initialize()
-    return predict  # type: ignore[no-any-return]  as above
+    return predict  # type: ignore[no-any-return]  # as above
 
 
 def _load_mlflow(folder: str) -> Callable[[Any], Any]:
@@ -192,7 +192,7 @@ def _load_mlflow(folder: str) -> Callable[[Any], Any]:
             "load",
             f"the build is an MLflow model, and {sys.executable} has no mlflow: install the extra [mlflow]",
         ) from error
-    return pyfunc.load_model(folder).predict  # type: ignore[no-any-return]  mlflow's own wrapper
+    return pyfunc.load_model(folder).predict  # type: ignore[no-any-return]  # mlflow's own wrapper
 
 
 def _check_requirements(requirements: list[str]) -> None:
@@ -220,33 +220,42 @@ def _cap_arrow(threads: int) -> None:
     pyarrow.set_io_thread_count(max(1, threads))
 
 
+def _failure(kind: str, message: str, trace: str) -> dict[str, Any]:
+    """An answer that a log and a record can hold: neither endless, nor with half a surrogate pair in it."""
+    return {
+        "ok": False,
+        "error": kind,
+        "message": _bounded(message, _MESSAGE_CHARACTERS),
+        "traceback": _bounded(trace, _TRACEBACK_CHARACTERS),
+    }
+
+
+def _bounded(text: str, most: int) -> str:
+    """The text's two ends: a traceback begins with where it came from, and ends with what it was."""
+    if len(text) > most:
+        text = f"{text[: most // 2]}\n… {len(text) - most:,} characters left out …\n{text[-most // 2 :]}"
+    return text.encode("utf-8", "replace").decode()
+
+
+def _describe(error: BaseException) -> str:
+    """The kind of an exception and what it says, on one line where it can be."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  a model's own exception may fail at its own text
+        text = "(its text cannot be made)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _model_traceback(error: BaseException) -> str:
-    """The model's part of a traceback: this file's own frames at its head say nothing to the model's author."""
+    """The model's part of a traceback: the frames at its head that led to it say nothing to the model's author."""
     frames = error.__traceback__
-    while (
-        frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == __file__
-    ):
+    while frames is not None and _leads_to_model(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def _follow_parent(parent: int, lifeline: int) -> None:
-    """Never outlive the parent, however it ends.
-
-    The kernel's death signal also ends a hang in C code that holds the interpreter lock; the lifeline, a pipe whose
-    other end only the parent holds, also takes the processes that the model has started.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-    def wait() -> None:
-        with suppress(OSError):
-            os.read(lifeline, 1)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+def _leads_to_model(filename: str) -> bool:
+    return filename in {__file__, importlib.__file__} or filename.startswith("<frozen importlib")
 
 
 def _read_exactly(connection: socket.socket, size: int) -> bytes:
@@ -259,7 +268,14 @@ def _read_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def _load_file(path: str) -> ModuleType:
+def _load_formats(path: str) -> ModuleType:
+    for name in ("pandas", "pyarrow"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise _RequestError(
+                "load", f"{sys.executable} cannot import {name}, which every build needs: {error}"
+            ) from error
     spec = importlib.util.spec_from_file_location("batchexec_formats", path)
     assert spec is not None
     assert spec.loader is not None
@@ -269,29 +285,41 @@ def _load_file(path: str) -> ModuleType:
     return module
 
 
-def main(connection_fd: int, lifeline_fd: int, parent: int, formats_path: str) -> None:
-    """Serve until the parent closes the connection."""
-    for fd in (connection_fd, lifeline_fd):
-        os.set_inheritable(fd, False)
-    _follow_parent(parent, lifeline_fd)
+class _StandardStreams:
+    """The pod's stdout and stderr, whatever a model does to them."""
+
+    def __init__(self) -> None:
+        self._copies = {fd: os.dup(fd) for fd in (1, 2)}
+
+    def restore(self) -> None:
+        """Open again what a model has closed: the next file to be opened would get the number, and the output."""
+        for fd, copy in self._copies.items():
+            try:
+                os.fstat(fd)
+            except OSError:
+                os.dup2(copy, fd)
+
+    def flush(self) -> None:
+        """Pass on what Python still holds of a file's output."""
+        for stream in (sys.stdout, sys.stderr):
+            # A model may have closed them, or put anything in their place.
+            with suppress(Exception):
+                stream.flush()
+
+
+def main(connection_fd: int, *, formats_path: str) -> None:
+    """Serve until the parent closes the connection, then end the process."""
     connection = socket.socket(fileno=connection_fd)
-    worker = Worker(formats=_load_file(formats_path))
+    streams = _StandardStreams()
+    worker = Worker(formats_path=formats_path, streams=streams)
     while True:
         header = _read_exactly(connection, 4)
         if len(header) < 4:  # noqa: PLR2004  the length prefix
             break
         answer = worker.answer(json.loads(_read_exactly(connection, struct.unpack(">I", header)[0])))
-        for stream in (sys.stdout, sys.stderr):
-            # A model may have closed or replaced them.
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()
+        streams.flush()
         data = json.dumps(answer).encode()
         connection.sendall(struct.pack(">I", len(data)) + data)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     # A model's own threads and exit handlers must not keep a pod that is done.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.flush()
     os._exit(0)

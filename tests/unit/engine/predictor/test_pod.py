@@ -1,0 +1,688 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from pods import MIB, PodStarter, is_running, nothing_left_behind, wait_until
+
+from airflow_batchexec.engine.formats import FileType
+from airflow_batchexec.engine.instances import Instance
+from airflow_batchexec.engine.predictor.process import DeadlineExceeded
+from airflow_batchexec.exceptions import (
+    DiskFullError,
+    ExecutionCancelledError,
+    InputFileError,
+    ModelLoadError,
+    ObjectNotFoundError,
+    PodDiedError,
+    PodMemoryError,
+    PredictError,
+    ResultError,
+)
+
+ECHO = "def predict(df):\n    return df\n"
+# Holds the interpreter's lock for as long as it sleeps: no Python code runs in the process, handlers included.
+HANG_IN_C = "ctypes.PyDLL(None).sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    with nothing_left_behind():
+        yield
+
+
+@pytest.fixture
+def pods(tmp_path):
+    return PodStarter(tmp_path)
+
+
+def soon(seconds=0.5):
+    return time.monotonic() + seconds
+
+
+# ---- what a model may be
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "source"),
+    [
+        (
+            "model:Model",
+            """
+            class Model:
+                def initialize_model(self):
+                    self.factor = 10
+                def predict(self, df):
+                    return df * self.factor
+            """,
+        ),
+        ("model:Model", "class Model:\n    def predict(self, df):\n        return df * 10\n"),
+        ("model:predict", "def predict(df):\n    return df * 10\n"),
+        ("model:predict", "predict = lambda df: df * 10\n"),
+        (
+            "model:instance",
+            "class Model:\n    def predict(self, df):\n        return df * 10\ninstance = Model()\n",
+        ),
+        ("model:Outer.Inner", "class Outer:\n    class Inner:\n        predict = lambda self, df: df * 10\n"),
+        ("model:Model.rate", "class Model:\n    @staticmethod\n    def rate(df):\n        return df * 10\n"),
+    ],
+    ids=["initialize_model", "class", "function", "lambda", "instance", "nested class", "static method"],
+)
+def test_every_kind_of_entrypoint_predicts(pods, entrypoint, source):
+    with pods.started(source, entrypoint=entrypoint) as pod:
+        answer = pods.predict(pod)
+    assert pods.result == "a\n10\n20\n"
+    assert (answer.rows_in, answer.rows_out) == (2, 2)
+    assert set(answer.seconds) == {"read", "predict", "write"}
+    assert answer.peak_memory_bytes > 30 * MIB
+
+
+def test_the_model_is_loaded_once_and_keeps_its_state_from_file_to_file(pods):
+    source = """
+    import pandas as pd
+    print("loading")
+    seen = []
+    def predict(df):
+        seen.append(len(df))
+        return pd.DataFrame({"seen": [str(seen)]})
+    """
+    with pods.started(source) as pod:
+        pods.predict(pod, "a\n1\n")
+        pods.predict(pod, "a\n1\n2\n")
+    assert pods.result == 'seen\n"[1, 2]"\n'
+    assert pods.lines("stdout") == ["loading"]
+
+
+def test_a_file_with_a_header_alone_is_predicted_as_an_empty_frame(pods):
+    source = """
+    def predict(df):
+        assert len(df) == 0
+        return df.assign(delay=[])
+    """
+    with pods.started(source) as pod:
+        answer = pods.predict(pod, "a,b\n")
+    assert pods.result == "a,b,delay\n"
+    assert (answer.rows_in, answer.rows_out) == (0, 0)
+
+
+# ---- builds that do not load
+
+
+@pytest.mark.parametrize(
+    ("source", "entrypoint", "message"),
+    [
+        ("import nowhere_to_be_found", "model:predict", "No module named 'nowhere_to_be_found'"),
+        ("def predict(df)\n", "model:predict", r"SyntaxError: .*model\.py, line 1"),
+        (ECHO, "model:Model", "the module model has no Model"),
+        (ECHO, "elsewhere:predict", "No module named 'elsewhere'"),
+        ("class Model: pass\n", "model:Model", "model:Model has no method predict"),
+        ("Model = 3\n", "model:Model", "model:Model has no method predict"),
+        (
+            "class Model:\n    def __init__(self):\n        raise RuntimeError('no licence')\n",
+            "model:Model",
+            "RuntimeError: no licence",
+        ),
+        (
+            "class Model:\n    def initialize_model(self):\n        open('weights.bin')\n    predict = print\n",
+            "model:Model",
+            r"FileNotFoundError: .*weights\.bin",
+        ),
+        ("import sys\nsys.exit(4)\n", "model:predict", "SystemExit: 4"),
+    ],
+    ids=[
+        "missing module",
+        "syntax error",
+        "missing attribute",
+        "missing entrypoint module",
+        "no predict",
+        "not a model",
+        "constructor raises",
+        "initialize_model raises",
+        "sys.exit",
+    ],
+)
+def test_a_build_that_does_not_load_is_named_with_its_reason(pods, source, entrypoint, message):
+    with (
+        pytest.raises(ModelLoadError, match=f"(?s)The build does not load: .*{message}"),
+        pods.started(source, entrypoint=entrypoint),
+    ):
+        pass
+
+
+def test_the_traceback_of_a_failed_import_is_the_models_own_part(pods):
+    with pytest.raises(ModelLoadError) as caught, pods.started("import nowhere_to_be_found\n"):
+        pass
+    lines = caught.value.details["traceback"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "model.py" in lines[1]
+    assert lines[-1] == "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
+    assert not any("importlib" in line or "worker.py" in line for line in lines)
+
+
+def test_a_missing_interpreter_is_named(pods):
+    with (
+        pytest.raises(ModelLoadError, match="/nowhere/python cannot be started: No such file"),
+        pods.started(ECHO, interpreter="/nowhere/python"),
+    ):
+        pass
+
+
+def test_requirements_that_are_not_met_are_named_before_anything_is_imported(pods):
+    with (
+        pytest.raises(ModelLoadError, match=r"lacks .*nowhere-to-be-found>=1, pandas<1 \(found "),
+        pods.started("print('imported')", requirements=("nowhere-to-be-found>=1", "pandas<1", "pyarrow")),
+    ):
+        pass
+    assert pods.printed == []
+
+
+def test_a_pod_that_dies_while_it_loads_says_so(pods):
+    with (
+        pytest.raises(PodDiedError, match="pod-0 exited with status 5"),
+        pods.started("import os\nos._exit(5)\n"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("hang", ["import time\ntime.sleep(600)", f"import ctypes\n{HANG_IN_C}"])
+def test_a_build_that_hangs_while_it_loads_is_ended_at_the_load_timeout(pods, hang):
+    with (
+        pytest.raises(ModelLoadError, match=r"did not load within 0\.5 s"),
+        pods.started(hang, load_timeout_seconds=0.5),
+    ):
+        pass
+
+
+def test_the_callers_deadline_ends_a_load_too(pods):
+    with pods.pod(pods.spec("import time\ntime.sleep(600)")) as pod:
+        with pytest.raises(DeadlineExceeded):
+            pod.start(deadline=soon())
+        assert not pod.alive
+
+
+# ---- models that fail on one file
+
+
+def test_a_pod_stays_usable_after_predict_raised(pods):
+    source = """
+    def predict(df):
+        if len(df) == 1:
+            raise ValueError("one row is not enough")
+        return df
+    """
+    with pods.started(source) as pod:
+        with pytest.raises(PredictError, match=r"^in\.csv: ValueError: one row is not enough\.$") as caught:
+            pods.predict(pod, "a\n1\n")
+        assert pod.alive
+        assert pods.predict(pod, "a\n1\n2\n").rows_out == 2
+    details = caught.value.details
+    assert details["file"] == "in.csv"
+    assert 'raise ValueError("one row is not enough")' in details["traceback"]
+    assert "worker.py" not in details["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [("None", "NoneType"), ("'text'", "str"), ("{'a': 1}", "dict"), ("object()", "object"), ("3", "int")],
+)
+def test_a_result_of_another_type_is_named(pods, result, kind):
+    with pods.started(f"def predict(df):\n    return {result}\n") as pod:
+        with pytest.raises(ResultError, match=rf"^in\.csv: .*\b{kind}\b"):
+            pods.predict(pod)
+        assert pod.alive
+
+
+def test_an_input_that_is_not_of_its_type_is_named_and_costs_no_pod(pods):
+    with pods.started(ECHO) as pod:
+        with pytest.raises(InputFileError, match=r"^in\.csv: is not well-formed CSV"):
+            pods.predict(pod, "a\n1,2\n3,4,5\n")
+        with pytest.raises(InputFileError, match=r"^in\.csv: is empty"):
+            pods.predict(pod, "")
+        with pytest.raises(InputFileError, match=r"^in\.csv: is no PARQUET file"):
+            pods.predict(pod, "a" * 100, input_type=FileType.PARQUET)
+        pods.predict(pod)
+
+
+def test_sys_exit_in_predict_is_an_error_of_that_file_alone(pods):
+    with pods.started(
+        "import sys\ndef predict(df):\n    return df if len(df) == 2 else sys.exit('enough')\n"
+    ) as pod:
+        with pytest.raises(PredictError, match=r"in\.csv: predict called sys\.exit\('enough'\)"):
+            pods.predict(pod, "a\n1\n")
+        pods.predict(pod, "a\n1\n2\n")
+
+
+def test_an_error_that_no_log_could_hold_is_cut_and_made_text(pods):
+    source = """
+    class Silent(Exception):
+        def __str__(self):
+            raise RuntimeError
+    def predict(df):
+        if len(df) == 1:
+            raise Silent
+        raise ValueError("name \\udcff " + "x" * 10_000_000)
+    """
+    with pods.started(source) as pod:
+        with pytest.raises(PredictError, match="Silent: "):
+            pods.predict(pod, "a\n1\n")
+        with pytest.raises(PredictError) as caught:
+            pods.predict(pod)
+    for text in (caught.value.message, caught.value.details["traceback"]):
+        assert "characters left out" in text
+        assert len(text.encode()) < 50_000
+
+
+def test_a_full_disk_is_named_with_the_file(pods):
+    with pods.started(ECHO) as pod:
+        with pytest.raises(DiskFullError, match=r"in\.csv: .*No space left on device"):
+            pods.predict(pod, output_path=Path("/dev/full"))
+        pods.predict(pod)
+
+
+# ---- pods that die, hang, or take too much
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("os._exit(3)", "exited with status 3"),
+        ("os._exit(0)", "exited with status 0"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "was killed by SIGTERM"),
+        ("ctypes.string_at(0)", "was killed by SIGSEGV"),
+        ("os.abort()", "was killed by SIGABRT"),
+    ],
+)
+def test_how_a_pod_died_is_told(pods, end, message):
+    source = f"import ctypes, os, signal\ndef predict(df):\n    {end}\n"
+    with pods.started(source) as pod:
+        with pytest.raises(PodDiedError, match=f"The pod pod-0 {message}"):
+            pods.predict(pod)
+        assert not pod.alive
+        with pytest.raises(PodDiedError, match=message):
+            pods.predict(pod)
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [
+        "time.sleep(600)",
+        "[None for _ in iter(int, 1)]",
+        HANG_IN_C,
+        f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {HANG_IN_C}",
+    ],
+    ids=["sleeps", "spins", "holds the interpreter's lock", "ignores SIGTERM too"],
+)
+def test_a_hang_is_ended_at_the_deadline(pods, hang):
+    source = f"import ctypes, signal, time\ndef predict(df):\n    {hang}\n"
+    with pods.started(source) as pod:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            pods.predict(pod, deadline=soon())
+        assert time.monotonic() - started < 10
+        assert not pod.alive
+
+
+TAKE_MEMORY = """
+import os, subprocess, sys, time
+TAKE = '''
+import time
+kept = []
+while True:
+    kept.append(bytearray(b"x") * (8 << 20))
+    time.sleep(0.01)
+'''
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "exec(TAKE)",
+        "subprocess.run([sys.executable, '-c', TAKE])",
+        "subprocess.run([sys.executable, '-c', TAKE], start_new_session=True)",
+    ],
+    ids=["itself", "in a child", "in a child with a session of its own"],
+)
+def test_a_pod_over_its_instances_memory_is_ended(pods, body):
+    small = Instance("pocket", 1, 300 * MIB)
+    with pods.started(f"{TAKE_MEMORY}\ndef predict(df):\n    {body}\n", instance=small) as pod:
+        with pytest.raises(PodMemoryError, match=r"pod-0 used 0\.\d+ GiB .* instance pocket .*0\.29 GiB"):
+            pods.predict(pod, deadline=soon(60))
+        assert not pod.alive
+
+
+def test_memory_that_forked_children_share_is_counted_once(pods):
+    source = """
+    import os
+    shared = bytearray(b"x") * (120 << 20)
+    def predict(df):
+        children = []
+        for _ in range(6):
+            pid = os.fork()
+            if pid == 0:
+                import time
+                time.sleep(1.5)
+                os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+        return df
+    """
+    with pods.started(source, instance=Instance("medium", 1, 600 * MIB)) as pod:
+        pods.predict(pod)
+
+
+def test_a_request_for_more_memory_than_there_is_ends_the_pod(pods):
+    with pods.started("import numpy\ndef predict(df):\n    return numpy.ones(1 << 60)\n") as pod:
+        with pytest.raises(PodMemoryError, match=r"in\.csv: predict ran out of memory"):
+            pods.predict(pod)
+        assert not pod.alive
+
+
+# ---- what a model prints
+
+
+def test_what_a_model_prints_is_passed_on_line_by_line(pods):
+    source = """
+    import os, sys
+    def predict(df):
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        os.write(1, b"from C\\r\\nno newline at the end")
+        return df
+    """
+    with pods.started(source) as pod:
+        pods.predict(pod)
+    assert pods.lines("stdout") == ["to stdout", "from C", "no newline at the end"]
+    assert pods.lines("stderr") == ["to stderr"]
+
+
+def test_a_hundred_megabytes_of_output_are_drained_and_bounded(pods):
+    source = """
+    import os
+    def predict(df):
+        block = b"a line of output\\n" * 60_000
+        for _ in range(100):
+            left = memoryview(block)
+            while left:
+                left = left[os.write(1, left):]
+        return df
+    """
+    with pods.started(source) as pod:
+        started = time.monotonic()
+        pods.predict(pod)
+        assert time.monotonic() - started < 20
+    *lines, last = pods.lines("stdout")
+    assert len(lines) == 10_000
+    assert set(lines) == {"a line of output"}
+    assert last == f"… {6_000_000 * 17 - 10_000 * 17:,} more bytes of output were left out of the log"
+
+
+def test_closed_and_replaced_streams_cost_neither_the_file_nor_the_pod(pods):
+    source = """
+    import os, sys
+    class Odd:
+        def write(self, text):
+            return len(text)
+        def flush(self):
+            raise TypeError
+    def predict(df):
+        step = len(df)
+        if step == 1:
+            os.close(1); os.close(2)
+        if step == 2:
+            os.write(1, b"still heard\\n")
+            sys.stdout.close()
+        if step == 3:
+            sys.stdout = sys.stderr = Odd()
+            print("unheard")
+        if step == 4:
+            sys.stdout = sys.stderr = None
+        return df
+    """
+    with pods.started(source) as pod:
+        for rows in range(1, 6):
+            assert pods.predict(pod, "a\n" + "1\n" * rows).rows_out == rows
+            assert pods.result == "a\n" + "1\n" * rows
+    assert pods.printed == [("stdout", "still heard")]
+
+
+# ---- what a pod is given
+
+
+def test_the_environment_is_the_parameters_and_what_the_pod_itself_needs(pods, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("PYTHONPATH", "/canary")
+    source = """
+    import json, os, pandas as pd
+    at_start = dict(os.environ)
+    def predict(df):
+        return pd.DataFrame({"environment": [json.dumps(at_start)]})
+    """
+    with pods.started(source, parameters={"THRESHOLD": "a=b", "HOME": "/mine"}, threads=2) as pod:
+        pods.predict(pod, output_path=pods.folder / "out.parquet", output_type=FileType.PARQUET)
+    environment = json.loads(pd.read_parquet(pods.folder / "out.parquet")["environment"][0])
+    scratch = pod.spec.scratch
+    caps = {name: value for name, value in environment.items() if "THREADS" in name or "LOKY" in name}
+    assert set(caps.values()) == {"2"}
+    assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"} <= set(caps)
+    assert {name: value for name, value in environment.items() if name not in caps} == {
+        "THRESHOLD": "a=b",
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch / "tmp"),
+        "LANG": "C.UTF-8",
+        "CUDA_VISIBLE_DEVICES": "",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def test_the_thread_cap_reaches_arrow(pods):
+    source = """
+    import pandas as pd, pyarrow as pa
+    def predict(df):
+        return pd.DataFrame({"cpu": [pa.cpu_count()], "io": [pa.io_thread_count()]})
+    """
+    with pods.started(source, threads=3) as pod:
+        pods.predict(pod)
+    assert pods.result == "cpu,io\n3,3\n"
+
+
+def test_a_model_reads_its_files_by_relative_paths_and_writes_nothing_into_the_build(pods):
+    source = """
+    from pathlib import Path
+    def predict(df):
+        for path in ("new.txt", "data/new.txt"):
+            Path(path).write_text("written")
+        return df.assign(rate=float(Path("data/rate.txt").read_text()))
+    """
+    spec = pods.spec(source)
+    (spec.folder / "data").mkdir()
+    (spec.folder / "data/rate.txt").write_text("0.5")
+    before = sorted(spec.folder.rglob("*"))
+    with pods.pod(spec) as pod:
+        pod.start()
+        pods.predict(pod)
+    assert pods.result == "a,rate\n1,0.5\n2,0.5\n"
+    assert sorted(spec.folder.rglob("*")) == before
+
+
+def test_the_scratch_folder_goes_with_the_pod(pods):
+    with pods.started("import tempfile\ntempfile.mkstemp()\n" + ECHO) as pod:
+        assert pod.spec.scratch.is_dir()
+    assert not pod.spec.scratch.exists()
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_named(pods):
+    spec = pods.spec(ECHO)
+    spec.scratch.symlink_to(pods.folder / "nowhere" / "below")
+    with pytest.raises((ObjectNotFoundError, Exception), match=str(spec.scratch)), pods.pod(spec) as pod:
+        pod.start()
+    spec.scratch.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def other_python(tmp_path):
+    """A virtual environment without this project, which finds this one's libraries through a ``.pth`` file."""
+
+    def make(*, with_libraries=True):
+        folder = tmp_path / "other"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+        if with_libraries:
+            (site / "shared.pth").write_text(sysconfig.get_path("purelib"))
+        return folder
+
+    return make
+
+
+def test_a_build_runs_in_its_own_interpreter(pods, other_python):
+    folder = other_python()
+    source = """
+    import sys, pandas as pd
+    def predict(df):
+        return pd.DataFrame({"prefix": [sys.prefix], "ours": ["airflow_batchexec" in sys.modules]})
+    """
+    with pods.started(source, interpreter=str(folder / "bin/python")) as pod:
+        pods.predict(pod)
+    assert pods.result == f"prefix,ours\n{folder},False\n"
+
+
+def test_an_interpreter_without_pandas_is_named(pods, other_python):
+    python = other_python(with_libraries=False) / "bin/python"
+    with (
+        pytest.raises(ModelLoadError, match=f"{python} cannot import pandas, which every build needs"),
+        pods.started(ECHO, interpreter=str(python)),
+    ):
+        pass
+
+
+# ---- nothing outlives a pod
+
+STARTS_CHILDREN = """
+import ctypes, os, pathlib, subprocess, sys
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+def children():
+    inside = subprocess.Popen(SLEEP)
+    outside = subprocess.Popen(SLEEP, start_new_session=True)
+    # A daemon: in a session of its own, its parent gone.
+    daemon = subprocess.run(
+        [sys.executable, "-c", f"import subprocess; print(subprocess.Popen({SLEEP}, start_new_session=True, "
+         "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"],
+        capture_output=True, text=True)
+    pids = f"{os.getpid()} {inside.pid} {outside.pid} {int(daemon.stdout)}"
+    pathlib.Path(os.environ["PIDS"]).write_text(pids + " end")
+"""
+
+
+def pids_in(path: Path) -> list[int]:
+    wait_until(lambda: path.exists() and path.read_text().endswith(" end"))
+    return [int(pid) for pid in path.read_text().split()[:-1]]
+
+
+@pytest.mark.parametrize("end", ["close", "end", "death", "kill", "deadline"])
+def test_no_process_that_a_model_starts_outlives_its_pod(pods, tmp_path, end):
+    last = {
+        "death": "os._exit(1)",
+        "kill": "os.kill(os.getpid(), 9)",
+        "deadline": HANG_IN_C,
+    }.get(end, "return df")
+    source = f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {last}\n"
+    path = tmp_path / "pids"
+    with pods.started(source, parameters={"PIDS": str(path)}) as pod:
+        if end in {"close", "end"}:
+            pods.predict(pod)
+            pids = pids_in(path)
+            assert all(map(is_running, pids))
+            if end == "end":
+                pod.end()
+                assert not any(map(is_running, pids))
+        else:
+            with pytest.raises((PodDiedError, DeadlineExceeded)):
+                pods.predict(pod, deadline=soon(3))
+            assert not any(map(is_running, pids_in(path)))
+    assert not any(map(is_running, pids_in(path)))
+
+
+PARENT = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pods import PodStarter
+pods = PodStarter(Path(sys.argv[2]))
+source = Path(sys.argv[3]).read_text()
+with pods.started(source, parameters={"PIDS": sys.argv[4]}) as pod:
+    pods.predict(pod)
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("busy", ["return df", "while True: pass", HANG_IN_C], ids=["idle", "spins", "in C"])
+def test_a_pod_and_its_children_end_when_their_parent_is_killed(tmp_path, busy):
+    model, path, folder = tmp_path / "source.py", tmp_path / "pids", tmp_path / "parent"
+    model.write_text(f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {busy}\n")
+    folder.mkdir()
+    tests = str(Path(__file__).parents[3])
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, tests, str(folder), str(model), str(path)])
+    try:
+        pids = pids_in(path)
+        pids += [process.pid for process in psutil.Process(parent.pid).children(recursive=True)]
+        assert all(map(is_running, pids))
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not any(map(is_running, pids)))
+
+
+def test_a_pod_can_be_ended_from_another_thread(pods):
+    source = "import time\ndef predict(df):\n    print('predicting')\n    time.sleep(600)\n"
+    with pods.started(source) as pod:
+
+        def cancel():
+            wait_until(lambda: pods.printed)
+            pod.end(ExecutionCancelledError("Somebody pressed Ctrl-C."))
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        with pytest.raises(ExecutionCancelledError, match=r"Ctrl-C"):
+            pods.predict(pod)
+        thread.join()
+        assert not pod.alive
+
+
+def test_a_pod_that_was_ended_before_it_started_does_not_start(pods):
+    with pods.pod(pods.spec(ECHO)) as pod:
+        pod.end(ExecutionCancelledError("Too late."))
+        with pytest.raises(ExecutionCancelledError, match=r"Too late"):
+            pod.start()
+
+
+def test_a_pod_whose_keeper_is_killed_dies_with_it(pods, tmp_path):
+    path = tmp_path / "pids"
+    source = f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {HANG_IN_C}\n"
+    with pods.started(source, parameters={"PIDS": str(path)}) as pod:
+
+        def kill():
+            worker = psutil.Process(pids_in(path)[0])
+            os.kill(worker.ppid(), signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(PodDiedError, match="was killed by SIGKILL"):
+            pods.predict(pod)
+        thread.join()
+    worker, inside, outside, daemon = pids_in(path)
+    wait_until(lambda: not is_running(worker) and not is_running(inside))
+    for pid in (outside, daemon):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,233 @@
+"""The ledger: nothing that was recorded is lost, and each file has one last word."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec.engine.ledger import (
+    FileRecord,
+    FileStatus,
+    LedgerWriter,
+    StoredFile,
+    latest,
+    now,
+    read_ledger,
+)
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.storage import LocalStorage, ObjectInfo
+from airflow_batchexec.exceptions import AccessDeniedError
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+sizes = st.integers(0, 2**60)
+stored_files = st.builds(StoredFile, uri=texts, size_bytes=sizes, etag=texts, rows=sizes)
+# Times as ``to_dict`` gives them: whole microseconds.
+microseconds = st.integers(0, 10**9).map(lambda number: round(number / 1_000_000, 6))
+records = st.builds(
+    FileRecord,
+    file=texts,
+    etag=texts,
+    status=st.sampled_from(FileStatus),
+    pod=texts,
+    attempt=st.integers(0, 5),
+    at=st.floats(0, 1e10),
+    generation=st.integers(0, 5),
+    input=st.none() | stored_files,
+    output=st.none() | stored_files,
+    seconds=st.dictionaries(st.sampled_from(["fetch", "read", "predict"]), microseconds),
+    peak_memory_bytes=sizes,
+    reason=texts,
+    error=texts,
+    traceback=texts,
+)
+
+
+def record(file="day.csv", status=FileStatus.FINISHED, *, attempt=1, at=1.0, generation=0, pod="pod-1"):
+    return FileRecord(
+        file=file, etag="e", status=status, pod=pod, attempt=attempt, at=at, generation=generation
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Location.of_path(tmp_path / "ledger" / "0")
+
+
+# ---- records
+
+
+@given(records)
+def test_a_record_and_its_json_are_inverses(entry):
+    values = json.loads(json.dumps(entry.to_dict()))
+    assert FileRecord.from_dict(values) == entry
+
+
+def test_a_record_that_says_little_takes_little_room():
+    entry = FileRecord(file="day.csv", etag="", status=FileStatus.NOT_STARTED)
+    assert entry.to_dict() == {"file": "day.csv", "etag": "", "status": "NOT_STARTED"}
+    assert FileRecord.from_dict(entry.to_dict()) == entry
+
+
+def test_a_stored_file_of_no_rows_and_no_bytes_is_kept():
+    entry = replace(record(), output=StoredFile("s3://b/x", 0, "", 0))
+    assert entry.to_dict()["output"] == {"uri": "s3://b/x", "size_bytes": 0, "etag": "", "rows": 0}
+
+
+def test_times_are_kept_to_the_microsecond():
+    assert replace(record(), seconds={"read": 0.12345678}).to_dict()["seconds"] == {"read": 0.123457}
+
+
+def test_an_object_becomes_a_stored_file():
+    info = ObjectInfo(Location.parse("s3://b/x.csv"), 7, "tag")
+    assert StoredFile.of(info, rows=3) == StoredFile("s3://b/x.csv", 7, "tag", 3)
+
+
+# ---- the writer
+
+
+def test_what_was_added_is_there_after_close(folder):
+    writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
+    entries = [record(f"{number}.csv", at=float(number)) for number in range(500)]
+    for entry in entries:
+        writer.add(entry)
+    writer.close()
+    assert read_ledger(LocalStorage(), folder) == entries
+
+
+class Watched(LocalStorage):
+    """Tells when a segment has been written."""
+
+    def __init__(self):
+        self.written = threading.Semaphore(0)
+
+    def write(self, location, data):
+        info = super().write(location, data)
+        self.written.release()
+        return info
+
+
+def test_a_start_can_be_read_while_the_file_is_predicted(folder):
+    storage = Watched()
+    writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
+    started = record(status=FileStatus.STARTED)
+    writer.add(started)
+    assert storage.written.acquire(timeout=10)
+    assert read_ledger(storage, folder) == [started]
+    ended = record(at=2.0)
+    writer.add(ended)
+    writer.close()
+    assert read_ledger(storage, folder) == [started, ended]
+
+
+def test_many_quick_records_cost_few_segments(folder):
+    storage = LocalStorage()
+    writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
+    for number in range(1000):
+        writer.add(record(f"{number}.csv"))
+    writer.close()
+    names = [info.location.name for info in storage.list(folder)]
+    assert len(names) <= 3
+    assert names == [f"pod-1-{number:06d}.jsonl" for number in range(len(names))]
+
+
+def test_a_writer_without_records_writes_nothing(folder):
+    writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
+    writer.close()
+    writer.close()
+    assert not folder.path.exists()
+    assert read_ledger(LocalStorage(), folder) == []
+
+
+def test_several_threads_and_writers_lose_nothing(folder):
+    storage = LocalStorage()
+    writers = [LedgerWriter(storage=storage, folder=folder, writer=f"pod-{n}") for n in range(3)]
+
+    def work(number):
+        for count in range(100):
+            writers[number % 3].add(record(f"{number}-{count}.csv", at=now()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for writer in writers:
+        writer.close()
+    files = [entry.file for entry in read_ledger(storage, folder)]
+    assert sorted(files) == sorted(f"{number}-{count}.csv" for number in range(9) for count in range(100))
+
+
+def test_a_record_after_close_is_refused_rather_than_lost(folder):
+    writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
+    writer.close()
+    with pytest.raises(RuntimeError, match=r"day\.csv: the ledger is closed"):
+        writer.add(record())
+
+
+class Refusing(LocalStorage):
+    """A destination that has become unwritable."""
+
+    def __init__(self):
+        self.asked = threading.Event()
+
+    def write(self, location, data):
+        self.asked.set()
+        raise AccessDeniedError(f"Cannot write {location.uri}.", uri=location.uri)
+
+
+def test_a_ledger_that_cannot_be_written_is_heard_of(folder):
+    storage = Refusing()
+    writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
+    writer.add(record())
+    assert storage.asked.wait(10)
+    with pytest.raises(AccessDeniedError):
+        writer.close()
+    with pytest.raises(AccessDeniedError):
+        writer.add(record())
+
+
+def test_what_else_lies_in_the_folder_is_no_segment(folder):
+    storage = LocalStorage()
+    storage.write(folder.join("notes.txt"), b"not a record")
+    storage.write(folder.join("pod-1-000000.jsonl"), json.dumps(record().to_dict()).encode())
+    assert read_ledger(storage, folder) == [record()]
+
+
+# ---- the last word
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "last"),
+    [
+        (record(status=FileStatus.STARTED), record(at=2.0), FileStatus.FINISHED),
+        # Both were recorded within one tick of the clock.
+        (record(status=FileStatus.STARTED), record(), FileStatus.FINISHED),
+        (record(status=FileStatus.FAILED), record(status=FileStatus.STARTED, attempt=2), FileStatus.STARTED),
+        (record(status=FileStatus.FAILED), record(attempt=2, at=2.0), FileStatus.FINISHED),
+        # The second worker's clock is behind.
+        (record(status=FileStatus.FAILED, at=9.0), record(attempt=2, at=2.0), FileStatus.FINISHED),
+        # The run was cleared, and the attempts were counted anew.
+        (record(attempt=2), record(status=FileStatus.STARTED, generation=1), FileStatus.STARTED),
+        (record(attempt=2), record(status=FileStatus.FAILED, generation=1), FileStatus.FAILED),
+        (record(status=FileStatus.CANCELLED), record(status=FileStatus.FAILED, at=2.0), FileStatus.FAILED),
+    ],
+)
+def test_the_last_attempt_has_the_last_word_in_whichever_order_it_is_read(first, second, last):
+    assert latest([first, second])["day.csv"].status is last
+    if (first.attempt, first.status) != (second.attempt, second.status):
+        assert latest([second, first])["day.csv"].status is last
+
+
+@given(st.lists(records, max_size=12))
+def test_every_file_has_one_last_word_of_its_highest_attempt(entries):
+    words = latest(entries)
+    assert set(words) == {entry.file for entry in entries}
+    for file, word in words.items():
+        attempts = [(entry.generation, entry.attempt) for entry in entries if entry.file == file]
+        assert (word.generation, word.attempt) == max(attempts)
+        assert word in entries

@@ -1,0 +1,245 @@
+"""The lock against a twin: of all who want it one has it, and it never outlives its owner for long."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from uuid import uuid4
+
+import pytest
+
+from airflow_batchexec.config import Identity
+from airflow_batchexec.engine.lock import (
+    LockOwner,
+    OwnerState,
+    acquire,
+    local_owner_state,
+    lock_location,
+    release,
+)
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.s3 import S3Access, connect
+from airflow_batchexec.exceptions import ExecutionRunningError, ObjectNotFoundError
+
+IDENTITY = Identity("m", "1", "s3://b", "in", "s3://b", "out")
+CONTENDER = """
+import sys
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.lock import LockOwner, OwnerState, acquire
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.exceptions import ExecutionRunningError
+
+location, name = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    acquire(
+        storage=LocalStorage(),
+        location=Location.parse(location),
+        owner=LockOwner(name),
+        state_of=lambda owner: OwnerState.ENDED if owner.execution_id == "ended" else OwnerState.RUNNING,
+    )
+    print("taken", flush=True)
+except ExecutionRunningError:
+    print("refused", flush=True)
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    """A storage, and where in it a lock would lie."""
+    if request.param == "local":
+        return LocalStorage(), lock_location(Location.of_path(tmp_path / "out"), IDENTITY)
+    server = request.getfixturevalue("s3_server")
+    storage = connect(
+        S3Access(
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+            endpoint_url=server.endpoint_url,
+            region_name=server.region,
+        )
+    )
+    return storage, lock_location(Location.parse(f"s3://{server.make_bucket()}/{uuid4().hex}"), IDENTITY)
+
+
+def state(ended=(), unknown=()):
+    def state_of(owner):
+        if owner.execution_id in ended:
+            return OwnerState.ENDED
+        return OwnerState.UNKNOWN if owner.execution_id in unknown else OwnerState.RUNNING
+
+    return state_of
+
+
+def take(place, owner, state_of=None):
+    storage, location = place
+    return acquire(storage=storage, location=location, owner=owner, state_of=state_of or state())
+
+
+def holder(place):
+    storage, location = place
+    return LockOwner(**json.loads(storage.read(location)))
+
+
+def contend(place, state_of):
+    """Sixteen threads want the lock at once; those who got it."""
+    barrier = threading.Barrier(16)
+    winners, losers = [], []
+
+    def work(name):
+        barrier.wait()
+        try:
+            assert take(place, LockOwner(name), state_of)
+            winners.append(name)
+        except ExecutionRunningError as error:
+            losers.append(error.details["execution_id"])
+
+    threads = [threading.Thread(target=work, args=(f"execution-{n}",)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) + len(losers) == 16
+    assert set(losers) == set(winners)
+    return winners
+
+
+def test_of_many_threads_one_takes_the_lock(place):
+    (winner,) = contend(place, state())
+    assert holder(place) == LockOwner(winner)
+
+
+def test_of_many_threads_one_takes_the_lock_of_an_owner_that_has_ended(place):
+    take(place, LockOwner("ended"))
+    (winner,) = contend(place, state(ended={"ended"}))
+    assert holder(place) == LockOwner(winner)
+
+
+@pytest.mark.parametrize("before", [None, "ended"])
+def test_of_many_processes_one_takes_the_lock(tmp_path, before):
+    place = LocalStorage(), lock_location(Location.of_path(tmp_path / "out"), IDENTITY)
+    if before:
+        take(place, LockOwner(before))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, place[1].uri, f"execution-{n}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(8)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert sorted(answers) == ["refused"] * 7 + ["taken"]
+    assert holder(place).execution_id == f"execution-{answers.index('taken')}"
+
+
+def test_whoever_holds_the_lock_keeps_it(place):
+    owner = LockOwner("scheduled__1", dag_id="d", run_id="scheduled__1")
+    assert take(place, owner) is True
+    assert take(place, owner) is False
+    assert holder(place) == owner
+
+
+def test_a_twin_is_refused_with_the_name_of_the_holder(place):
+    take(place, LockOwner("first", dag_id="batch_execution", run_id="first"))
+    with pytest.raises(
+        ExecutionRunningError, match=r"is running: first \(DAG batch_execution, run first\)"
+    ) as caught:
+        take(place, LockOwner("second", dag_id="batch_execution", run_id="second"))
+    assert caught.value.details["execution_id"] == "first"
+
+
+def test_a_run_of_the_same_name_in_another_dag_is_a_twin(place):
+    take(place, LockOwner("manual__1", dag_id="a", run_id="manual__1"))
+    with pytest.raises(ExecutionRunningError):
+        take(place, LockOwner("manual__1", dag_id="b", run_id="manual__1"))
+
+
+def test_the_lock_of_an_unknown_owner_is_not_taken_and_says_what_to_do(place):
+    take(place, LockOwner("lost", host="elsewhere", pid=7))
+    with pytest.raises(ExecutionRunningError) as caught:
+        take(place, LockOwner("second"), state(unknown={"lost"}))
+    assert "lost (process 7 on elsewhere)" in caught.value.message
+    assert f"delete {place[1].uri}" in caught.value.message
+    assert holder(place).execution_id == "lost"
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"[]", b'{"owner": 1}', b"\xff"])
+def test_a_lock_that_does_not_say_who_holds_it_is_left_to_a_person(place, content):
+    storage, location = place
+    storage.write(location, content)
+    with pytest.raises(ExecutionRunningError, match="does not say who holds it") as caught:
+        take(place, LockOwner("second"))
+    assert caught.value.details["uri"] == location.uri
+    release(storage=storage, location=location, owner=LockOwner("second"))
+    assert storage.read(location) == content
+
+
+def test_only_the_owner_gives_the_lock_back(place):
+    storage, location = place
+    take(place, LockOwner("first", dag_id="a"))
+    for other in (LockOwner("second", dag_id="a"), LockOwner("first", dag_id="b")):
+        release(storage=storage, location=location, owner=other)
+        assert holder(place).execution_id == "first"
+    release(storage=storage, location=location, owner=LockOwner("first", dag_id="a"))
+    with pytest.raises(ObjectNotFoundError):
+        storage.stat(location)
+    release(storage=storage, location=location, owner=LockOwner("first", dag_id="a"))
+    assert take(place, LockOwner("second")) is True
+
+
+def test_an_owner_whose_lock_was_taken_over_does_not_release_it(place):
+    storage, location = place
+    take(place, LockOwner("ended"))
+    take(place, LockOwner("second"), state(ended={"ended"}))
+    release(storage=storage, location=location, owner=LockOwner("ended"))
+    assert holder(place) == LockOwner("second")
+
+
+def test_the_lock_of_each_identity_lies_elsewhere():
+    out = Location.parse("s3://b/out")
+    first = lock_location(out, IDENTITY)
+    assert out.join("_batchexec/locks").contains(first)
+    assert first != lock_location(out, replace(IDENTITY, build_id="2"))
+
+
+# ---- who still runs
+
+
+def test_this_process_runs():
+    owner = LockOwner.this_process("x")
+    assert owner.host == socket.gethostname()
+    assert local_owner_state(LockOwner(**json.loads(json.dumps(asdict(owner))))) is OwnerState.RUNNING
+
+
+def test_a_process_that_was_killed_has_ended_and_a_pid_that_was_used_again_is_another():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        owner = replace(LockOwner.this_process("x"), pid=process.pid, started=0.0)
+        assert local_owner_state(owner) is OwnerState.ENDED
+    finally:
+        process.kill()
+        process.communicate()
+    assert local_owner_state(replace(LockOwner.this_process("x"), pid=process.pid)) is OwnerState.ENDED
+
+
+def test_of_owners_elsewhere_nothing_is_known():
+    here = LockOwner.this_process("x")
+    assert local_owner_state(replace(here, host="elsewhere")) is OwnerState.UNKNOWN
+    assert local_owner_state(LockOwner("x", dag_id="d", run_id="x")) is OwnerState.UNKNOWN

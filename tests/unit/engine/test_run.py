@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import pytest
+from pods import PodStarter, nothing_left_behind
+
+from airflow_batchexec.engine.formats import FileType
+from airflow_batchexec.engine.ledger import FileStatus
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.plan import make_plan
+from airflow_batchexec.engine.run import FileRoute, Limits, run_files
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.exceptions import (
+    ExecutionCancelledError,
+    FileTimeoutError,
+    JobTimeoutError,
+    ObjectChangedError,
+    PodDiedError,
+    PredictError,
+    StorageError,
+)
+
+STARTED, FINISHED, FAILED = FileStatus.STARTED, FileStatus.FINISHED, FileStatus.FAILED
+ECHO = "def predict(df):\n    return df\n"
+# What a row says is done to the file that holds it.
+OBEDIENT = """
+import os, time
+def predict(df):
+    order = df["order"][0]
+    if order == "fail":
+        raise ValueError("as told")
+    if order == "hang":
+        time.sleep(600)
+    if order == "die":
+        os._exit(1)
+    return df
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    with nothing_left_behind():
+        yield
+
+
+class Route:
+    """Files on their way from one folder of a temporary folder to another, through one pod.
+
+    Attributes:
+        records: What has been recorded, as (file, status).
+    """
+
+    def __init__(self, folder):
+        self.source, self.results, self.scratch = (folder / name for name in ("source", "results", "scratch"))
+        self.pods = PodStarter(folder)
+        self.storage = LocalStorage()
+        self.entries = []
+        self.names = []
+        self.parameters = {}
+
+    @property
+    def records(self):
+        return [(entry.file, entry.status) for entry in self.entries]
+
+    def last(self, file):
+        return [entry for entry in self.entries if entry.file == file][-1]
+
+    def write(self, **orders):
+        """Input files of ten rows by name; ``__`` in a name stands for a folder."""
+        for name, order in orders.items():
+            path = self.source / f"{name.replace('__', '/')}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("order\n" + f"{order}\n" * 10)
+            self.names.append(str(path.relative_to(self.source)))
+
+    def plan(self):
+        """The file tasks in the order in which their files were written."""
+        source, destination = Location.of_path(self.source), Location.of_path(self.results)
+        plan = make_plan(
+            listing=self.storage.list(source),
+            source=source,
+            destination=destination,
+            input_type=FileType.CSV,
+            output_type=FileType.PARQUET,
+        )
+        return sorted(plan.tasks, key=lambda task: self.names.index(task.file))
+
+    def run(self, *, model=OBEDIENT, tasks=None, record=None, **limits):
+        route = FileRoute(
+            source=self.storage,
+            root=Location.of_path(self.source),
+            input_type=FileType.CSV,
+            destination=self.storage,
+            results=Location.of_path(self.results),
+            output_type=FileType.PARQUET,
+            scratch=self.scratch / "in",
+            staging=self.scratch / "out",
+            prefetch=self.storage.staging(Location.of_path(self.source)) is None,
+        )
+
+        def remember(entry):
+            self.entries.append(entry)
+            if record is not None:
+                record(entry)
+
+        with self.pods.started(model, parameters=self.parameters) as self.pod:
+            error = run_files(
+                tasks=iter(self.plan() if tasks is None else tasks),
+                pod=self.pod,
+                attempt=2,
+                generation=1,
+                route=route,
+                limits=Limits(**limits),
+                record=remember,
+            )
+        assert not (self.scratch / "in").exists()
+        assert not (self.scratch / "out").exists()
+        self.check_records()
+        return error
+
+    def check_records(self):
+        """Whatever happened: every file that was begun was begun once, and ended once, after that."""
+        for file in {entry.file for entry in self.entries}:
+            statuses = [entry.status for entry in self.entries if entry.file == file]
+            assert statuses[0] is STARTED
+            assert len(statuses) == 2
+            assert statuses[1] is not STARTED
+
+    def published(self):
+        return sorted(
+            str(path.relative_to(self.results)) for path in self.results.rglob("*") if path.is_file()
+        )
+
+
+@pytest.fixture
+def route(tmp_path):
+    return Route(tmp_path)
+
+
+class Bucket(LocalStorage):
+    """A storage that, like a bucket, must be fetched from and is published to by copying.
+
+    Attributes:
+        events: What has happened, as (what, name).
+    """
+
+    def __init__(self):
+        self.events = []
+
+    def staging(self, folder):
+        return None
+
+    def fetch(self, info, scratch_file):
+        self.events.append(("fetch", info.location.name))
+        shutil.copyfile(super().fetch(info, scratch_file), scratch_file)
+        return scratch_file
+
+    def publish(self, path, location):
+        self.events.append(("publish", location.name))
+        return super().publish(path, location)
+
+
+@pytest.fixture
+def bucket(route):
+    route.storage = Bucket()
+    return route
+
+
+@pytest.fixture(params=[LocalStorage, Bucket])
+def any_route(route, request):
+    route.storage = request.param()
+    return route
+
+
+def test_files_are_predicted_in_order_and_each_is_recorded(any_route):
+    any_route.write(a="x", b="x", deep__er__c="x", d="x")
+    assert any_route.run() is None
+    starts = [file for file, status in any_route.records if status is STARTED]
+    ends = [file for file, status in any_route.records if status is FINISHED]
+    assert starts == ends == ["a.csv", "b.csv", "deep/er/c.csv", "d.csv"]
+    assert any_route.published() == ["a.parquet", "b.parquet", "d.parquet", "deep/er/c.parquet"]
+
+
+def test_the_record_of_a_finished_file_says_what_was_read_and_published(any_route):
+    any_route.write(a="x")
+    (task,) = any_route.plan()
+    any_route.run()
+    entry = any_route.last("a.csv")
+    source, result = any_route.source / "a.csv", any_route.results / "a.parquet"
+    assert (entry.pod, entry.attempt, entry.generation, entry.etag) == ("pod-0", 2, 1, task.etag)
+    assert (entry.input.uri, entry.input.size_bytes, entry.input.etag, entry.input.rows) == (
+        *(f"file://{source}", source.stat().st_size),
+        *(task.etag, 10),
+    )
+    stored = any_route.storage.stat(Location.of_path(result))
+    assert (entry.output.uri, entry.output.size_bytes, entry.output.etag, entry.output.rows) == (
+        *(f"file://{result}", result.stat().st_size),
+        *(stored.etag, 10),
+    )
+    assert set(entry.seconds) == {"fetch", "read", "predict", "write", "publish"}
+    assert entry.peak_memory_bytes > 0
+
+
+def test_the_first_failure_is_the_last_file_begun(any_route):
+    any_route.write(a="x", b="fail", c="x", d="x")
+    error = any_route.run()
+    assert isinstance(error, PredictError)
+    assert error.details["file"] == "b.csv"
+    assert {file for file, _ in any_route.records} == {"a.csv", "b.csv"}
+    assert any_route.published() == ["a.parquet"]
+    entry = any_route.last("b.csv")
+    assert (entry.status, entry.error) == (FAILED, "PredictError")
+    assert entry.reason == "b.csv: ValueError: as told."
+    assert 'raise ValueError("as told")' in entry.traceback
+
+
+def test_a_pod_that_dies_fails_the_file_it_had(any_route):
+    any_route.write(a="x", b="die", c="x")
+    error = any_route.run()
+    assert isinstance(error, PodDiedError)
+    assert error.details["file"] == "b.csv"
+    assert any_route.last("b.csv").status is FAILED
+    assert any_route.published() == ["a.parquet"]
+
+
+def test_no_file_is_begun_once_it_is_time_to_stop(any_route):
+    any_route.write(a="x", b="x", c="x")
+    stop = threading.Event()
+
+    def record(entry):
+        if (entry.file, entry.status) == ("b.csv", STARTED):
+            stop.set()
+
+    assert any_route.run(record=record, should_stop=stop.is_set) is None
+    assert {file for file, _ in any_route.records} == {"a.csv", "b.csv"}
+    assert any_route.published() == ["a.parquet", "b.parquet"]
+
+
+def test_a_file_over_its_timeout_is_recorded_as_such(any_route):
+    any_route.write(a="x", b="hang", c="x")
+    error = any_route.run(file_timeout=1.5)
+    assert isinstance(error, FileTimeoutError)
+    assert error.message == "b.csv: it took longer than file_timeout, 1.5 s; its pod has been ended."
+    assert any_route.last("b.csv").status is FileStatus.TIMEOUT
+    assert any_route.published() == ["a.parquet"]
+
+
+def test_the_executions_deadline_ends_the_file_under_way(any_route):
+    any_route.write(a="hang", b="x")
+    error = any_route.run(job_timeout=7, job_deadline=time.monotonic() + 2, file_timeout=60)
+    assert isinstance(error, JobTimeoutError)
+    assert "job_timeout of 7 s" in error.message
+    assert any_route.records == [("a.csv", STARTED), ("a.csv", FileStatus.TIMEOUT)]
+
+
+def test_a_cancelled_file_is_recorded_as_cancelled(any_route):
+    any_route.write(a="hang", b="x")
+    threads = []
+
+    def record(entry):
+        if entry.status is STARTED:
+            reason = ExecutionCancelledError("Somebody pressed Ctrl-C.")
+            threads.append(threading.Thread(target=any_route.pod.end, args=[reason]))
+            threads[0].start()
+
+    error = any_route.run(record=record)
+    threads[0].join()
+    assert isinstance(error, ExecutionCancelledError)
+    assert any_route.records == [("a.csv", STARTED), ("a.csv", FileStatus.CANCELLED)]
+
+
+def test_a_source_that_has_changed_since_it_was_listed_is_refused(any_route):
+    any_route.write(a="x", b="x")
+    tasks = any_route.plan()
+    (any_route.source / "b.csv").write_text("order\nnew\n")
+    error = any_route.run(tasks=tasks)
+    assert isinstance(error, ObjectChangedError)
+    assert error.details["file"] == "b.csv"
+    assert any_route.published() == ["a.parquet"]
+
+
+def test_a_source_that_is_gone_fails_its_file(any_route):
+    any_route.write(a="x", b="x")
+    tasks = any_route.plan()
+    (any_route.source / "a.csv").unlink()
+    error = any_route.run(tasks=tasks)
+    assert isinstance(error, StorageError)
+    assert any_route.records == [("a.csv", STARTED), ("a.csv", FAILED)]
+
+
+def test_a_result_that_cannot_be_published_stops_the_run_and_names_the_file(any_route):
+    any_route.write(deep__a="x", b="x", c="x", d="x")
+    any_route.results.mkdir()
+    (any_route.results / "deep").write_text("a file where the folder should be")
+    error = any_route.run()
+    assert isinstance(error, StorageError)
+    assert error.details["file"] == "deep/a.csv"
+    assert ("deep/a.csv", FAILED) in any_route.records
+    # The next may have been under way by then; none after it.
+    assert {file for file, _ in any_route.records} <= {"deep/a.csv", "b.csv"}
+    assert (any_route.results / "deep").read_text() == "a file where the folder should be"
+
+
+def test_inputs_on_disk_are_read_where_they_lie_and_stay(route):
+    route.write(a="x", b="fail")
+    before = {path.name: path.read_bytes() for path in route.source.iterdir()}
+    route.run()
+    assert {path.name: path.read_bytes() for path in route.source.iterdir()} == before
+
+
+def test_the_next_file_is_fetched_and_the_last_published_while_one_is_predicted(bucket, tmp_path):
+    """``predict`` of each file waits until the neighbours have been dealt with: without overlap it waits for ever."""
+    source = """
+    import os, pathlib, time
+    marks = pathlib.Path(os.environ["MARKS"])
+    def predict(df):
+        for mark in df["order"][0].split():
+            deadline = time.monotonic() + 20
+            while not (marks / mark).exists():
+                assert time.monotonic() < deadline, mark
+                time.sleep(0.005)
+        return df
+    """
+    bucket.write(a="fetch-b.csv", b="fetch-c.csv publish-a.parquet", c="publish-b.parquet")
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    class Marking(Bucket):
+        def fetch(self, info, scratch_file):
+            path = super().fetch(info, scratch_file)
+            (marks / f"fetch-{info.location.name}").touch()
+            return path
+
+        def publish(self, path, location):
+            info = super().publish(path, location)
+            (marks / f"publish-{location.name}").touch()
+            return info
+
+    bucket.storage = Marking()
+    bucket.parameters = {"MARKS": str(marks)}
+    assert bucket.run(model=source) is None
+    assert bucket.published() == ["a.parquet", "b.parquet", "c.parquet"]
+
+
+def test_a_file_that_was_fetched_ahead_but_not_begun_is_not_recorded(bucket):
+    bucket.write(a="fail", b="x", c="x")
+    assert isinstance(bucket.run(), PredictError)
+    assert bucket.records == [("a.csv", STARTED), ("a.csv", FAILED)]
+    assert ("fetch", "c.csv") not in bucket.storage.events
+
+
+def test_at_most_three_inputs_lie_in_the_scratch_folder_at_once(bucket):
+    bucket.write(**dict.fromkeys("abcdefgh", "x"))
+    most = []
+
+    def record(entry):
+        if entry.status is STARTED:
+            most.append(len(list((bucket.scratch / "in").iterdir())))
+
+    assert bucket.run(record=record) is None
+    assert max(most) <= 3
+
+
+def test_a_fetch_that_fails_fails_its_own_file_and_not_the_one_before(bucket):
+    bucket.write(a="x", b="x", c="x")
+
+    class Denied(Bucket):
+        def fetch(self, info, scratch_file):
+            if info.location.name == "b.csv":
+                raise StorageError(f"Cannot fetch {info.location.uri}: the line is dead.")
+            return super().fetch(info, scratch_file)
+
+    bucket.storage = Denied()
+    error = bucket.run()
+    assert error.details["file"] == "b.csv"
+    assert bucket.published() == ["a.parquet"]
+    assert bucket.last("b.csv").reason.endswith("the line is dead.")

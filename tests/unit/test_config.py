@@ -1,0 +1,528 @@
+"""The configuration: the guide's table, what each field takes, and the forms that it travels in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from airflow_batchexec.config import ExecutionConfig, Identity, flat_fields
+from airflow_batchexec.engine.formats import FileType
+from airflow_batchexec.engine.locations import Scheme
+from airflow_batchexec.exceptions import ConfigurationError, LocationError
+
+REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
+
+# The guide's rows: parameter, flat name, default, and what an unset one means.
+GUIDE = [
+    ("Model ID", "model_id", None, None),
+    ("Build ID", "build_id", "", "the deployed build"),
+    ("Bucket", "bucket", "", None),
+    ("Source bucket", "source_bucket", "", "Bucket"),
+    ("Destination bucket", "destination_bucket", "", "Bucket"),
+    ("Source folder", "source_folder", None, None),
+    ("Destination folder", "destination_folder", None, None),
+    ("Input file type", "input_file_type", "CSV", None),
+    ("Output file type", "output_file_type", "CSV", None),
+    ("Access token name", "access_token_name", "", None),
+    ("Access secret name", "access_secret_name", "", None),
+    ("Job timeout", "job_timeout", 0, "0 - no timeout"),
+    ("File timeout", "file_timeout", 0, "0 - no timeout"),
+    ("IAM role ARN", "iam_role_arn", "", None),
+    ("Pods", "pods", 0, "the deployment's"),
+    ("Instance", "instance", "", "the deployment's, else small"),
+    ("Parameters", "parameters", {}, None),
+    ("Service account key secret name", "service_account_key_secret_name", "", None),
+]
+# What existing clients send beyond the guide's table.
+CLIENT_NAMES = {"branch", "cpus", "memory", "gpu_type", "gpu_amount", "purchase_option"}
+
+
+def config(**fields):
+    return ExecutionConfig.from_fields(**{**REQUIRED, **fields})
+
+
+def refused_field(**fields):
+    with pytest.raises(ConfigurationError) as caught:
+        config(**fields)
+    assert caught.value.details["field"] in caught.value.message
+    return caught.value.details["field"]
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize(("title", "name", "default", "unset"), GUIDE, ids=[row[1] for row in GUIDE])
+def test_every_row_of_the_guide_is_a_field(title, name, default, unset):
+    field = flat_fields()[name]
+    assert field.schema["title"] == title
+    assert field.schema["description"].endswith(".")
+    assert field.required is (default is None)
+    assert field.default == default
+    assert field.schema.get("unset") == unset
+
+
+def test_there_is_no_field_beyond_the_guide_and_what_clients_send():
+    assert set(flat_fields()) == {name for _, name, _, _ in GUIDE} | CLIENT_NAMES
+
+
+def test_the_schemas_are_json():
+    for field in flat_fields().values():
+        assert json.loads(json.dumps(field.schema)) == field.schema
+
+
+@pytest.mark.parametrize("name", flat_fields())
+def test_the_schema_of_a_field_takes_its_own_default_and_examples(name):
+    field = flat_fields()[name]
+    jsonschema.Draft202012Validator.check_schema(field.schema)
+    defaults = (
+        []
+        if field.required
+        else [field.default.value if name.endswith("_type") and field.default else field.default]
+    )
+    for value in [*defaults, *field.schema.get("examples", [])]:
+        jsonschema.validate(value, field.schema)
+
+
+@pytest.mark.parametrize("name", ["job_timeout", "file_timeout", "pods", "cpus", "memory", "gpu_amount"])
+def test_the_schema_and_the_configuration_refuse_the_same_numbers(name):
+    for value in (-1, 2**31):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(value, flat_fields()[name].schema)
+        assert refused_field(**{name: value}) == name
+
+
+def test_the_table_cannot_be_changed_by_its_readers():
+    with pytest.raises(TypeError):
+        flat_fields()["pods"] = None
+
+
+# ---- required, unset, unknown
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_required_field_must_be_set(name, nothing):
+    assert refused_field(**{name: nothing}) == name
+
+
+def test_none_is_unset():
+    assert config(**{name: None for name in flat_fields() if name not in REQUIRED}) == config()
+
+
+@pytest.mark.parametrize("name", ["task_timeout", "instance_size", "custom_iam_role_arn", "execution", ""])
+def test_an_unknown_flat_name_is_refused(name):
+    with pytest.raises(ConfigurationError) as caught:
+        config(**{name: "x"})
+    assert caught.value.details["field"] == name
+
+
+def test_an_error_in_a_nested_section_names_the_flat_field():
+    with pytest.raises(ConfigurationError) as caught:
+        ExecutionConfig(execution=REQUIRED, resources={"instance_size": 7})
+    assert caught.value.details["field"] == "instance"
+
+
+def test_a_field_in_the_wrong_section_is_sent_to_the_right_one():
+    with pytest.raises(ConfigurationError, match="pods: it belongs into resources"):
+        ExecutionConfig.Execution(**REQUIRED, pods=3)
+
+
+# ---- values
+
+
+@pytest.mark.parametrize("text", ["parquet", "Parquet", "PARQUET", " parquet "])
+def test_file_types_are_read_in_any_case(text):
+    execution = config(input_file_type=text, output_file_type="feather").execution
+    assert (execution.input_file_type, execution.output_file_type) == (FileType.PARQUET, FileType.FEATHER)
+
+
+def test_an_unknown_file_type_is_refused_with_those_there_are():
+    with pytest.raises(ConfigurationError, match=r"output_file_type: 'orc' .* CSV, PARQUET, FEATHER"):
+        config(output_file_type="orc")
+
+
+def test_numbers_may_arrive_as_text():
+    c = config(pods="4", cpus="1.5", memory="512", job_timeout="60", file_timeout="5")
+    assert (c.resources.pods, c.resources.cpus, c.resources.memory) == (4, 1.5, 512)
+    assert (c.execution.job_timeout, c.execution.file_timeout) == (60, 5)
+
+
+@pytest.mark.parametrize("value", ["many", 1.5, True, "", "nan", [1]])
+def test_what_is_no_whole_number_is_refused(value):
+    assert refused_field(pods=value) == "pods"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "inf", True])
+def test_an_amount_is_finite(value):
+    assert refused_field(cpus=value) == "cpus"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "option"),
+    [
+        ("spot", "spot"),
+        ("SPOT", "spot"),
+        ("on-demand", "on-demand"),
+        ("ondemand", "on-demand"),
+        ("On_Demand", "on-demand"),
+        ("", ""),
+    ],
+)
+def test_the_purchase_option_is_read_as_clients_spell_it(spelling, option):
+    assert config(purchase_option=spelling).advanced_options.purchase_option == option
+
+
+def test_another_purchase_option_is_refused():
+    assert refused_field(purchase_option="reserved") == "purchase_option"
+
+
+@pytest.mark.parametrize(
+    "arn", ["arn:aws:iam::123456789012:role/reader", "arn:aws-cn:iam::123456789012:role/a/b+c=d@e"]
+)
+def test_a_role_is_taken(arn):
+    assert config(iam_role_arn=arn).advanced_options.custom_iam_role_arn == arn
+
+
+@pytest.mark.parametrize("arn", ["reader", "arn:aws:iam::1:role/x", "arn:aws:iam::123456789012:user/x"])
+def test_what_is_no_role_is_refused_by_its_flat_name(arn):
+    assert refused_field(iam_role_arn=arn) == "iam_role_arn"
+
+
+@pytest.mark.parametrize(
+    "name", ["access_token_name", "access_secret_name", "service_account_key_secret_name"]
+)
+def test_a_secret_that_stands_where_its_name_should_is_refused_and_not_repeated(name):
+    with pytest.raises(ConfigurationError) as caught:
+        config(**{name: '{"private_key": "hunter2"}'})
+    assert caught.value.details["field"] == name
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(caught.value.details)
+
+
+@pytest.mark.parametrize("name", ["model_id", "build_id"])
+@pytest.mark.parametrize("value", ["../other", "/etc", "a/b", "..", "a\0b", "x" * 129, "ünï"])
+def test_an_id_is_a_plain_name(name, value):
+    assert refused_field(**{name: value}) == name
+
+
+# ---- buckets and folders
+
+
+@pytest.mark.parametrize(
+    ("fields", "source", "destination"),
+    [
+        ({"bucket": "b"}, "s3://b/in", "s3://b/out"),
+        ({"source_bucket": "x", "destination_bucket": "y"}, "s3://x/in", "s3://y/out"),
+        ({"bucket": "b", "destination_bucket": "y"}, "s3://b/in", "s3://y/out"),
+        ({"bucket": "b", "source_bucket": "x"}, "s3://x/in", "s3://b/out"),
+        ({"bucket": "s3://b/", "source_folder": "in/"}, "s3://b/in", "s3://b/out"),
+        ({"source_folder": "file:///in", "destination_bucket": "y"}, "file:///in", "s3://y/out"),
+        ({"bucket": "b", "source_folder": "file:///in/"}, "file:///in", "s3://b/out"),
+        ({"bucket": "b", "service_account_key_secret_name": "key"}, "gs://b/in", "gs://b/out"),
+    ],
+)
+def test_bucket_and_folder_make_a_location(fields, source, destination):
+    c = config(**{"source_folder": "in", "destination_folder": "out", **fields})
+    assert (c.source.uri, c.destination.uri) == (source, destination)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "source_bucket"),
+        ({"destination_bucket": "b"}, "source_bucket"),
+        ({"source_bucket": "b"}, "destination_bucket"),
+        ({"bucket": "no bucket"}, "source_bucket"),
+        ({"source_folder": "s3://b/in"}, "destination_bucket"),
+    ],
+)
+def test_a_folder_that_is_no_uri_needs_a_bucket(fields, field):
+    assert refused_field(**{"source_folder": "in", "destination_folder": "out", **fields}) == field
+
+
+@pytest.mark.parametrize("name", ["source_folder", "destination_folder"])
+@pytest.mark.parametrize(
+    "folder",
+    ["../x", "a/../../x", "/etc", "a//b", "./a", "s3://flights/../x", "file://relative", "a\0b", "ftp://b/x"],
+)
+def test_a_folder_that_climbs_out_or_is_malformed_is_refused(name, folder):
+    with pytest.raises(LocationError) as caught:
+        config(bucket="flights", **{name: folder})
+    assert caught.value.details["field"] == name
+
+
+def test_a_uri_and_a_bucket_that_disagree_are_refused():
+    assert refused_field(source_bucket="other") == "source_folder"
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "LD_PRELOAD",
+            "LD_LIBRARY_PATH",
+            "LD_AUDIT",
+            "PYTHONPATH",
+            "PYTHONSTARTUP",
+            "PATH",
+            "HOME",
+            "TMPDIR",
+        ),
+        *(
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "POLARS_MAX_THREADS",
+            "ARROW_IO_THREADS",
+        ),
+        *(
+            "BATCHEXEC_SOCKET",
+            "BASH_ENV",
+            "IFS",
+            "MALLOC_ARENA_MAX",
+            "GCONV_PATH",
+            "OPENSSL_CONF",
+            "ld_preload",
+        ),
+        *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "BASH_FUNC_ls"),
+    ],
+)
+def test_a_parameter_that_decides_what_runs_is_refused(name):
+    with pytest.raises(ConfigurationError, match=f"parameters: '{name}' is reserved") as caught:
+        config(parameters={name: "x"})
+    assert caught.value.details["field"] == "parameters"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LDAP_URL",
+        "ENV",
+        "PATHOLOGY",
+        "HOMEPAGE",
+        "MY_PATH",
+        "PYTHIA",
+        "OMP",
+        "NUM_THREADS",
+        "threshold",
+        "_x",
+        "LD",
+        "A1",
+    ],
+)
+def test_an_ordinary_parameter_is_taken(name):
+    assert config(parameters={name: "x"}).execution.parameters == {name: "x"}
+
+
+@pytest.mark.parametrize("value", ["a=b=c", "", "  padded\t", "line\nline", "ünï ☃", "{{ ds }}"])
+def test_the_value_of_a_parameter_is_kept_as_it_is(value):
+    assert config(parameters={"A": value}).execution.parameters == {"A": value}
+
+
+def test_numbers_and_booleans_become_text():
+    assert config(parameters={"A": 1, "B": 0.5, "C": True, "D": False}).execution.parameters == {
+        "A": "1",
+        "B": "0.5",
+        "C": "true",
+        "D": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"A": "a\0b"},
+        {"A": None},
+        {"A": ["x"]},
+        {"A": "\udc80"},
+        {"": "x"},
+        {"1A": "x"},
+        {"A B": "x"},
+        {" A": "x"},
+        {"A=B": "x"},
+        {"Ä": "x"},
+        {"A\n": "x"},
+        {1: "x"},
+        "A=b",
+        [("A", "b")],
+    ],
+)
+def test_what_cannot_be_an_environment_variable_is_refused(parameters):
+    assert refused_field(parameters=parameters) == "parameters"
+
+
+# ---- sections, copies
+
+
+def test_the_sections_of_the_guide_and_nested_dictionaries_give_the_same():
+    execution = {**REQUIRED, "file_timeout": 5, "parameters": {"A": "b"}}
+    by_class = ExecutionConfig(
+        execution=ExecutionConfig.Execution(**execution),
+        resources=ExecutionConfig.Resources(pods=2, instance_size="medium"),
+        advanced_options=ExecutionConfig.AdvancedOptions(purchase_option="spot"),
+    )
+    nested = {
+        "execution": execution,
+        "resources": {"pods": 2, "instance_size": "medium"},
+        "advanced_options": {"purchase_option": "spot"},
+    }
+    assert ExecutionConfig(**nested) == by_class
+    assert ExecutionConfig.model_validate(nested) == by_class
+    assert ExecutionConfig.model_validate_json(by_class.model_dump_json()) == by_class
+    flat = {**execution, "pods": 2, "instance": "medium", "purchase_option": "spot"}
+    assert ExecutionConfig.from_fields(**flat) == by_class
+
+
+def test_a_section_of_another_kind_is_refused():
+    with pytest.raises(ConfigurationError, match="execution: input should be"):
+        ExecutionConfig(execution=ExecutionConfig.Resources(pods=2))
+    with pytest.raises(ConfigurationError, match="execution: it is required"):
+        ExecutionConfig()
+
+
+@pytest.mark.parametrize("cls", [ExecutionConfig, ExecutionConfig.Execution, ExecutionConfig.Resources])
+def test_arguments_have_names(cls):
+    with pytest.raises(TypeError, match="positional argument"):
+        cls("delay")
+
+
+def test_a_configuration_does_not_change():
+    c = config(parameters={"A": "b"})
+    with pytest.raises(ValidationError, match="frozen"):
+        c.execution.model_id = "other"
+    c.fields()["parameters"]["A"] = "changed"
+    assert c.execution.parameters == {"A": "b"}
+
+
+def test_a_copy_and_a_pickle_are_equal():
+    c = config(pods=3, parameters={"A": "b"})
+    assert c.model_copy() == c
+    assert c.model_copy(deep=True) == c
+    assert pickle.loads(pickle.dumps(c)) == c
+    more = c.model_copy(update={"resources": ExecutionConfig.Resources(pods=4)})
+    assert (more.resources.pods, c.resources.pods) == (4, 3)
+
+
+def test_the_google_key_is_found_in_either_section():
+    advanced = ExecutionConfig.AdvancedOptions(service_account_key_secret_name="key")
+    execution = {**REQUIRED, "source_folder": "in", "bucket": "b", "destination_folder": "out"}
+    c = ExecutionConfig(execution=execution, advanced_options=advanced)
+    assert c.service_account_key_secret_name == "key"
+    assert c.source.scheme is Scheme.GS
+    assert ExecutionConfig.from_fields(**c.fields()).fields() == c.fields()
+
+
+ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+folders = st.lists(
+    st.text("abcä .+=%&", min_size=1, max_size=6).map(lambda t: f"x{t}x"), min_size=1, max_size=3
+).map("/".join)
+numbers = st.integers(0, 2**31 - 1)
+names = st.text("abcXYZ_019-/", max_size=12)
+types = st.sampled_from(["CSV", "csv", "Parquet", "FEATHER", FileType.CSV, FileType.FEATHER])
+values = {
+    "model_id": ids,
+    "build_id": st.just("") | ids,
+    "branch": st.sampled_from(["main", "dev", ""]),
+    "bucket": st.just("bucket-1"),
+    "source_bucket": st.sampled_from(["", "other", "s3://other"]),
+    "destination_bucket": st.sampled_from(["", "third"]),
+    "source_folder": folders,
+    "destination_folder": folders,
+    "input_file_type": types,
+    "output_file_type": types,
+    "access_token_name": names,
+    "access_secret_name": names,
+    "job_timeout": numbers,
+    "file_timeout": numbers | numbers.map(str),
+    "parameters": st.dictionaries(
+        st.from_regex(r"[a-z]_[a-z0-9_]{0,8}", fullmatch=True),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10),
+        max_size=3,
+    ),
+    "service_account_key_secret_name": st.just("") | st.just("key"),
+    "pods": numbers,
+    "instance": st.sampled_from(["", "small", "gpu.t4.xl"]),
+    "cpus": st.floats(0, 64) | st.integers(0, 64),
+    "memory": numbers,
+    "gpu_type": st.sampled_from(["", "NVIDIA_T4"]),
+    "gpu_amount": st.integers(0, 8),
+    "iam_role_arn": st.sampled_from(["", "arn:aws:iam::123456789012:role/reader"]),
+    "purchase_option": st.sampled_from(["", "spot", "ondemand"]),
+}
+optional = {name: strategy for name, strategy in values.items() if name not in {*REQUIRED, "bucket"}}
+configs = st.fixed_dictionaries(
+    {name: values[name] for name in (*REQUIRED, "bucket")}, optional=optional
+).filter(lambda f: not (f.get("service_account_key_secret_name") and "://" in f.get("source_bucket", "")))
+
+
+def test_the_property_covers_every_field():
+    assert set(values) == set(flat_fields())
+
+
+@given(configs)
+def test_the_flat_fields_of_a_configuration_give_it_back(fields):
+    c = ExecutionConfig.from_fields(**fields)
+    flat = c.fields()
+    assert ExecutionConfig.from_fields(**flat) == c
+    assert ExecutionConfig.from_fields(**json.loads(json.dumps(flat))) == c
+    assert all(flat[name] != flat_fields()[name].default for name in flat)
+    for name, value in flat.items():
+        jsonschema.validate(value, flat_fields()[name].schema)
+
+
+# ---- identity
+
+SIX = Identity("m", "b", "s3://x", "in", "s3://y", "out")
+
+
+def test_an_identity_has_the_six_values_of_the_guide():
+    assert [field.name for field in dataclass_fields(Identity)] == [
+        "model_id",
+        "build_id",
+        "source_bucket",
+        "source_folder",
+        "destination_bucket",
+        "destination_folder",
+    ]
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclass_fields(Identity)])
+def test_an_identity_differs_where_any_of_the_six_does(name):
+    other = replace(SIX, **{name: getattr(SIX, name) + "x"})
+    assert other != SIX
+    assert other.digest != SIX.digest
+
+
+def test_values_do_not_run_into_each_other():
+    assert replace(SIX, model_id="mb", build_id="").digest != replace(SIX, model_id="m", build_id="b").digest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source_folder": "in", "source_bucket": "flights"},
+        {"source_folder": "s3://flights/in/"},
+        {"source_folder": "S3A://flights/in"},
+        {"source_folder": "in/", "source_bucket": "s3://flights"},
+        {"file_timeout": 7, "pods": 3, "parameters": {"A": "b"}, "input_file_type": "feather"},
+    ],
+)
+def test_one_place_has_one_identity_however_it_is_written(fields):
+    assert config(**fields).identity(build_id="1").digest == config().identity(build_id="1").digest
+
+
+def test_a_disk_and_a_bucket_are_not_the_same_place():
+    on_disk = config(source_folder="file:///flights/in").identity(build_id="1")
+    assert on_disk.digest != config().identity(build_id="1").digest
+    assert (on_disk.source_bucket, on_disk.source_folder) == ("file://", "/flights/in")
