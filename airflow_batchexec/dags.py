@@ -143,10 +143,20 @@ def _param(name: str, defaults: Mapping[str, Any]) -> Param:
         return Param(**arguments)
     else:
         arguments["default"] = flat.default.value if hasattr(flat.default, "value") else flat.default
-    if arguments["type"] == "string" and "enum" not in arguments:
+    if "enum" in arguments:
+        # Clients write these in either case, which JSON schema's own enum would refuse.
+        words = arguments.pop("enum")
+        arguments["examples"] = [word for word in words if word]
+        arguments["pattern"] = f"^({'|'.join(_any_case(word) for word in words)})$"
+    elif arguments["type"] == "string":
         # What is empty is left out: an optional text field of the form sends null.
         arguments["type"] = ["null", "string"]
     return Param(**arguments)
+
+
+def _any_case(word: str) -> str:
+    """A pattern for a word in upper or lower case, with or without its hyphen."""
+    return "".join("-?" if letter == "-" else f"[{letter.upper()}{letter.lower()}]" for letter in word)
 
 
 def _tasks(

@@ -21,7 +21,7 @@
     │   ├── ObjectChangedError      the object is no longer the one that was listed or read
     │   ├── BucketNotFoundError
     │   ├── AccessDeniedError       wrong keys, or keys without the permission
-    │   └── DiskFullError
+    │   └── DiskFullError           the scratch disk or the destination has no room       (may be tried again)
     ├── PodError                    the pod is gone, and not because of what predict raised
     │   ├── ModelLoadError          the build cannot be imported, instantiated or initialised
     │   ├── PodMemoryError          it needed more memory than its instance has

@@ -127,10 +127,11 @@ class AirflowServer:
         """Call Airflow's REST API.
 
         Raises:
-            requests.HTTPError: It answered with an error.
+            RuntimeError: It answered with an error; the message is its answer.
         """
         response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=30, **arguments)
-        response.raise_for_status()
+        if not response.ok:
+            raise RuntimeError(f"Airflow answered {response.status_code}: {response.text}")
         return response.json() if response.content else None
 
     def wait_for_dag(self, dag_id: str) -> None:

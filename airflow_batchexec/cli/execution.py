@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from airflow_batchexec.cli.options import ModelRepositoryOption, Output, OutputOption
+from airflow_batchexec.cli.settings import instance_table, repository
 from airflow_batchexec.config import ExecutionConfig, flat_fields
-from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,17 +98,17 @@ def _run(config: ExecutionConfig, model_repository: str | None, output: Output) 
 
     view = ProgressView()
     execution = _execution(config, model_repository, view)
-    prepared = execution.prepare()
-    with _terminate_as_interrupt():
+    failure: BatchExecError | None = None
+    with _interruptible(), view:
+        prepared = execution.prepare()
         try:
-            with view:
-                manifest = execution.run(prepared)
-        except KeyboardInterrupt:
-            typer.echo(
-                "The execution was interrupted: its pods have ended, and no partial result was left.",
-                err=True,
-            )
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            manifest = execution.run(prepared)
+        except BatchExecError as error:
+            failure = error
+    if failure is not None:
+        # It could not even be concluded; what is refused is said by whoever called.
+        typer.echo(f"error: {failure}", err=True)
+        raise typer.Exit(EXIT_FAILED)
     if output is Output.JSON:
         without_files = {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
         sys.stdout.write(json.dumps(without_files) + "\n")
@@ -118,17 +119,15 @@ def _run(config: ExecutionConfig, model_repository: str | None, output: Output) 
 
 
 def _execution(config: ExecutionConfig, model_repository: str | None, view: ProgressView) -> LocalExecution:
-    from airflow_batchexec.engine.instances import InstanceTable  # noqa: PLC0415  as above
     from airflow_batchexec.engine.local import LocalExecution, Observer  # noqa: PLC0415  as above
     from airflow_batchexec.engine.locations import AllowedLocations, Location  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.repository import open_repository  # noqa: PLC0415  as above
     from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415  as above
 
     return LocalExecution(
         execution_id=f"local-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
         config=config,
-        repository=open_repository(model_repository),
-        instances=InstanceTable(),
+        repository=repository(model_repository),
+        instances=instance_table(),
         open_storage=open_storage,
         allowed=AllowedLocations((Location.parse("file:///"),)),
         observer=Observer(planned=view.planned, recorded=view.recorded, printed=view.printed),
@@ -138,13 +137,14 @@ def _execution(config: ExecutionConfig, model_repository: str | None, view: Prog
 def _local_folder(folder: str, field: str) -> str:
     """A file:// folder; a relative one, which existing command lines use, is taken from the working folder."""
     prefix = "file://"
-    if not folder.startswith(prefix):
+    path = folder.removeprefix(prefix)
+    if not folder.startswith(prefix) or not path:
         raise ConfigurationError(
             f"{field}: {folder!r} is no file:// folder. This command runs on this machine and reads and writes "
             f"file:// folders; executions over buckets run in Airflow.",
             field=field,
         )
-    return prefix + str(Path(folder.removeprefix(prefix)).absolute())
+    return prefix + str(Path(path).absolute())
 
 
 def _required_type(file_type: str | None) -> str:
@@ -167,14 +167,30 @@ def _parameters(pairs: list[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """A SIGTERM ends an execution as cleanly as Ctrl-C does."""
+def _interruptible() -> Iterator[None]:
+    """A SIGTERM, or the end of the terminal, ends an execution as cleanly as Ctrl-C does.
+
+    The first of them counts: a second Ctrl-C must not cut the clean end short. What is ignored, as under ``nohup``,
+    stays ignored.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
     try:
+        for number in previous:
+            signal.signal(number, interrupt)
         yield
+    except KeyboardInterrupt:
+        typer.echo(
+            "The execution was interrupted: its pods have ended, and no partial result was left.", err=True
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What an execution looks like on a terminal: a progress bar while it runs, a table when it is over."""
+"""What an execution looks like on a terminal: a progress bar while it runs, a few lines when it is over."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 from airflow_batchexec.engine.ledger import FileStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typing_extensions import Self
 
     from airflow_batchexec.engine.execution import Prepared
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgressView", "print_summary"]
 
 _STYLES = {"FINISHED": "green", "CANCELLED": "yellow"}
-_SHOWN_FAILURES = 10
+_LABEL_WIDTH = 11
 
 
 class ProgressView:
@@ -65,7 +66,9 @@ class ProgressView:
         )
         for file in prepared.plan.skipped:
             self._console.print(
-                f"[yellow]skipped[/] {escape(file.file)}: {escape(file.reason)}", highlight=False
+                f"[yellow]skipped[/] {escape(file.file)}: {escape(file.reason)}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def recorded(self, record: FileRecord) -> None:
@@ -75,41 +78,45 @@ class ProgressView:
             self._progress.update(self._task, advance=1, rows=self._rows)
         elif record.status is not FileStatus.STARTED:
             self._console.print(
-                f"[red]{record.status.value.lower()}[/] {escape(record.file)}: {escape(record.reason)}",
+                f"[red]{record.status.value.lower()}[/] {escape(_named(record))}",
                 highlight=False,
+                soft_wrap=True,
             )
             if record.traceback:
-                self._console.print(escape(record.traceback.rstrip()), highlight=False, style="dim")
+                self._console.print(
+                    escape(record.traceback.rstrip()), highlight=False, style="dim", soft_wrap=True
+                )
 
     def printed(self, pod: str, _stream: str, line: str) -> None:
         """A model printed something."""
         self._console.print(f"[dim]{escape(pod)}[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
+def _named(record: FileRecord) -> str:
+    """The reason of a failure with the file's name before it, once."""
+    return f"{record.file}: {record.reason.removeprefix(f'{record.file}: ')}"
+
+
 def print_summary(manifest: dict[str, Any]) -> None:
-    """The execution's account as a table on standard output."""
+    """The execution's account on standard output, a line for each value; paths are never broken over two lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    for label, value in _summary(manifest):
+        console.print(f"[bold]{label:<{_LABEL_WIDTH}}[/]{value}")
+
+
+def _summary(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Labels and values, the values as rich's markup."""
     status = manifest["status"]
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("Status", f"[{_STYLES.get(status, 'red')}]{status}[/]")
+    yield "Status", f"[{_STYLES.get(status, 'red')}]{status}[/]"
     if manifest["reason"]:
-        table.add_row("Reason", escape(manifest["reason"]))
+        yield "Reason", escape(manifest["reason"])
+    yield "Execution", escape(manifest["execution_id"])
+    yield "Build", escape(f"{manifest['model_id']} {manifest['build_id']}")
+    others = (("failed_files", "failed"), ("not_started_files", "not started"), ("skipped_files", "skipped"))
     counts = [f"{manifest['finished_files']:,} of {manifest['total_files']:,} finished"]
-    counts += [
-        f"{manifest[name]:,} {word}"
-        for name, word in (
-            ("failed_files", "failed"),
-            ("not_started_files", "not started"),
-            ("skipped_files", "skipped"),
-        )
-        if manifest[name]
-    ]
-    table.add_row("Execution", manifest["execution_id"])
-    table.add_row("Build", f"{manifest['model_id']} {manifest['build_id']}")
-    table.add_row("Files", ", ".join(counts))
-    table.add_row("Rows", f"{manifest['rows']:,}")
-    table.add_row("Seconds", f"{manifest['seconds']:.1f}")
-    table.add_row("Results", escape(manifest["destination"]))
-    table.add_row("Manifest", escape(manifest["manifest"]))
-    Console(soft_wrap=True).print(table)
+    counts += [f"{manifest[name]:,} {word}" for name, word in others if manifest[name]]
+    yield "Files", ", ".join(counts)
+    yield "Rows", f"{manifest['rows']:,}"
+    yield "Seconds", f"{manifest['seconds']:.1f}"
+    yield "Results", escape(manifest["destination"])
+    yield "Manifest", escape(manifest["manifest"])

@@ -383,8 +383,9 @@ def _with_meaningful_index(frame: pd.DataFrame) -> pd.DataFrame:
 def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads: int = 1) -> None:
     """Write a result without its index.
 
-    CSV has the very text that ``DataFrame.to_csv(index=False)`` gives, many times faster. Parquet and Feather have
-    pyarrow's default compressions (snappy, lz4) and the metadata by which pandas restores the dtypes.
+    CSV has the very text that ``DataFrame.to_csv(index=False)`` gives, several times faster; but a carriage return is
+    always quoted, where older Pythons would let it end the row. Parquet and Feather have pyarrow's default
+    compressions (snappy, lz4) and the metadata by which pandas restores the dtypes.
 
     Args:
         frame: What ``as_result_frame`` returned.
@@ -456,10 +457,6 @@ _MASKED = {
 }
 
 
-class _UnsplittableTextError(Exception):
-    """A value holds the very control characters by which pandas' texts were to be told apart."""
-
-
 class _Lookup(NamedTuple):
     """Part of a row: one of the texts of a small table.
 
@@ -489,18 +486,13 @@ def _write_csv(frame: pd.DataFrame, path: Path, threads: int) -> None:
         return
     step = _SLICE_CHUNKS * _to_csv_chunk(columns)
     slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    try:
-        with path.open("wb") as file:
-            # What ends a line here must not end it in a name: so a name that holds either character is quoted.
-            file.write(
-                frame.iloc[:0].to_csv(index=False, lineterminator="\r\n").removesuffix("\r\n").encode()
-                + b"\n"
-            )
-            parts = _row_parts(frame, threads if len(slices) > 1 else 1)
-            for text in _in_order(lambda rows: _render(parts, rows), slices, threads):
-                file.write(text)
-    except _UnsplittableTextError:
-        frame.to_csv(path, index=False, lineterminator="\n")
+    # What ends a line here must not end it in a name: so a name that holds either character is quoted.
+    header = frame.iloc[:0].to_csv(index=False, lineterminator="\r\n").removesuffix("\r\n") + "\n"
+    with path.open("wb") as file:
+        file.write(header.encode())
+        parts = _row_parts(frame, threads if len(slices) > 1 else 1)
+        for text in _in_order(lambda rows: _render(parts, rows), slices, threads):
+            file.write(text)
 
 
 def _to_csv_chunk(columns: int) -> int:
@@ -772,18 +764,20 @@ def _holds_special(texts: pa.LargeStringArray) -> bool:
 
 def _pandas_text(column: pd.Series[Any], null: str, chunk: int) -> _Text:
     """A column of dates, decimals, mixed or other values, in the texts that pandas makes of them."""
-    end_of_text = "\r\n\x1e"
 
     def texts(rows: slice) -> pa.LargeStringArray:
-        # Chunks begin where to_csv begins them: whether a date is written with its time depends on its neighbours.
-        text = (
-            column.iloc[rows]
-            .to_frame()
-            .to_csv(index=False, header=False, lineterminator=end_of_text, chunksize=chunk)
-        )
-        values = text.split(end_of_text)[:-1]
-        if len(values) != rows.stop - rows.start:
-            raise _UnsplittableTextError
+        some = column.iloc[rows].to_frame()
+        values: list[str] = []
+        length = 0
+        # csv quotes every text that holds a character of the end of the line, so the ends are where it says they are,
+        # unless a text holds the whole of it: then a longer one is tried.
+        while len(values) != len(some):
+            length += 1
+            end = "\r\n" + "\x1e" * length
+            # Chunks begin where to_csv begins them: whether a date is written with its time depends on the others.
+            values = some.to_csv(index=False, header=False, lineterminator=end, chunksize=chunk).split(end)[
+                :-1
+            ]
         try:
             return _texts([null if value == '""' else value for value in values])
         except UnicodeEncodeError as error:

@@ -10,6 +10,8 @@ import shutil
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from airflow_batchexec.engine.ledger import FileStatus, LedgerWriter, now
 from airflow_batchexec.engine.lock import LockOwner, local_owner_state
 from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod
 from airflow_batchexec.engine.run import FileRoute, Limits, pod_spec, run_files
+from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 
 if TYPE_CHECKING:
@@ -116,53 +119,61 @@ class LocalExecution:
         """
         spec = prepared.spec
         storage = self._open_storage(spec.destination)
-        execution = spec.config.execution
-        deadline = time.monotonic() + execution.job_timeout if execution.job_timeout else None
-        scratch = Path(tempfile.mkdtemp(prefix="batchexec-"))
-        staging = storage.staging(spec.folder.location)
         interrupt: BaseException | None = None
         try:
-            self._observer.planned(prepared)
-            build_folder = self._repository.fetch(spec.build)
-            tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
-            for task in prepared.plan.tasks:
-                tasks.put(task)
-            threads = [
-                threading.Thread(
-                    target=self._guard,
-                    args=(prepared, f"pod-{number}", build_folder, tasks, scratch, deadline),
-                    name=f"pod-{number}",
-                )
-                for number in range(min(spec.pods, spec.total_files))
-            ]
-            for thread in threads:
-                thread.start()
-            try:
-                for thread in threads:
-                    thread.join()
-            except BaseException as error:  # noqa: BLE001  raised again below, when nothing is left running
-                interrupt = error
-                self.cancel("It was interrupted.")
-                for thread in threads:
-                    thread.join()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            if staging is not None:
-                shutil.rmtree(staging, ignore_errors=True)
+            with _scratch_folders(storage.staging(spec.folder.location)) as scratch:
+                self._observer.planned(prepared)
+                self._run_pods(prepared, scratch)
+        except BatchExecError as error:
+            self._stop(error)
+        except BaseException as error:  # noqa: BLE001  raised again below, when the execution has been concluded
+            self._stop(_cancelled_by(error))
+            interrupt = error
         status, reason = self._end()
         manifest = conclude(spec=spec, storage=storage, ended_at=now(), ended_as=status, ended_because=reason)
-        for error in (interrupt, self._crash):
-            if error is not None:
-                raise error
+        for ending in (interrupt, self._crash):
+            if ending is not None:
+                raise ending
         return manifest
 
     def cancel(self, reason: str) -> None:
         """End the execution now; may be called from any thread."""
-        self._stop(ExecutionCancelledError(reason))
+        self._end_pods(ExecutionCancelledError(reason))
+
+    def _run_pods(self, prepared: Prepared, scratch: Path) -> None:
+        spec = prepared.spec
+        job_timeout = spec.config.execution.job_timeout
+        deadline = time.monotonic() + job_timeout if job_timeout else None
+        build_folder = self._repository.fetch(spec.build)
+        tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
+        for task in prepared.plan.tasks:
+            tasks.put(task)
+        pods = min(spec.pods, spec.total_files)
+        with ThreadPoolExecutor(pods, thread_name_prefix="pod") as threads:
+            try:
+                # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
+                wait(
+                    [
+                        threads.submit(
+                            self._guard, prepared, f"pod-{number}", build_folder, tasks, scratch, deadline
+                        )
+                        for number in range(pods)
+                    ]
+                )
+            except BaseException as error:
+                self._end_pods(_cancelled_by(error))
+                raise
+
+    def _end_pods(self, error: BatchExecError) -> None:
+        self._stop(error)
         with self._lock:
             pods = list(self._pods)
-        for pod in pods:
-            pod.end(ExecutionCancelledError(reason))
+        # All at once: each may take its time to end.
+        enders = [threading.Thread(target=pod.end, args=[error], name=f"end-{pod.name}") for pod in pods]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join()
 
     def _stop(self, error: BatchExecError) -> None:
         with self._lock:
@@ -193,7 +204,7 @@ class LocalExecution:
             self._stop(error)
         except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
             self._crash = error
-            self._stop(BatchExecError(f"{type(error).__name__}: {error}"))
+            self._stop(_cancelled_by(error))
 
     def _work(
         self,
@@ -257,6 +268,25 @@ class LocalExecution:
 
     def _printer(self, pod: str) -> Callable[[str, str], None]:
         return lambda stream, line: self._observer.printed(pod, stream, line)
+
+
+@contextmanager
+def _scratch_folders(staging: Path | None) -> Iterator[Path]:
+    """A folder on this machine for the pods; it and the destination's staging folder are gone afterwards."""
+    with disk_errors("make a scratch folder in", tempfile.gettempdir()):
+        scratch = Path(tempfile.mkdtemp(prefix="batchexec-"))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _cancelled_by(error: BaseException) -> BatchExecError:
+    if isinstance(error, KeyboardInterrupt):
+        return ExecutionCancelledError("It was interrupted.")
+    return BatchExecError(f"{type(error).__name__}: {error}")
 
 
 def _drain(tasks: queue.SimpleQueue[FileTask]) -> Iterator[FileTask]:

@@ -17,12 +17,12 @@ from airflow_batchexec.engine.formats import SUFFIXES, FileType
 from airflow_batchexec.engine.ledger import FileRecord, FileStatus, StoredFile, now
 from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded, PodSpec
 from airflow_batchexec.engine.storage import ObjectInfo
+from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     BatchExecError,
     ExecutionCancelledError,
     FileTimeoutError,
     JobTimeoutError,
-    StorageError,
 )
 
 if TYPE_CHECKING:
@@ -184,9 +184,10 @@ def run_files(
     pipeline = _Pipeline(
         pod=pod, attempt=attempt, generation=generation, route=route, limits=limits, record=record
     )
-    route.scratch.mkdir(parents=True, exist_ok=True)
-    route.staging.mkdir(parents=True, exist_ok=True)
     try:
+        for folder in (route.scratch, route.staging):
+            with disk_errors("make the folder", str(folder)):
+                folder.mkdir(parents=True, exist_ok=True)
         return pipeline.run(tasks)
     finally:
         pipeline.shut_down()
@@ -267,8 +268,6 @@ class _Pipeline:
             return self._fail(job, self._timeout(task))
         except BatchExecError as error:
             return self._fail(job, error)
-        except OSError as error:
-            return self._fail(job, _disk_error(task, error))
         job.seconds.update(job.answer.seconds)
         return None
 
@@ -369,7 +368,3 @@ class _Pipeline:
             error=error,
             traceback=traceback,
         )
-
-
-def _disk_error(task: FileTask, error: OSError) -> BatchExecError:
-    return StorageError(f"{task.file}: {error.strerror or error}.", file=task.file)

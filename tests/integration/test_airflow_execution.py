@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +10,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import psutil
 import pytest
+from airflow_deployment import MAX_MAP_LENGTH
 from airflow_models import expected, frame
-from conftest import MAX_MAP_LENGTH
 from pandas.testing import assert_frame_equal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Deployment
+    from airflow_deployment import Deployment
 
 FILES = 22
 
@@ -31,14 +29,14 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def pods_of(source: str) -> list[psutil.Process]:
-    """The pods that run, of whatever execution: their command line names the worker."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
+def pod_processes() -> list[psutil.Process]:
+    """The root of every pod that runs; the worker is its child, and has the same command line."""
+    found = {}
+    for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         words = process.info["cmdline"] or []
         if any(word.endswith("predictor/worker.py") for word in words):
-            found.append(process)
-    return found
+            found[process.info["pid"]] = process
+    return [process for process in found.values() if process.info["ppid"] not in found]
 
 
 def test_a_folder_in_a_bucket_goes_through_a_model_one_mapped_task_per_file(deployment: Deployment) -> None:
@@ -184,7 +182,7 @@ def test_a_file_that_hangs_is_ended_by_file_timeout(deployment: Deployment) -> N
     assert record["status"] == "TIMEOUT"
     assert "file_timeout, 2 s" in record["reason"]
     assert [i["try_number"] for i in deployment.instances(run_id, "predict")] == [1]
-    assert not pods_of("hanging")
+    assert not pod_processes()
 
 
 def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> None:
@@ -267,8 +265,9 @@ def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
     run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
     wait_until(lambda: calls.exists() and "a-slow" in calls.read_text())
 
-    for pod in pods_of("killed"):
-        os.kill(pod.pid, signal.SIGKILL)
+    (pod,) = pod_processes()
+    (worker,) = pod.children()
+    worker.kill()
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
 
     assert run["state"] == "success"
@@ -285,15 +284,13 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     folders = deployment.write_files("orphaned", {"only": "slow"})
     run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
     wait_until(calls.exists)
-    (pod,) = [p for p in pods_of("orphaned") if p.is_running()]
+    (pod,) = pod_processes()
     task = pod.parent()
-    while task is not None and "predictor" in " ".join(task.cmdline()):
-        task = task.parent()
     assert task is not None
 
     task.kill()
 
-    wait_until(lambda: not pod.is_running() or pod.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not pod.is_running())
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
     assert run["state"] == "success"
     assert calls.read_text().split() == ["only", "only"]
@@ -308,7 +305,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
-    wait_until(lambda: not pods_of("cancelled"))
+    wait_until(lambda: not pod_processes())
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]
     # The lock of a run that has ended does not keep the next one out.

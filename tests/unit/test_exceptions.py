@@ -45,9 +45,7 @@ def test_no_class_is_drawn_twice():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(
-    ("name", "retryable"), [(name, retryable) for name, _, retryable in TREE if name != "DiskFullError"]
-)
+@pytest.mark.parametrize(("name", "retryable"), [(name, retryable) for name, _, retryable in TREE])
 def test_an_error_may_be_tried_again_where_the_drawing_says_so(name, retryable):
     assert CLASSES[name].retryable is retryable
 

@@ -174,7 +174,7 @@ def _load_entrypoint(folder: str, entrypoint: str) -> Callable[[Any], Any]:
     if inspect.isclass(target):
         target = target()
     elif inspect.isroutine(target):
-        return target  # type: ignore[no-any-return]  # whatever is callable here is a predict function
+        return target
     predict = getattr(target, "predict", None)
     if not callable(predict):
         raise _RequestError("load", f"{entrypoint} has no method predict")

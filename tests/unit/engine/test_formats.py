@@ -122,7 +122,9 @@ def test_a_frame_survives_every_pair_of_types(input_type, output_type, tmp_path)
     read = read_frame(first, input_type, name="input" + formats.SUFFIXES[input_type][0])
     write_frame(read, second, output_type)
     again = read_frame(second, output_type, name="output" + formats.SUFFIXES[output_type][0])
-    assert_frame_equal(again, FLIGHTS)
+    # Which value stands for a missing text depends on the pandas that reads it.
+    as_text = {"carrier": "string"}
+    assert_frame_equal(again.astype(as_text), FLIGHTS.astype(as_text))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".CSV.ZST"])
@@ -543,11 +545,10 @@ def test_a_lone_carriage_return_survives_although_to_csv_loses_it(tmp_path_facto
 
 
 def test_a_text_that_looks_like_the_end_of_a_text_is_written_whole(tmp_path):
-    frame = pd.DataFrame({"a": ["x\r\n\x1ey", 1], "b": [1, 2]})
-    assert pd.read_csv(io.StringIO(_written(frame, tmp_path), newline=""))["a"].tolist() == [
-        "x\r\n\x1ey",
-        "1",
-    ]
+    strange = ["x\r\n\x1ey", "\r\n\x1e\x1e", "\x1e"]
+    frame = pd.DataFrame({"a": [*strange, 1], "b": 1})
+    again = pd.read_csv(io.StringIO(_written(frame, tmp_path), newline=""))
+    assert again["a"].tolist() == [*strange, "1"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from airflow_batchexec.config import Identity
+from airflow_batchexec.engine.locations import Location
 from airflow_batchexec.engine.lock import (
     LockOwner,
     OwnerState,
@@ -21,7 +22,6 @@ from airflow_batchexec.engine.lock import (
     lock_location,
     release,
 )
-from airflow_batchexec.engine.locations import Location
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.engine.storage.s3 import S3Access, connect
 from airflow_batchexec.exceptions import ExecutionRunningError, ObjectNotFoundError

@@ -1,0 +1,84 @@
+"""The parameter table of the README, made from the configuration so that the two cannot disagree.
+
+``python -m airflow_batchexec.cli.parameter_table README.md`` rewrites it between its two markers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from airflow_batchexec.cli.execution import execution_app
+from airflow_batchexec.config import FlatField, flat_fields
+
+__all__ = ["BEGIN", "COMMAND", "END", "parameter_table", "with_parameter_table"]
+
+BEGIN = "<!-- parameters:begin -->"
+END = "<!-- parameters:end -->"
+COMMAND = f"python -m {__spec__.name} README.md"
+"""Rewrites the README's table."""
+
+
+def parameter_table() -> str:
+    """The table as GitHub markdown, a row per parameter: title, flag and conf name, description, default.
+
+    A parameter that the command line's local mode does not take has its conf name alone.
+    """
+    flags = _flags()
+    rows = [
+        ("Parameter", "CLI flag or conf name", "Description", "Default"),
+        ("---", "---", "---", "---"),
+        *(
+            (_title(field), _names(name, flags), field.schema["description"], _default(field))
+            for name, field in flat_fields().items()
+        ),
+    ]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+
+
+def with_parameter_table(text: str) -> str:
+    """A document with the table between its markers brought up to date.
+
+    Raises:
+        ValueError: The markers are missing, or stand the wrong way round.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"The document has no {BEGIN} with an {END} after it.")
+    return f"{before}{BEGIN}\n{parameter_table()}{END}{after}"
+
+
+def _flags() -> dict[str, str]:
+    """The long flag of each parameter that the command line takes, by flat name."""
+    start = typer.main.get_group(execution_app).commands["start"]
+    return {
+        parameter.name: max((flag for flag in parameter.opts), key=lambda flag: flag.startswith("--"))
+        for parameter in start.params
+    }
+
+
+def _title(field: FlatField) -> str:
+    title: str = field.schema["title"]
+    return f"{title} (required)" if field.required else title
+
+
+def _names(name: str, flags: dict[str, str]) -> str:
+    return f"`{flags[name]}`, `{name}`" if name in flags else f"`{name}`"
+
+
+def _default(field: FlatField) -> str:
+    unset: str | None = field.schema.get("unset")
+    if unset or field.required or not field.default:
+        return unset or ""
+    return str(getattr(field.default, "value", field.default))
+
+
+def _main(path: Path) -> None:
+    path.write_text(with_parameter_table(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

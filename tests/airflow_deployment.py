@@ -1,0 +1,62 @@
+"""A real Airflow with the provider, the test model and a bucket, and what tests do with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_models import frame
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from s3_server import S3Server
+
+    from demo.airflow_server import AirflowServer
+
+__all__ = ["MAX_MAP_LENGTH", "Deployment"]
+
+MAX_MAP_LENGTH = 30
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An Airflow with the provider, the test model and a bucket."""
+
+    airflow: AirflowServer
+    s3: S3Server
+    bucket: str
+    folder: Path
+
+    def execute(self, *, timeout: float = 180.0, **conf: Any) -> tuple[dict[str, Any], str]:
+        """Run one execution to its end; give the run and its id."""
+        run_id = self.start(**conf)
+        return self.airflow.wait_for_run("batch_execution", run_id, timeout=timeout), run_id
+
+    def start(self, **conf: Any) -> str:
+        """Start one execution."""
+        return self.airflow.trigger("batch_execution", {"model_id": "scaler", **conf})
+
+    def instances(self, run_id: str, task_id: str) -> list[dict[str, Any]]:
+        """The instances of one task of an execution."""
+        instances = self.airflow.task_instances("batch_execution", run_id)
+        return [instance for instance in instances if instance["task_id"] == task_id]
+
+    def write_files(self, name: str, moods: Mapping[str, str], *, rows: int = 5) -> dict[str, str]:
+        """Write one CSV file per mood into a new folder; give the execution's folders."""
+        source = self.folder / name / "in"
+        source.mkdir(parents=True)
+        for file, mood in moods.items():
+            frame(file, rows, mood=mood).to_csv(source / f"{file}.csv", index=False)
+        return {
+            "source_folder": f"file://{source}",
+            "destination_folder": f"file://{self.folder / name / 'out'}",
+        }
+
+    def manifest(self, name: str, run_id: str) -> dict[str, Any]:
+        """The manifest of an execution over such a folder."""
+        path = self.folder / name / "out" / "_batchexec" / run_id / "manifest.json"
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        return manifest

@@ -1,0 +1,541 @@
+"""The command ``batchexec models execution start`` on this machine, as the process that its user starts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from pods import is_running, nothing_left_behind, wait_until
+
+from airflow_batchexec.engine.repository import open_repository
+
+COMMAND = Path(sys.executable).with_name("batchexec")
+FINISHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+MODELS = {
+    "double": "def predict(df):\n    return df.assign(double=df['value'] * 2)\n",
+    # What a file's first row says is done to it.
+    "obedient": """
+    import os, pathlib, time
+    def predict(df):
+        order = df["order"][0]
+        if order == "fail":
+            raise ValueError("as told")
+        if order == "hang":
+            pathlib.Path(os.environ["MARK"]).touch()
+            time.sleep(600)
+        return df
+    """,
+    "parameters": """
+    import os, pandas as pd
+    def predict(df):
+        return pd.DataFrame({"given": [os.environ["GIVEN"]]})
+    """,
+    "chatty": "def predict(df):\n    print('rows', len(df))\n    return df\n",
+    "broken": "import nowhere_to_be_found\n",
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Each model with a live build ``v1``, and ``idle`` without one."""
+    folder = tmp_path_factory.mktemp("models")
+    repository = open_repository(str(folder / "repository"))
+    for name, source in {**MODELS, "idle": MODELS["double"]}.items():
+        build = folder / name
+        build.mkdir()
+        (build / "model.toml").write_text('entrypoint = "model:predict"\n')
+        (build / "model.py").write_text(textwrap.dedent(source))
+        repository.publish(build, model_id=name, build_id="v1")
+        if name != "idle":
+            repository.deploy(name, "v1")
+    return folder / "repository"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    with nothing_left_behind():
+        yield
+
+
+class Desk:
+    """A user's folder with inputs in ``in`` and results in ``out``, and the command."""
+
+    def __init__(self, folder, repository):
+        self.folder = folder
+        self.source, self.results = folder / "in", folder / "out"
+        self.scratch = folder / "tmp"
+        self.scratch.mkdir()
+        self.mark = folder / "mark"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "TMPDIR": str(self.scratch),
+            "LANG": "C.UTF-8",
+            "BATCHEXEC_MODEL_REPOSITORY": str(repository),
+        }
+
+    def write(self, **texts):
+        """Input files by name; ``__`` in a name stands for a folder."""
+        for name, text in texts.items():
+            path = self.source / f"{name.replace('__', '/')}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def order(self, **orders):
+        """Input files for the model ``obedient``, each larger than the next, so that they are begun in order."""
+        for size, (name, order) in zip(range(len(orders), 0, -1), orders.items(), strict=True):
+            self.write(**{name: "order\n" + f"{order}\n" * (10 * size)})
+
+    def arguments(self, model, **options):
+        options = {
+            "source_folder": f"file://{self.source}",
+            "destination_folder": f"file://{self.results}",
+            "input_file_type": "csv",
+            **options,
+        }
+        flags = [
+            text
+            for name, value in options.items()
+            if value is not None
+            for text in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        return [COMMAND, "models", "execution", "start", "--model-id", model, *flags]
+
+    def run(self, model, *extra, code=FINISHED, **options):
+        """Run the command to its end, and check its exit code and that it leaves nothing in the scratch folder."""
+        done = subprocess.run(
+            [*self.arguments(model, **options), *extra],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert list(self.scratch.iterdir()) == []
+        assert list(self.results.rglob("staging")) == []
+        return done
+
+    @contextlib.contextmanager
+    def running(self, model, *extra, **options):
+        """The command as a process, once a model has come to the file that hangs, and the processes of its pods."""
+        process = subprocess.Popen(
+            [*self.arguments(model, **options), *extra, "-P", f"MARK={self.mark}"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                wait_until(self.mark.exists)
+                yield process, [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            finally:
+                process.kill()
+
+    def files(self):
+        """What the user finds beside the documents of executions."""
+        if not self.results.exists():
+            return []
+        paths = (path.relative_to(self.results) for path in self.results.rglob("*") if path.is_file())
+        return sorted(str(path) for path in paths if path.parts[0] != "_batchexec")
+
+    def manifests(self):
+        """Each execution's manifest, oldest first."""
+        paths = self.results.glob("_batchexec/*/manifest.json")
+        return sorted(map(read_json, paths), key=lambda manifest: manifest["started_at"])
+
+    def locks(self):
+        return list(self.results.glob("_batchexec/locks/*.json"))
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text())
+
+
+@pytest.fixture
+def desk(tmp_path, repository):
+    return Desk(tmp_path, repository)
+
+
+# ---- executions that finish
+
+
+def test_results_are_what_pandas_alone_gives(desk):
+    desk.write(a="value,name\n1.5,x\n2.0,\n", sub__deep__b="value,name\n517.0,y\n", sub__c="value,name\n,z\n")
+    (desk.source / "notes.txt").write_text("no input")
+    done = desk.run("double", "--output", "json", pods=2)
+    assert desk.files() == ["_SUCCESS", "a.csv", "sub/c.csv", "sub/deep/b.csv"]
+    for file in ("a.csv", "sub/c.csv", "sub/deep/b.csv"):
+        expected = pd.read_csv(desk.source / file)
+        expected = expected.assign(double=expected["value"] * 2)
+        pd.testing.assert_frame_equal(pd.read_csv(desk.results / file), expected)
+        assert (desk.results / file).read_text() == expected.to_csv(index=False)
+    summary = json.loads(done.stdout)
+    manifest = read_json(summary["manifest"].removeprefix("file://"))
+    assert {name: summary[name] for name in summary if name.endswith(("files", "rows", "status"))} == {
+        "status": "FINISHED",
+        "total_files": 3,
+        "finished_files": 3,
+        "failed_files": 0,
+        "not_started_files": 0,
+        "skipped_files": 1,
+        "rows": 4,
+    }
+    assert summary["execution_id"].startswith("local-")
+    assert summary["seconds"] > 0
+    assert {name: manifest[name] for name in summary} == summary
+    assert {file["file"]: (file["status"], file["output"]["rows"]) for file in manifest["files"]} == {
+        "a.csv": ("FINISHED", 2),
+        "sub/c.csv": ("FINISHED", 1),
+        "sub/deep/b.csv": ("FINISHED", 1),
+    }
+    (skipped,) = manifest["skipped"]
+    assert skipped["file"] == "notes.txt"
+    assert f"skipped notes.txt: {skipped['reason']}" in done.stderr
+    assert desk.locks() == []
+
+
+def test_the_summary_says_everything_without_breaking_a_path(desk):
+    desk.write(a="value\n1\n")
+    (desk.source / "notes.txt").write_text("no input")
+    desk.results = desk.folder / ("a-long-folder-name-" * 6)
+    done = desk.run("double")
+    (manifest,) = desk.manifests()
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines == {
+        "Status": "FINISHED",
+        "Execution": manifest["execution_id"],
+        "Build": "double v1",
+        "Files": "1 of 1 finished, 1 skipped",
+        "Rows": "1",
+        "Seconds": f"{manifest['seconds']:.1f}",
+        "Results": f"file://{desk.results}",
+        "Manifest": manifest["manifest"],
+    }
+
+
+def test_what_a_model_prints_goes_to_standard_error(desk):
+    desk.write(a="value\n1\n2\n")
+    done = desk.run("chatty", "--output", "json")
+    assert json.loads(done.stdout)["rows"] == 2
+    assert "pod-0 rows 2" in done.stderr.splitlines()
+
+
+def test_a_source_may_be_one_file(desk):
+    desk.write(a="value\n1\n", b="value\n2\n")
+    desk.run("double", source_folder=f"file://{desk.source}/b.csv")
+    assert desk.files() == ["_SUCCESS", "b.csv"]
+
+
+def test_relative_folders_lie_in_the_working_folder(desk):
+    desk.write(a="value\n1\n")
+    desk.run("double", source_folder="file://in", destination_folder="file://./out")
+    assert desk.files() == ["_SUCCESS", "a.csv"]
+
+
+def test_a_folder_of_every_kind_of_csv_becomes_parquet(desk):
+    frame = pd.DataFrame({"value": [1, 2]})
+    desk.source.mkdir()
+    for name in ("a.csv", "b.csv.gz", "c.CSV", "d.csv.zst"):
+        frame.to_csv(desk.source / name, index=False, compression="infer")
+    desk.run("double", output_file_type="Parquet")
+    assert desk.files() == ["_SUCCESS", "a.parquet", "b.parquet", "c.parquet", "d.parquet"]
+    for path in desk.results.glob("*.parquet"):
+        assert pd.read_parquet(path)["double"].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_the_results_type_is_the_inputs_where_none_is_named(desk, kind):
+    desk.source.mkdir()
+    frame = pd.DataFrame({"value": [1, 2]})
+    getattr(frame, f"to_{kind}")(desk.source / f"a.{kind}")
+    desk.run("double", input_file_type=kind.upper())
+    assert getattr(pd, f"read_{kind}")(desk.results / f"a.{kind}")["double"].tolist() == [2, 4]
+
+
+def test_a_parameter_may_hold_an_equals_sign(desk):
+    desk.write(a="value\n1\n")
+    desk.run("parameters", "-P", "GIVEN=b=c", "--param-list", "OTHER=")
+    assert (desk.results / "a.csv").read_text() == "given\nb=c\n"
+
+
+def test_existing_results_are_overwritten(desk):
+    desk.write(a="value\n1\n")
+    desk.run("double")
+    desk.write(a="value\n2\n")
+    desk.run("double")
+    assert (desk.results / "a.csv").read_text() == "value,double\n2,4\n"
+    assert [manifest["status"] for manifest in desk.manifests()] == ["FINISHED", "FINISHED"]
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal(desk):
+    desk.write(a="value\n1\n", b="value\n1\n")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        desk.arguments("double", output="json"),
+        env={**desk.environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    with process, os.fdopen(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+        # Linux reports the end of a terminal as an input/output error.
+        while piece := terminal.read(4096):
+            drawn += piece
+    assert process.returncode == FINISHED
+    assert "double v1" in drawn.decode()
+    assert "2/2" in drawn.decode()
+    assert "━" in drawn.decode()
+
+
+# ---- executions that fail
+
+
+def test_a_failing_file_fails_the_execution_and_spares_the_others(desk):
+    desk.order(a="fine", b="fail", c="fine", d="fine")
+    done = desk.run("obedient", code=FAILED)
+    (manifest,) = desk.manifests()
+    assert manifest["status"] == "FAILED"
+    assert {file["file"]: file["status"] for file in manifest["files"]} == {
+        "a.csv": "FINISHED",
+        "b.csv": "FAILED",
+        "c.csv": "NOT_STARTED",
+        "d.csv": "NOT_STARTED",
+    }
+    assert desk.files() == ["a.csv"]
+    assert "failed b.csv: ValueError: as told." in done.stderr.splitlines()
+    assert 'raise ValueError("as told")' in done.stderr
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["Status"] == "FAILED"
+    assert lines["Reason"] == manifest["reason"]
+    for part in (
+        "1 of 4 files failed",
+        "b.csv: ValueError: as told.",
+        "2 files were not started: c.csv, d.csv.",
+    ):
+        assert part in manifest["reason"]
+    assert lines["Files"] == "1 of 4 finished, 1 failed, 2 not started"
+    desk.order(a="fine", b="fine", c="fine", d="fine")
+    desk.run("obedient")
+    assert desk.files() == ["_SUCCESS", "a.csv", "b.csv", "c.csv", "d.csv"]
+
+
+def test_a_failed_execution_takes_the_mark_of_an_earlier_success_away(desk):
+    desk.order(a="fine")
+    desk.run("obedient")
+    assert "_SUCCESS" in desk.files()
+    desk.order(a="fail")
+    desk.run("obedient", code=FAILED)
+    assert desk.files() == ["a.csv"]
+
+
+def test_a_failed_execution_as_json_is_one_object_too(desk):
+    desk.order(a="fail")
+    done = desk.run("obedient", "--output", "json", code=FAILED)
+    assert json.loads(done.stdout)["status"] == "FAILED"
+
+
+def test_a_build_that_does_not_load_is_told_with_its_reason(desk):
+    desk.order(a="fine")
+    done = desk.run("broken", code=FAILED)
+    assert "No module named 'nowhere_to_be_found'" in done.stdout
+    (manifest,) = desk.manifests()
+    assert [file["status"] for file in manifest["files"]] == ["NOT_STARTED"]
+    assert desk.locks() == []
+
+
+def truncated_parquet(path):
+    pd.DataFrame({"order": ["fine"] * 100}).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        ("bad.csv", lambda path: path.write_bytes(b""), "is empty"),
+        ("bad.csv", lambda path: path.write_text("a\n1\n1,2\n1,2,3\n"), "is not well-formed CSV"),
+        ("bad.csv", lambda path: path.write_bytes(b"order\ncaf\xe9\n"), "UTF-8"),
+        ("bad.csv.gz", lambda path: path.write_text("order\nfine\n"), "bad.csv.gz"),
+        ("bad.parquet", truncated_parquet, "truncated"),
+        ("bad.feather", lambda path: path.write_text("order\nfine\n"), "is no FEATHER file"),
+    ],
+    ids=["zero bytes", "ragged", "encoding", "not compressed", "truncated parquet", "feather that is CSV"],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_reason(desk, name, write, reason):
+    desk.source.mkdir()
+    write(desk.source / name)
+    done = desk.run("obedient", code=FAILED, input_file_type=name.split(".")[1])
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"failed {name}: ")]
+    assert reason in line
+    assert desk.files() == []
+
+
+def test_a_file_over_its_timeout_fails_the_execution(desk):
+    desk.order(a="hang", b="fine")
+    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, file_timeout=1)
+    assert "timeout a.csv: it took longer than file_timeout, 1 s" in done.stderr
+    (manifest,) = desk.manifests()
+    assert manifest["status"] == "FAILED"
+    assert [file["status"] for file in manifest["files"]] == ["TIMEOUT", "NOT_STARTED"]
+
+
+def test_an_execution_over_its_timeout_names_what_it_left(desk):
+    desk.order(a="fine", b="hang", c="fine")
+    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=4)
+    (manifest,) = desk.manifests()
+    assert manifest["status"] == "TIMEOUT"
+    assert manifest["reason"].startswith("The job_timeout of 4 s is over.")
+    assert "c.csv" in manifest["reason"]
+    assert manifest["reason"] in done.stdout
+    assert desk.files() == ["a.csv"]
+
+
+# ---- executions that are ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_execution_leaves_no_pod_and_no_partial_result(desk, number):
+    desk.order(a="fine", b="hang", c="fine")
+    with desk.running("obedient") as (process, pods):
+        assert pods
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == INTERRUPTED
+    assert "was interrupted" in stderr
+    assert not any(map(is_running, pods))
+    (manifest,) = desk.manifests()
+    assert manifest["status"] == "CANCELLED"
+    assert [file["status"] for file in manifest["files"]] == ["FINISHED", "CANCELLED", "NOT_STARTED"]
+    assert desk.files() == ["a.csv"]
+    assert desk.locks() == []
+    assert list(desk.scratch.iterdir()) == []
+
+
+def test_a_killed_execution_leaves_no_pod_and_its_lock_is_taken_over(desk):
+    desk.order(a="fine", b="hang")
+    with desk.running("obedient") as (process, pods):
+        process.kill()
+    wait_until(lambda: not any(map(is_running, pods)))
+    assert len(desk.locks()) == 1
+    assert desk.files() == ["a.csv"]
+    for path in desk.scratch.iterdir():
+        assert path.name.startswith("batchexec-")
+    desk.scratch = desk.folder / "tmp2"
+    desk.scratch.mkdir()
+    desk.environment["TMPDIR"] = str(desk.scratch)
+    desk.order(a="fine", b="fine")
+    subprocess.run(desk.arguments("obedient"), env=desk.environment, check=True, capture_output=True)
+    assert desk.files() == ["_SUCCESS", "a.csv", "b.csv"]
+    assert desk.locks() == []
+
+
+def test_a_twin_is_refused_while_the_first_runs(desk):
+    desk.order(a="hang")
+    with desk.running("obedient") as (process, _):
+        twin = subprocess.run(
+            desk.arguments("obedient"), env=desk.environment, capture_output=True, text=True, check=False
+        )
+        assert twin.returncode == REFUSED
+        assert "is running: local-" in twin.stderr
+        assert f"(process {process.pid} on " in twin.stderr
+        assert twin.stdout == ""
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+# ---- executions that are refused
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("doubel", {}, "doubel"),
+        ("double", {"build_id": "v2"}, "v2"),
+        ("idle", {}, "idle"),
+        ("../double", {}, "model_id: '../double'"),
+        ("double", {"build_id": "../v1"}, "build_id: '../v1'"),
+        ("double", {"source_folder": "file:///nowhere/at/all"}, "source_folder: file:///nowhere/at/all"),
+        (
+            "double",
+            {"source_folder": "s3://bucket/in"},
+            "source_folder: 's3://bucket/in' is no file:// folder",
+        ),
+        ("double", {"destination_folder": "out"}, "destination_folder: 'out' is no file:// folder"),
+        ("double", {"destination_folder": "file://"}, "destination_folder: 'file://' is no file:// folder"),
+        ("double", {"source_folder": "file://../in"}, "source_folder: "),
+        ("double", {"input_file_type": None}, "input_file_type: it is required"),
+        ("double", {"input_file_type": "xlsx"}, "input_file_type: 'xlsx'"),
+        ("double", {"input_file_type": "parquet"}, "holds no PARQUET file"),
+        ("double", {"instance": "huge"}, "instance: "),
+        ("double", {"file_timeout": -1}, "file_timeout: "),
+        ("double", {"pods": "many"}, "--pods"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_written(desk, model, options, message):
+    desk.write(a="value\n1\n")
+    done = desk.run(model, code=REFUSED, **options)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert not desk.results.exists()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "parameter", ["LD_PRELOAD=x", "PYTHONPATH=/x", "PATH=/x", "path=/x", "no value", "a-b=1"]
+)
+def test_a_parameter_that_may_not_be_set_is_refused(desk, parameter):
+    desk.write(a="value\n1\n")
+    done = desk.run("double", "-P", parameter, code=REFUSED)
+    assert f"parameters: '{parameter.partition('=')[0]}'" in done.stderr
+    assert not desk.results.exists()
+
+
+def test_an_empty_source_folder_is_refused(desk):
+    desk.source.mkdir()
+    done = desk.run("double", code=REFUSED)
+    assert f"source_folder: file://{desk.source} is missing or empty." in done.stderr
+    assert not desk.results.exists()
+
+
+def test_two_inputs_with_one_result_are_refused(desk):
+    desk.write(a="value\n1\n")
+    (desk.source / "a.csv.gz").write_bytes(b"")
+    done = desk.run("double", code=REFUSED)
+    assert "a.csv and a.csv.gz would both give a.csv" in done.stderr
+    assert not desk.results.exists()
+
+
+def test_a_destination_that_would_overwrite_its_source_is_refused(desk):
+    desk.write(a="value\n1\n")
+    done = desk.run("double", code=REFUSED, destination_folder=f"file://{desk.source}")
+    assert "the result of a.csv would overwrite the input" in done.stderr
+    assert [path.name for path in desk.source.rglob("*")] == ["a.csv"]
+    assert (desk.source / "a.csv").read_text() == "value\n1\n"
+
+
+def test_no_model_repository_is_refused(desk):
+    desk.write(a="value\n1\n")
+    del desk.environment["BATCHEXEC_MODEL_REPOSITORY"]
+    done = desk.run("double", code=REFUSED)
+    assert "--model-repository" in done.stderr
+
+
+def test_a_destination_that_is_a_file_is_refused(desk):
+    desk.write(a="value\n1\n")
+    desk.results.write_text("a file")
+    done = desk.run("double", code=REFUSED)
+    assert str(desk.results) in done.stderr
+    assert desk.results.read_text() == "a file"

@@ -1,0 +1,540 @@
+"""An execution's beginning and end: what is written, in which order, and what a refused one leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine import lock
+from airflow_batchexec.engine.audit import ExecutionStatus
+from airflow_batchexec.engine.execution import (
+    ExecutionFolder,
+    ExecutionSpec,
+    conclude,
+    prepare,
+    read_manifest,
+    read_spec,
+)
+from airflow_batchexec.engine.instances import InstanceTable
+from airflow_batchexec.engine.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
+from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.plan import read_tasks
+from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.exceptions import (
+    BatchExecError,
+    BuildNotFoundError,
+    ConfigurationError,
+    DiskFullError,
+    ExecutionRunningError,
+    LocationError,
+    ModelNotFoundError,
+    NoInputFilesError,
+    NoLiveBuildError,
+    ObjectNotFoundError,
+    ResultCollisionError,
+)
+
+EVERYWHERE = AllowedLocations((Location.parse("file:///"),))
+DOCUMENTS = ["execution.json", "plan.jsonl", "skipped.jsonl"]
+
+
+class Recording(LocalStorage):
+    """Remembers what was changed, in order; fails, where it is told to, like a disk that is full."""
+
+    def __init__(self, full_at=None):
+        self.changes = []
+        self.full_at = full_at
+
+    def _change(self, verb, location):
+        self.changes.append((verb, location.name))
+        if self.full_at == (verb, location.name):
+            raise DiskFullError(f"No room for {location.uri}.", uri=location.uri)
+
+    def write(self, location, data):
+        self._change("write", location)
+        return super().write(location, data)
+
+    def create(self, location, data):
+        self._change("create", location)
+        return super().create(location, data)
+
+    def delete(self, location, *, etag=None):
+        self._change("delete", location)
+        super().delete(location, etag=etag)
+
+
+class World:
+    """A repository with one model, a source folder with files, and a destination that does not exist."""
+
+    def __init__(self, path):
+        self.path = path
+        self.source = path / "in"
+        self.destination = path / "out"
+        self.storage = Recording()
+        build = path / "models" / "delay" / "v1"
+        build.mkdir(parents=True)
+        (build / "model.toml").write_text('entrypoint = "model:predict"\n')
+        self.source.mkdir()
+        self.deploy()
+
+    def deploy(self, text='build_id = "v1"\n'):
+        (self.path / "models" / "delay" / "deployment.toml").write_text(text)
+
+    def put(self, *files):
+        for file in files:
+            path = self.source / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("a\n1\n" + file)
+
+    def config(self, **fields):
+        folders = {
+            "source_folder": f"file://{self.source}",
+            "destination_folder": f"file://{self.destination}",
+        }
+        return ExecutionConfig.from_fields(**{"model_id": "delay", **folders, **fields})
+
+    def prepare(
+        self, execution_id="first", *, ended=(), allowed=EVERYWHERE, owner=None, started_at=100.0, **fields
+    ):
+        share_files = fields.pop("share_files", True)
+        return prepare(
+            config=self.config(**fields),
+            owner=owner or LockOwner(execution_id),
+            owner_state=lambda o: OwnerState.ENDED if o.execution_id in ended else OwnerState.RUNNING,
+            round_id="0",
+            started_at=started_at,
+            repository=ModelRepository(
+                root=Location.of_path(self.path / "models"), storage=LocalStorage(), cache=self.path / "cache"
+            ),
+            instances=InstanceTable(),
+            open_storage=lambda _: self.storage,
+            allowed=allowed,
+            pods_by_default=0,
+            most_shares=1000,
+            share_files=share_files,
+        )
+
+    def record(self, spec, *statuses, **values):
+        """Do the first tasks of the plan as pods would: publish results and keep the ledger."""
+        ledger = LedgerWriter(storage=self.storage, folder=spec.folder.ledger(spec.round_id), writer="pod-0")
+        tasks = read_tasks(self.storage.read(spec.folder.plan))
+        for task, status in zip(tasks, statuses, strict=False):
+            entry = FileRecord(
+                file=task.file, etag=task.etag, status=status, pod="pod-0", attempt=1, at=101.0, **values
+            )
+            if status is FileStatus.FINISHED:
+                info = self.storage.write(spec.destination.join(task.result), b"result")
+                source = StoredFile(spec.root.join(task.file).uri, task.size_bytes, task.etag, 3)
+                entry = replace(entry, input=source, output=StoredFile.of(info, rows=2))
+            ledger.add(entry)
+        ledger.close()
+
+    def conclude(self, spec, ended_at=107.5, **ended):
+        return conclude(spec=spec, storage=self.storage, ended_at=ended_at, **ended)
+
+    def left(self):
+        """Every file and folder in the destination."""
+        return sorted(str(p.relative_to(self.destination)) for p in self.destination.rglob("*"))
+
+    def locks(self):
+        return list(self.destination.glob("_batchexec/locks/*"))
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+# ---- the beginning
+
+
+def test_everything_that_is_decided_is_written_down(world):
+    world.put("a.csv", "sub/b.csv", "notes.txt")
+    prepared = world.prepare(pods=2, parameters={"A": "b"}, output_file_type="parquet")
+    folder = prepared.spec.folder
+    assert sorted(path.name for path in folder.location.path.iterdir()) == DOCUMENTS
+    assert read_spec(world.storage, folder) == prepared.spec
+    assert set(read_tasks(world.storage.read(folder.plan))) == set(prepared.plan.tasks)
+    assert json.loads(folder.skipped.path.read_text())["file"] == "notes.txt"
+    assert len(world.locks()) == 1
+    spec = prepared.spec
+    assert (spec.total_files, spec.skipped_files, spec.pods, spec.instance.name) == (2, 1, 2, "small")
+    assert spec.total_bytes == sum(len("a\n1\n" + file) for file in ("a.csv", "sub/b.csv"))
+    assert {task.result for task in prepared.plan.tasks} == {"a.parquet", "sub/b.parquet"}
+
+
+def test_the_specification_and_its_json_are_inverses(world):
+    world.put("a.csv")
+    owner = LockOwner("x", host="h", pid=3, started=1.25)
+    spec = world.prepare(owner=owner, instance="tiny", cpus=0.5, build_id="v1", file_timeout=3).spec
+    assert ExecutionSpec.from_json(spec.to_json()) == spec
+    assert json.loads(spec.to_json())["config"]["file_timeout"] == 3
+
+
+def test_the_specification_is_written_last_and_an_old_mark_goes_before_any_result(world):
+    world.put("a.csv", "notes.txt")
+    world.destination.mkdir()
+    (world.destination / "_SUCCESS").write_text("{}")
+    world.prepare()
+    (_, lock_name), *changes = world.storage.changes
+    assert changes == [
+        ("write", "plan.jsonl"),
+        ("write", "skipped.jsonl"),
+        ("write", "execution.json"),
+        ("delete", "_SUCCESS"),
+    ]
+    assert lock_name == world.locks()[0].name
+    assert not (world.destination / "_SUCCESS").exists()
+
+
+def test_a_source_that_is_one_file(world):
+    world.put("day.csv")
+    prepared = world.prepare(source_folder=f"file://{world.source}/day.csv", output_file_type="feather")
+    assert prepared.spec.root == Location.of_path(world.source)
+    assert prepared.spec.source == Location.of_path(world.source / "day.csv")
+    assert [task.result for task in prepared.plan.tasks] == ["day.feather"]
+    assert read_spec(world.storage, prepared.spec.folder).lock == prepared.spec.lock
+
+
+@pytest.mark.parametrize(
+    ("requested", "deployed", "pods", "shares"),
+    [(0, "", 0, 5), (2, "", 2, 2), (0, "pods = 3\n", 3, 3), (2, "pods = 3\n", 2, 2), (9, "", 9, 5)],
+)
+def test_pods_come_from_the_request_before_the_deployment(world, requested, deployed, pods, shares):
+    world.deploy(f'build_id = "v1"\n{deployed}')
+    world.put(*(f"{n}.csv" for n in range(5)))
+    prepared = world.prepare(pods=requested)
+    assert (prepared.spec.pods, len(prepared.shares), len(prepared.places)) == (pods, shares, shares)
+
+
+def test_where_something_else_limits_the_pods_each_file_is_a_share(world):
+    world.put("a.csv", "b.csv", "c.csv")
+    assert len(world.prepare(pods=1, share_files=False).shares) == 3
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "error"),
+    [
+        ([], {}, NoInputFilesError),
+        (["notes.txt"], {}, NoInputFilesError),
+        (["a.csv"], {"source_folder": "file:///no/such/folder"}, NoInputFilesError),
+        (["a.csv", "a.csv.gz"], {}, ResultCollisionError),
+        (["a.csv"], {"model_id": "other"}, ModelNotFoundError),
+        (["a.csv"], {"build_id": "v2"}, BuildNotFoundError),
+        (["a.csv"], {"instance": "huge"}, ConfigurationError),
+        (["a.csv"], {"execution_id": "../../up"}, ConfigurationError),
+        (["a.csv"], {"allowed": AllowedLocations()}, LocationError),
+        (["a\nb.csv"], {}, LocationError),
+    ],
+)
+def test_a_refused_execution_leaves_nothing(world, files, fields, error):
+    world.put(*files)
+    with pytest.raises(error) as caught:
+        world.prepare(**fields)
+    assert isinstance(caught.value, BatchExecError)
+    assert not world.destination.exists()
+    assert world.storage.changes == []
+
+
+def test_a_model_without_a_live_build_is_refused(world):
+    (world.path / "models/delay/deployment.toml").unlink()
+    world.put("a.csv")
+    with pytest.raises(NoLiveBuildError):
+        world.prepare()
+    assert not world.destination.exists()
+
+
+def test_a_destination_that_is_the_source_is_refused_and_left_as_it_was(world):
+    world.put("a.csv")
+    with pytest.raises(ResultCollisionError):
+        world.prepare(destination_folder=f"file://{world.source}")
+    assert [path.name for path in world.source.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("where", ["source", "destination"])
+def test_another_name_of_a_folder_is_seen_to_be_the_folder(world, where):
+    """Through a link, the destination would overwrite its source."""
+    world.put("a.csv")
+    (world.path / "link").symlink_to(world.source)
+    fields = {"destination_folder": f"file://{world.source}", f"{where}_folder": f"file://{world.path}/link"}
+    with pytest.raises(ResultCollisionError):
+        world.prepare(**fields)
+
+
+def test_a_twin_under_another_name_of_its_folder_is_refused(world):
+    world.put("a.csv")
+    world.prepare("first")
+    (world.path / "link").symlink_to(world.source)
+    with pytest.raises(ExecutionRunningError):
+        world.prepare("second", source_folder=f"file://{world.path}/link")
+
+
+@pytest.mark.parametrize("where", ["source_folder", "destination_folder"])
+def test_a_loop_of_links_is_refused_by_its_field(world, where):
+    world.put("a.csv")
+    (world.path / "loop").symlink_to(world.path / "loop")
+    with pytest.raises(LocationError) as caught:
+        world.prepare(**{where: f"file://{world.path}/loop"})
+    assert caught.value.details["field"] == where
+    assert not world.destination.exists()
+
+
+@pytest.mark.parametrize(
+    "execution_id", ["..", ".", "", "../x", "a/b", "/etc", "a\0b", "a b", "x" * 251, "locks", "ä", "a\n"]
+)
+def test_an_execution_id_is_a_plain_name(world, execution_id):
+    with pytest.raises(ConfigurationError) as caught:
+        ExecutionFolder(Location.of_path(world.destination), execution_id)
+    assert caught.value.details["field"] == "execution_id"
+
+
+@pytest.mark.parametrize("execution_id", ["manual__2026-01-01T00:00:00+00:00_x~1", "...", ".a", "x" * 250])
+def test_a_run_id_is_an_execution_id(world, execution_id):
+    folder = ExecutionFolder(Location.of_path(world.destination), execution_id)
+    assert folder.location.parent == folder.destination.join("_batchexec")
+
+
+# ---- which locations are allowed
+
+
+def allowed_only(*paths):
+    return AllowedLocations(tuple(Location.of_path(path) for path in paths))
+
+
+def test_what_is_allowed_is_done(world):
+    world.put("a.csv")
+    world.prepare(allowed=allowed_only(world.source, world.destination))
+
+
+@pytest.mark.parametrize(
+    ("missing", "field"), [("source", "source_folder"), ("destination", "destination_folder")]
+)
+def test_a_folder_that_is_not_allowed_is_refused_by_its_field(world, missing, field):
+    world.put("a.csv")
+    allowed = allowed_only(world.destination if missing == "source" else world.source)
+    with pytest.raises(LocationError) as caught:
+        world.prepare(allowed=allowed)
+    assert caught.value.details["field"] == field
+    assert not world.destination.exists()
+
+
+def outside(world):
+    secret = world.path / "secret"
+    (secret / "sub").mkdir(parents=True)
+    (secret / "x.csv").write_text("a\n1\n")
+    return secret
+
+
+def test_a_folder_that_is_a_link_out_of_what_is_allowed_is_refused(world):
+    outside(world)
+    (world.source / "link").symlink_to(world.path / "secret")
+    with pytest.raises(LocationError):
+        world.prepare(
+            source_folder=f"file://{world.source}/link", allowed=allowed_only(world.source, world.destination)
+        )
+
+
+@pytest.mark.parametrize("target", ["secret/x.csv", "secret"])
+def test_an_input_that_is_a_link_out_of_what_is_allowed_is_refused(world, target):
+    outside(world)
+    world.put("a.csv")
+    (world.source / ("link.csv" if target.endswith(".csv") else "link")).symlink_to(world.path / target)
+    with pytest.raises(LocationError, match="source_folder: ") as caught:
+        world.prepare(allowed=allowed_only(world.source, world.destination))
+    assert "/in/link" in caught.value.message
+    assert not world.destination.exists()
+
+
+def test_a_result_folder_that_is_a_link_out_of_what_is_allowed_is_refused(world):
+    outside(world)
+    world.put("sub/a.csv")
+    world.destination.mkdir()
+    (world.destination / "sub").symlink_to(world.path / "secret" / "sub")
+    with pytest.raises(LocationError, match="destination_folder: "):
+        world.prepare(allowed=allowed_only(world.source, world.destination))
+    assert world.left() == ["sub"]
+
+
+def test_a_link_within_what_is_allowed_is_followed(world):
+    world.put("a.csv")
+    (world.source / "b.csv").symlink_to(world.source / "a.csv")
+    prepared = world.prepare(allowed=allowed_only(world.source, world.destination))
+    assert {task.file for task in prepared.plan.tasks} == {"a.csv", "b.csv"}
+
+
+# ---- the lock
+
+
+def test_a_twin_is_refused_and_the_first_is_unharmed(world):
+    world.put("a.csv")
+    first = world.prepare("first").spec
+    before = world.left()
+    with pytest.raises(ExecutionRunningError) as caught:
+        world.prepare("second", file_timeout=9)
+    assert caught.value.details["execution_id"] == "first"
+    assert world.left() == before
+    assert read_spec(world.storage, first.folder) == first
+
+
+@pytest.mark.parametrize("difference", ["build", "source"])
+def test_an_execution_that_differs_in_its_identity_may_run_at_the_same_time(world, difference):
+    world.put("a.csv", "sub/b.csv")
+    build = world.path / "models/delay/v2"
+    build.mkdir()
+    (build / "model.toml").write_text('entrypoint = "model:predict"\n')
+    world.prepare("first")
+    other = {"build": {"build_id": "v2"}, "source": {"source_folder": f"file://{world.source}/sub"}}
+    world.prepare("second", **other[difference])
+    assert len(world.locks()) == 2
+
+
+def test_naming_the_live_build_makes_no_other_identity(world):
+    world.put("a.csv")
+    world.prepare("first")
+    with pytest.raises(ExecutionRunningError):
+        world.prepare("second", build_id="v1")
+
+
+def test_the_lock_of_a_crashed_execution_is_taken_over(world):
+    world.put("a.csv")
+    crashed = world.prepare("crashed").spec
+    second = world.prepare("second", ended={"crashed"}).spec
+    assert json.loads(second.lock.path.read_bytes())["execution_id"] == "second"
+    world.conclude(crashed)
+    assert second.lock.path.exists()
+
+
+def test_planning_again_keeps_the_lock(world):
+    world.put("a.csv")
+    world.prepare("first")
+    world.put("b.csv")
+    assert world.prepare("first").spec.total_files == 2
+
+
+@pytest.mark.parametrize(
+    "full_at", [("write", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
+)
+def test_a_disk_that_fills_up_while_planning_leaves_no_half_plan_and_no_lock(world, full_at):
+    world.put("a.csv", "notes.txt")
+    world.destination.mkdir()
+    (world.destination / "_SUCCESS").write_text("{}")
+    world.storage = Recording(full_at)
+    with pytest.raises(DiskFullError):
+        world.prepare()
+    assert [path for path in world.destination.rglob("*") if path.is_file()] == [
+        world.destination / "_SUCCESS"
+    ]
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(world):
+    world.put("a.csv")
+    first = world.prepare("first").spec
+    world.conclude(first)
+    before = world.left()
+    world.storage = Recording(("create", first.lock.name))
+    with pytest.raises(DiskFullError):
+        world.prepare("second")
+    assert world.left() == before
+
+
+# ---- the end
+
+
+def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world):
+    world.put("a.csv", "b.csv", "notes.txt")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED, FileStatus.FINISHED)
+    world.storage.changes.clear()
+    manifest = world.conclude(spec)
+    assert world.storage.changes == [
+        ("write", "manifest.json"),
+        ("write", "_SUCCESS"),
+        ("delete", spec.lock.name),
+    ]
+    assert manifest == read_manifest(world.storage, spec.folder)
+    counts = {name: value for name, value in manifest.items() if name.endswith("_files")}
+    assert counts == {
+        "total_files": 2,
+        "finished_files": 2,
+        "failed_files": 0,
+        "not_started_files": 0,
+        "skipped_files": 1,
+    }
+    assert (manifest["status"], manifest["reason"], manifest["seconds"]) == ("FINISHED", "", 7.5)
+    assert (manifest["rows"], manifest["rows_in"]) == (4, 6)
+    assert [FileRecord.from_dict(entry).status for entry in manifest["files"]] == [FileStatus.FINISHED] * 2
+    assert manifest["skipped"][0]["file"] == "notes.txt"
+    mark = json.loads((world.destination / "_SUCCESS").read_text())
+    assert mark == {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
+    assert world.locks() == []
+
+
+def test_a_failed_execution_accounts_for_every_file_and_sets_no_mark(world):
+    world.put("a.csv", "b.csv", "c.csv", "d.csv")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED, FileStatus.FAILED, FileStatus.STARTED, reason="It is broken.")
+    manifest = world.conclude(spec)
+    assert manifest["status"] == "FAILED"
+    assert [manifest[f"{n}_files"] for n in ("total", "finished", "failed", "not_started")] == [4, 1, 2, 1]
+    assert [FileRecord.from_dict(entry).status.value for entry in manifest["files"]] == [
+        *("FINISHED", "FAILED", "FAILED", "NOT_STARTED")
+    ]
+    assert not (world.destination / "_SUCCESS").exists()
+    assert world.locks() == []
+
+
+def test_an_execution_that_fails_after_it_had_succeeded_loses_its_mark(world):
+    """A finished run whose task is cleared is not planned again."""
+    world.put("a.csv")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED)
+    world.conclude(spec)
+    (world.destination / "a.csv").unlink()
+    world.storage.changes.clear()
+    assert world.conclude(spec)["status"] == "FAILED"
+    assert world.storage.changes[:2] == [("delete", "_SUCCESS"), ("write", "manifest.json")]
+    assert not (world.destination / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("status", [ExecutionStatus.TIMEOUT, ExecutionStatus.CANCELLED])
+def test_an_execution_that_was_ended_from_outside(world, status):
+    world.put("a.csv", "b.csv")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED)
+    manifest = world.conclude(spec, ended_as=status, ended_because="It is over.")
+    assert manifest["status"] == status.value
+    assert manifest["reason"] == "It is over. 1 file was not started: b.csv."
+    assert not (world.destination / "_SUCCESS").exists()
+
+
+def test_ending_twice_gives_the_same(world):
+    world.put("a.csv")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED)
+    assert world.conclude(spec) == world.conclude(spec)
+
+
+def test_an_execution_that_was_never_prepared_has_no_specification(world):
+    folder = ExecutionFolder(Location.of_path(world.destination), "x")
+    with pytest.raises(ObjectNotFoundError):
+        read_spec(world.storage, folder)
+    with pytest.raises(ObjectNotFoundError):
+        read_manifest(world.storage, folder)
+
+
+def test_an_execution_holds_its_lock_until_its_manifest_is_written(world):
+    world.put("a.csv")
+    spec = world.prepare().spec
+    world.storage = Recording(("write", "manifest.json"))
+    with pytest.raises(DiskFullError):
+        world.conclude(spec)
+    assert spec.lock.path.exists()
+    assert spec.lock.parent.name == lock.FOLDER
