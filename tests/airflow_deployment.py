@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from airflow_models import frame
 
 if TYPE_CHECKING:
@@ -60,3 +62,12 @@ class Deployment:
         path = self.folder / name / "out" / "_batchexec" / run_id / "manifest.json"
         manifest: dict[str, Any] = json.loads(path.read_text())
         return manifest
+
+    def pods(self) -> list[psutil.Process]:
+        """The root process of every pod that lives, whoever is its parent by now: its home is in the scratch folder."""
+        found = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("HOME", "").startswith(str(self.folder / "scratch")):
+                    found[process.pid] = process
+        return [process for process in found.values() if process.ppid() not in found]

@@ -261,9 +261,10 @@ class _Pipeline:
         output = route.staging / f"{job.number}{SUFFIXES[route.output_type][0]}"
         job.output_path = output
         try:
-            fetched.result()
-            assert job.input_path is not None
-            job.answer = self._ask(job, job.input_path, output)
+            with disk_errors("process", task.file):
+                fetched.result()
+                assert job.input_path is not None
+                job.answer = self._ask(job, job.input_path, output)
         except DeadlineExceeded:
             return self._fail(job, self._timeout(task))
         except BatchExecError as error:

@@ -25,12 +25,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) ->
     folder = tmp_path_factory.mktemp("deployment")
     bucket = s3_server.make_bucket()
     publish_model(folder, "scaler")
+    (folder / "scratch").mkdir()
     airflow = AirflowServer(
         home=folder / "airflow",
         dags_folder=_ROOT / "dags",
         settings={
             "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
             "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}, s3://{bucket}",
+            "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(folder / "scratch"),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
         },
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import psutil
 import pytest
 from airflow_deployment import MAX_MAP_LENGTH
 from airflow_models import expected, frame
@@ -27,16 +26,6 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.1)
-
-
-def pod_processes() -> list[psutil.Process]:
-    """The root of every pod that runs; the worker is its child, and has the same command line."""
-    found = {}
-    for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
-        words = process.info["cmdline"] or []
-        if any(word.endswith("predictor/worker.py") for word in words):
-            found[process.info["pid"]] = process
-    return [process for process in found.values() if process.info["ppid"] not in found]
 
 
 def test_a_folder_in_a_bucket_goes_through_a_model_one_mapped_task_per_file(deployment: Deployment) -> None:
@@ -182,7 +171,7 @@ def test_a_file_that_hangs_is_ended_by_file_timeout(deployment: Deployment) -> N
     assert record["status"] == "TIMEOUT"
     assert "file_timeout, 2 s" in record["reason"]
     assert [i["try_number"] for i in deployment.instances(run_id, "predict")] == [1]
-    assert not pod_processes()
+    assert not deployment.pods()
 
 
 def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> None:
@@ -265,7 +254,7 @@ def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
     run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
     wait_until(lambda: calls.exists() and "a-slow" in calls.read_text())
 
-    (pod,) = pod_processes()
+    (pod,) = deployment.pods()
     (worker,) = pod.children()
     worker.kill()
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
@@ -284,7 +273,7 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     folders = deployment.write_files("orphaned", {"only": "slow"})
     run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
     wait_until(calls.exists)
-    (pod,) = pod_processes()
+    (pod,) = deployment.pods()
     task = pod.parent()
     assert task is not None
 
@@ -305,7 +294,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
-    wait_until(lambda: not pod_processes())
+    wait_until(lambda: not deployment.pods())
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]
     # The lock of a run that has ended does not keep the next one out.

@@ -364,17 +364,19 @@ def test_at_most_three_inputs_lie_in_the_scratch_folder_at_once(bucket):
     assert max(most) <= 3
 
 
-def test_a_fetch_that_fails_fails_its_own_file_and_not_the_one_before(bucket):
+@pytest.mark.parametrize("kind", [StorageError, OSError])
+def test_a_fetch_that_fails_fails_its_own_file_and_not_the_one_before(bucket, kind):
     bucket.write(a="x", b="x", c="x")
 
     class Denied(Bucket):
         def fetch(self, info, scratch_file):
             if info.location.name == "b.csv":
-                raise StorageError(f"Cannot fetch {info.location.uri}: the line is dead.")
+                raise kind("The line is dead.")
             return super().fetch(info, scratch_file)
 
     bucket.storage = Denied()
     error = bucket.run()
+    assert isinstance(error, StorageError)
     assert error.details["file"] == "b.csv"
     assert bucket.published() == ["a.parquet"]
-    assert bucket.last("b.csv").reason.endswith("the line is dead.")
+    assert "The line is dead." in bucket.last("b.csv").reason
