@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk import DAG, Param, TaskGroup, XComArg
 
 from airflow_batchexec.config import ExecutionConfig, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
@@ -179,7 +179,7 @@ def _tasks(
     )
     predict = PredictFileOperator.partial(
         task_id="predict",
-        execution=plan.output["execution"],
+        execution=XComArg(plan, key="execution"),
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,

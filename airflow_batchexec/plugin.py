@@ -7,7 +7,7 @@ from airflow.plugins_manager import AirflowPlugin
 __all__ = ["BatchExecPlugin"]
 
 
-class BatchExecPlugin(AirflowPlugin):  # type: ignore[misc]  Airflow's plugin base carries no types
+class BatchExecPlugin(AirflowPlugin):
     """What this package adds to Airflow's server."""
 
     name = "batchexec"

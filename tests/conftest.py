@@ -1,7 +1,12 @@
-"""What every test may use."""
+"""What every test may use, and an Airflow home of the tests' own."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from s3_server import S3Server
+
+# Airflow reads these when it is first imported, and writes its configuration and logs into its home. So they are set
+# here, before any test module is, and set hard: a test must not touch the Airflow of whoever runs it.
+_AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="batchexec-tests-airflow-"))
+atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
+for _name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[_name]
+os.environ |= {
+    "AIRFLOW_HOME": str(_AIRFLOW_HOME),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_AIRFLOW_HOME}/airflow.db",
+}
 
 
 @pytest.fixture(scope="session")

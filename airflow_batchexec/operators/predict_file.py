@@ -90,7 +90,7 @@ class _Share:
         # Shown by map_index_template in place of the map index.
         self._mapped_per_file = place.files == 1
         name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
-        context["file"] = name  # type: ignore[typeddict-unknown-key]  a key of ours
+        context["file"] = name  # type: ignore[typeddict-unknown-key]  # a key of ours
 
     def run(self) -> None:
         if self._stop.is_set():
