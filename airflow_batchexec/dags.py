@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Param, TaskGroup, XComArg
+from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.config_sections import SECTIONS
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
@@ -64,7 +66,8 @@ def batch_execution_group(
     with TaskGroup(group_id) as group:
         _tasks(
             fields=fields,
-            name=group_id,
+            # With the ids of the groups around it: one run may hold the same group twice.
+            name=group.group_id or group_id,
             map_per_file=isinstance(pods, int),
             batch_execution_conn_id=batch_execution_conn_id,
             retries=retries,
@@ -90,16 +93,18 @@ def create_execution_dag(
         defaults: Values of parameters that a run leaves out, by flat name.
         dag_arguments: More of the DAG's own arguments, such as ``max_active_tasks``: how many pods one execution may
             have at once.
+
+    Raises:
+        ConfigurationError: ``defaults`` names a parameter that does not exist, or gives one a wrong value.
     """
     arguments: dict[str, Any] = {
-        "schedule": None,
         "catchup": False,
         "tags": ["batch-execution"],
         "doc_md": _DOC,
         "params": execution_params(defaults or {}),
         **dag_arguments,
     }
-    with DAG(dag_id, **arguments) as dag:
+    with DAG(dag_id, schedule=arguments.pop("schedule", None), **arguments) as dag:
         _tasks(
             fields=None,
             name="",
@@ -115,13 +120,16 @@ def execution_params(defaults: Mapping[str, Any]) -> dict[str, Param]:
     """The parameter table as the params of a DAG: its trigger form, and what Airflow's server validates.
 
     Raises:
-        ConfigurationError: ``defaults`` names a parameter that does not exist.
+        ConfigurationError: ``defaults`` names a parameter that does not exist, or gives one a wrong value.
     """
-    unknown = set(defaults) - set(flat_fields())
-    if unknown:
-        name = min(unknown)
-        raise ConfigurationError(f"{name}: there is no such parameter.", field=name)
-    return {name: _param(name, defaults) for name in flat_fields()}
+    _check_names(defaults)
+    params = {name: _param(name, defaults) for name in flat_fields()}
+    for name in defaults:
+        try:
+            params[name].resolve()
+        except ParamValidationError as error:
+            raise ConfigurationError(f"{name}: this cannot be its default: {error}", field=name) from None
+    return params
 
 
 def _param(name: str, defaults: Mapping[str, Any]) -> Param:
@@ -148,15 +156,15 @@ def _param(name: str, defaults: Mapping[str, Any]) -> Param:
         words = arguments.pop("enum")
         arguments["examples"] = [word for word in words if word]
         arguments["pattern"] = f"^({'|'.join(_any_case(word) for word in words)})$"
-    elif arguments["type"] == "string":
-        # What is empty is left out: an optional text field of the form sends null.
+    if arguments["type"] == "string":
+        # What is empty is left out: an optional text field of the form sends null, and must be allowed to.
         arguments["type"] = ["null", "string"]
     return Param(**arguments)
 
 
 def _any_case(word: str) -> str:
-    """A pattern for a word in upper or lower case, with or without its hyphen."""
-    return "".join("-?" if letter == "-" else f"[{letter.upper()}{letter.lower()}]" for letter in word)
+    """A pattern for a word in upper or lower case; its hyphen may be left out, or be an underscore."""
+    return "".join("[-_]?" if letter == "-" else f"[{letter.upper()}{letter.lower()}]" for letter in word)
 
 
 def _tasks(
@@ -196,10 +204,27 @@ def _tasks(
 
 def _check_literals(fields: Mapping[str, Any]) -> None:
     """Refuse what is wrong already when the DAG is parsed; templated values are checked when it runs."""
+    _check_names(fields)
+    if not any(_is_templated(value) for value in fields.values()):
+        ExecutionConfig.from_fields(**fields)
+        return
+    # Whether bucket and folder agree cannot be told yet, so each section is checked by itself.
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in fields.items():
+        flat = flat_fields()[name]
+        if not _is_templated(value):
+            sections[flat.section][flat.name] = value
+        elif flat.required:
+            sections[flat.section][flat.name] = "templated"
+    for section, values in sections.items():
+        SECTIONS[section](**values)
+
+
+def _is_templated(value: Any) -> bool:
+    return (isinstance(value, str) and "{" in value) or hasattr(value, "resolve")
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
     for name in fields:
         if name not in flat_fields():
             raise ConfigurationError(f"{name}: there is no such parameter.", field=name)
-    if not any(
-        (isinstance(value, str) and "{" in value) or hasattr(value, "resolve") for value in fields.values()
-    ):
-        ExecutionConfig.from_fields(**fields)

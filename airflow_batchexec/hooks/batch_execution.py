@@ -132,10 +132,10 @@ class BatchExecutionHook(BaseHook):
 
 def _secret(name: str, *, field: str) -> str:
     try:
-        value = str(Variable.get(name))
+        value = str(Variable.get(name)).strip()
     except (AirflowRuntimeError, KeyError):
         raise ConfigurationError(
             f"{field}: there is no secret (Airflow Variable) named {name!r}.", field=field
         ) from None
     mask_secret(value)
-    return value.strip()
+    return value

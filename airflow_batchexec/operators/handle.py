@@ -92,6 +92,8 @@ def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerS
         except AirflowRuntimeError as error:
             detail = error.error.detail or {}
             return OwnerState.ENDED if detail.get("status_code") == 404 else OwnerState.UNKNOWN  # noqa: PLR2004
-        return OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING
+        return (
+            OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING
+        )
 
     return state

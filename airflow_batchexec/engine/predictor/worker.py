@@ -115,7 +115,9 @@ class Worker:
         clock = time.perf_counter
         times = [clock()]
         try:
-            frame = formats.read_frame(Path(input), formats.FileType.parse(input_type), name=input_name)
+            frame = formats.read_frame(
+                Path(input), formats.FileType.parse(input_type), name=input_name, threads=self._threads
+            )
         except formats.UnreadableFileError as error:
             raise _RequestError("input", str(error)) from None
         except MemoryError as error:

@@ -526,6 +526,17 @@ def test_csv_has_the_text_that_to_csv_gives(tmp_path_factory, frame):
     assert _written(frame, tmp_path_factory.getbasetemp()) == frame.to_csv(index=False, lineterminator="\n")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_of_every_size_have_the_text_that_to_csv_gives(tmp_path, dtype):
+    sizes = [
+        mantissa * 10.0**exponent for exponent in range(-12, 20) for mantissa in (1, 1.5, 9.99999, 1.000001)
+    ]
+    with np.errstate(over="ignore"):
+        values = np.array([0.0, *sizes, *(-size for size in sizes)]).astype(dtype)
+    frame = pd.DataFrame({"a": values, "b": 1})
+    assert _written(frame, tmp_path) == frame.to_csv(index=False, lineterminator="\n")
+
+
 @pytest.mark.parametrize("kind", COLUMNS)
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
