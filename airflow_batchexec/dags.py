@@ -128,7 +128,8 @@ def execution_params(defaults: Mapping[str, Any]) -> dict[str, Param]:
         try:
             params[name].resolve()
         except ParamValidationError as error:
-            raise ConfigurationError(f"{name}: this cannot be its default: {error}", field=name) from None
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(f"{name}: this cannot be its default: {reason}.", field=name) from None
     return params
 
 
@@ -159,6 +160,8 @@ def _param(name: str, defaults: Mapping[str, Any]) -> Param:
     if arguments["type"] == "string":
         # What is empty is left out: an optional text field of the form sends null, and must be allowed to.
         arguments["type"] = ["null", "string"]
+    elif arguments["type"] == "object":
+        arguments["additionalProperties"] = {"type": ["string", "number", "boolean"]}
     return Param(**arguments)
 
 
@@ -191,7 +194,6 @@ def _tasks(
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,
-        map_index_template="{{ file }}",
     ).expand(share=plan.output)
     finish = FinishExecutionOperator(
         task_id="finish",

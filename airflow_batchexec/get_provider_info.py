@@ -61,6 +61,11 @@ def get_provider_info() -> dict[str, Any]:
                         "that the credentials reach, and no folder on disk.",
                         example="s3://flights,file:///data",
                     ),
+                    "deployment_name": _option(
+                        "What tells this Airflow from others that write to the same destinations: it stands in the "
+                        "locks of executions. Empty: [api] base_url.",
+                        example="production",
+                    ),
                     "instances": _option(
                         "More instances, or others of the same name, as JSON.",
                         example='{"mine": {"cpus": 1, "memory_gib": 3}}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "allowed_locations",
+    "deployment_name",
     "instance_table",
     "load_timeout_seconds",
     "machine_is_shared",
@@ -35,14 +37,34 @@ def allowed_locations() -> AllowedLocations:
     return AllowedLocations.parse(conf.get(_SECTION, "allowed_locations", fallback=""))
 
 
+def deployment_name() -> str:
+    """What tells this Airflow from others that may write to the same destinations."""
+    name: str = conf.get(_SECTION, "deployment_name", fallback="") or conf.get("api", "base_url", fallback="")
+    return name
+
+
 def instance_table() -> InstanceTable:
     """The instances there are."""
     return InstanceTable.parse(conf.get(_SECTION, "instances", fallback=""))
 
 
 def load_timeout_seconds() -> float:
-    """How long a pod may take to load its build."""
-    return float(conf.get(_SECTION, "load_timeout", fallback="1800"))
+    """How long a pod may take to load its build.
+
+    Raises:
+        ConfigurationError: The option is no number of seconds above 0.
+    """
+    text = conf.get(_SECTION, "load_timeout", fallback="1800")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ConfigurationError(
+            f"load_timeout: {text!r} is no number of seconds above 0. Set [batchexec] load_timeout to one.",
+            field="load_timeout",
+        )
+    return seconds
 
 
 def scratch_folder() -> Path | None:

@@ -104,6 +104,8 @@ class AirflowServer:
         for part in _PARTS:
             self._spawn(part[0], *(word.format(port=self.port) for word in part))
         self._wait(self._is_healthy, "Airflow did not become healthy")
+        # Its first request makes the execution API build its routes, which takes seconds that no run should wait.
+        self._session.get(f"{self.url}/execution/health", timeout=60)
         token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
         self._session.headers["Authorization"] = f"Bearer {token}"
 

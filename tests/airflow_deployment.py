@@ -41,6 +41,18 @@ class Deployment:
         """Start one execution."""
         return self.airflow.trigger("batch_execution", {"model_id": "scaler", **conf})
 
+    def clear(self, run_id: str, **selection: Any) -> dict[str, Any]:
+        """Clear tasks of an execution, and wait until it has ended again."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "reset_dag_runs": True,
+            **selection,
+        }
+        self.airflow.api("POST", "dags/batch_execution/clearTaskInstances", json=body)
+        return self.airflow.wait_for_run("batch_execution", run_id)
+
     def instances(self, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """The instances of one task of an execution."""
         instances = self.airflow.task_instances("batch_execution", run_id)

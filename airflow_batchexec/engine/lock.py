@@ -49,6 +49,7 @@ class LockOwner:
 
     Attributes:
         execution_id: The execution.
+        deployment: Which Airflow it runs in: two of them may have runs of the same name.
         dag_id: Its DAG; empty for an execution on one machine.
         run_id: Its DAG run.
         host: For an execution on one machine, the machine …
@@ -57,6 +58,7 @@ class LockOwner:
     """
 
     execution_id: str
+    deployment: str = ""
     dag_id: str = ""
     run_id: str = ""
     host: str = ""
@@ -75,11 +77,20 @@ class LockOwner:
             started=psutil.Process().create_time(),
         )
 
+    def is_same_execution(self, other: LockOwner) -> bool:
+        """Whether both speak of one execution, which may hold its lock from several processes."""
+        return (self.execution_id, self.deployment, self.dag_id) == (
+            other.execution_id,
+            other.deployment,
+            other.dag_id,
+        )
+
     @property
     def place(self) -> str:
         """Where the owner runs, for a person to look."""
         if self.dag_id:
-            return f"DAG {self.dag_id}, run {self.run_id}"
+            airflow = f" of {self.deployment}" if self.deployment else ""
+            return f"DAG {self.dag_id}, run {self.run_id}{airflow}"
         return f"process {self.pid} on {self.host}"
 
 
@@ -120,7 +131,7 @@ def acquire(
         try:
             content, etag = storage.read_with_etag(location)
             holder = _read_owner(content, location)
-            if holder.execution_id == owner.execution_id and holder.dag_id == owner.dag_id:
+            if holder.is_same_execution(owner):
                 return False
             state = state_of(holder)
             if state is not OwnerState.ENDED:
@@ -140,7 +151,7 @@ def release(*, storage: Storage, location: Location, owner: LockOwner) -> None:
     try:
         content, etag = storage.read_with_etag(location)
         holder = _read_owner(content, location)
-        if (holder.execution_id, holder.dag_id) == (owner.execution_id, owner.dag_id):
+        if holder.is_same_execution(owner):
             storage.delete(location, etag=etag)
     except (ObjectNotFoundError, ObjectChangedError, ExecutionRunningError):
         return

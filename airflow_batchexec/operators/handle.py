@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec import settings
 from airflow_batchexec.engine.lock import LockOwner, OwnerState, local_owner_state
 from airflow_batchexec.exceptions import BatchExecError
 
@@ -87,10 +88,14 @@ def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerS
     def state(owner: LockOwner) -> OwnerState:
         if not owner.dag_id:
             return local_owner_state(owner)
+        if owner.deployment != settings.deployment_name():
+            # A run of that name here would be another one.
+            return OwnerState.UNKNOWN
         try:
             run_state = DagRunState(ti.get_dagrun_state(owner.dag_id, owner.run_id))
         except AirflowRuntimeError as error:
             detail = error.error.detail or {}
+            # A run that has been deleted has ended.
             return OwnerState.ENDED if detail.get("status_code") == 404 else OwnerState.UNKNOWN  # noqa: PLR2004
         return (
             OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING

@@ -78,7 +78,9 @@ class PlanExecutionOperator(BaseOperator):
         execution_id = f"{ti.dag_id}.{self.name}.{ti.run_id}" if self.name else ti.run_id
         prepared = prepare(
             config=config,
-            owner=LockOwner(execution_id, dag_id=ti.dag_id, run_id=ti.run_id),
+            owner=LockOwner(
+                execution_id, deployment=settings.deployment_name(), dag_id=ti.dag_id, run_id=ti.run_id
+            ),
             owner_state=owner_state(ti),
             round_id=uuid.uuid4().hex[:12],
             started_at=dag_run_start(context),

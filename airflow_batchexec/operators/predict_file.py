@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
+from airflow_batchexec.exceptions import (
+    BatchExecError,
+    ExecutionCancelledError,
+    JobTimeoutError,
+    ObjectNotFoundError,
+)
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, generation, owner_state
 from airflow_batchexec.task_errors import as_task_failure, task_failure
@@ -35,14 +40,16 @@ __all__ = ["PredictFileOperator"]
 class PredictFileOperator(BaseOperator):
     """Sends the files of one share of the plan through one pod; mapped over the output of the task ``plan``.
 
-    A retry does only what is not done yet. So does a clear, unless all of it is done: then all of it is done again.
+    A retry does only what is not done yet. So does a clear in an execution that has failed: it continues it. In one
+    that has finished, a clear does its files again.
 
     Args:
         execution: The XCom ``execution`` of the task ``plan``.
         share: One element of that task's output.
 
     Raises:
-        AirflowFailException: A file failed, and trying again cannot help.
+        AirflowFailException: A file failed, and trying again cannot help; or another pod's file has, and some of this
+            pod's were not started.
         AirflowException: A file failed, and may be tried again.
         AirflowSkipException: Another file has failed for good, and so the execution; this one is not begun.
     """
@@ -50,7 +57,6 @@ class PredictFileOperator(BaseOperator):
     template_fields: Sequence[str] = ("execution", "share")
 
     def __init__(self, *, execution: Any, share: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("map_index_template", "{{ file }}")
         super().__init__(**kwargs)
         self.execution = execution
         self.share = share
@@ -81,16 +87,20 @@ class _Share:
         self._context = context
         self._ti = context["ti"]
         self._generation = generation(context)
+        self._finished = 0
         handle = ExecutionHandle.from_dict(operator.execution)
         self._hook, self._storage, folder = handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
         place = Share.from_descriptor(operator.share)
         self._tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
         self._stop: StopMark = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
-        # Shown by map_index_template in place of the map index.
         self._mapped_per_file = place.files == 1
         name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
         context["file"] = name  # type: ignore[typeddict-unknown-key]  # a key of ours
+        # Shown in place of the map index. Airflow reads the template of the mapped operator, which does not have the
+        # defaults of this class, so that one of its own would never be used.
+        if context["map_index_template"] is None:
+            context["map_index_template"] = "{{ file }}"
 
     def run(self) -> None:
         if self._stop.is_set():
@@ -107,6 +117,11 @@ class _Share:
         if error is not None:
             self._end_execution_unless_retried(error)
             raise task_failure(error) from error
+        if self._finished < len(tasks):
+            raise AirflowFailException(
+                f"{len(tasks) - self._finished} of {len(tasks)} files were not started: another file has failed, "
+                f"and so the execution."
+            )
 
     def _hold_lock(self) -> None:
         """Take the lock again where the execution had ended and was cleared."""
@@ -137,7 +152,18 @@ class _Share:
         ours = all(
             (record := finished(task)) and record.generation == self._generation for task in self._tasks
         )
-        return [] if ours else self._tasks
+        return [] if ours or not self._execution_had_finished() else self._tasks
+
+    def _execution_had_finished(self) -> bool:
+        """Whether this is a clear of an execution that had finished; of one that had not, a clear continues it."""
+        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution import read_manifest  # noqa: PLC0415  as above
+
+        try:
+            manifest = read_manifest(self._storage, self._spec.folder)
+        except ObjectNotFoundError:
+            return False
+        return bool(manifest["status"] == ExecutionStatus.FINISHED.value)
 
     def _predict(self, tasks: Sequence[FileTask]) -> BatchExecError | None:
         from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
@@ -167,7 +193,7 @@ class _Share:
             with pod:
                 pod.start(deadline=deadline)
                 self._log.info("The build was loaded in %.2f s.", pod.load_seconds)
-                return run_files(
+                error = run_files(
                     tasks=iter(tasks),
                     pod=pod,
                     attempt=ti.try_number,
@@ -189,6 +215,10 @@ class _Share:
                 )
         except DeadlineExceeded:
             return self._job_timeout()
+        else:
+            if error is None and self._finished < len(tasks) and not self._stop.is_set():
+                return self._job_timeout()
+            return error
         finally:
             ledger.close()
             shutil.rmtree(scratch, ignore_errors=True)
@@ -223,6 +253,7 @@ class _Share:
         def record(entry: FileRecord) -> None:
             add(entry)
             if entry.status is FileStatus.FINISHED and entry.output is not None:
+                self._finished += 1
                 seconds = ", ".join(f"{name} {value:.3f}" for name, value in entry.seconds.items())
                 self._log.info("%s: %d rows (%s s).", entry.file, entry.output.rows, seconds)
             elif entry.status is not FileStatus.STARTED:

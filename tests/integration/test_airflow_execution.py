@@ -122,22 +122,38 @@ def test_a_failing_file_fails_the_execution_and_a_clear_predicts_only_that_file_
 
     broken.unlink()
     calls.write_text("")
-    deployment.airflow.api(
-        "POST",
-        "dags/batch_execution/clearTaskInstances",
-        json={"dry_run": False, "dag_run_id": run_id, "only_failed": True, "reset_dag_runs": True},
-    )
-    run = deployment.airflow.wait_for_run("batch_execution", run_id)
+    run = deployment.clear(run_id, task_ids=["predict", "finish"])
 
+    # Another file may have been ended by the failure before it began; what has a result is not done again.
     unfinished = {file for file, record in by_file.items() if record["status"] != "FINISHED"}
-    called = set(calls.read_text().split())
-    assert "bad" in called
-    assert {f"{name}.csv" for name in called} <= unfinished
-    if unfinished == {"bad.csv"}:
-        assert run["state"] == "success"
-        assert called == {"bad"}
-        assert deployment.manifest("failing", run_id)["finished_files"] == 3
-        assert (out / "_SUCCESS").exists()
+    assert run["state"] == "success"
+    assert {f"{name}.csv" for name in calls.read_text().split()} == unfinished
+    assert deployment.manifest("failing", run_id)["finished_files"] == 3
+    assert (out / "_SUCCESS").exists()
+
+
+def test_clearing_only_the_failed_task_predicts_only_its_file_and_a_later_clear_does_all_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    broken, calls = tmp_path / "broken", tmp_path / "calls"
+    broken.touch()
+    folders = deployment.write_files("cleared", {"good": "calm", "bad": "fail"})
+    # The bad one is the smallest, so that the one pod has finished the other before.
+    frame("good", 50).to_csv(deployment.folder / "cleared" / "in" / "good.csv", index=False)
+    run, run_id = deployment.execute(
+        **folders, pods=1, parameters={"BROKEN": str(broken), "CALLS": str(calls)}
+    )
+    assert run["state"] == "failed"
+    broken.unlink()
+    calls.write_text("")
+
+    run = deployment.clear(run_id, only_failed=True)
+
+    assert run["state"] == "success"
+    assert calls.read_text().split() == ["bad"]
+    calls.write_text("")
+    assert deployment.clear(run_id, task_ids=["predict", "finish"])["state"] == "success"
+    assert calls.read_text().split() == ["good", "bad"]
 
 
 def test_files_that_no_pod_has_begun_when_one_fails_stay_unstarted_and_are_named(

@@ -1,19 +1,157 @@
-"""The README says what the code does."""
+"""The documents say what the code does: whatever they show is run, and whatever they point at is there."""
 
 from __future__ import annotations
 
+import configparser
+import json
+import os
 import re
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from documents import DOCUMENTS, ROOT, Block, anchors, blocks, links
 
+from airflow_batchexec import __version__
 from airflow_batchexec.cli import parameter_table
 from airflow_batchexec.cli.parameter_table import BEGIN, COMMAND, END, with_parameter_table
-from airflow_batchexec.config import flat_fields
+from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.builds import read_build
+from airflow_batchexec.engine.instances import InstanceTable
+from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.get_provider_info import get_provider_info
 
-README = Path(__file__).parents[2] / "README.md"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+README = ROOT / "README.md"
+MODELS = ROOT / "docs" / "models.md"
+EXECUTIONS = ROOT / "docs" / "executions.md"
+OPTIONS = get_provider_info()["config"]["batchexec"]["options"]
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+@every_document
+def test_every_kind_of_block_is_one_that_is_tested_here(document):
+    assert {block.language for block in blocks(document)} <= {
+        *("python", "sh", "text", "toml", "csv", "ini"),
+        *("mermaid", ""),  # pictures
+    }
+
+
+@pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS], ids=lambda path: path.name)
+def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_path):
+    scripts = [block.text for block in _shell_blocks(document) if not _needs_more(block)]
+    assert scripts
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    for block in blocks(document):
+        if block.file:
+            (tmp_path / block.file).parent.mkdir(exist_ok=True)
+            (tmp_path / block.file).write_text(block.text)
+    done = subprocess.run(
+        ["bash", "-eux", "-c", "\n".join(scripts)],
+        cwd=tmp_path,
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for block in blocks(document):
+        if block.language == "text":
+            assert block.text in done.stdout
+
+
+@every_document
+def test_every_dag_is_parsed_by_airflow_and_has_the_tasks_of_an_execution(document, tmp_path):
+    for number, block in enumerate(_dag_blocks(document)):
+        path = tmp_path / f"dag_{number}.py"
+        path.write_text(block.text)
+        for dag in _parse(path).values():
+            assert {task_id.rpartition(".")[2] for task_id in dag.task_ids} >= {"plan", "predict", "finish"}
+
+
+def test_the_dag_of_the_readme_has_ten_lines():
+    (block,) = _dag_blocks(README)
+    assert len([line for line in block.text.splitlines() if line]) <= 10
+
+
+@every_document
+def test_every_command_of_airflow_and_make_is_one(document):
+    from airflow.cli.cli_parser import get_parser  # noqa: PLC0415  takes seconds
+
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for program, *words in _commands_that_need_more(document):
+        if program == "make":
+            assert set(words) <= targets
+        else:
+            arguments = get_parser().parse_args(words)
+            json.loads(getattr(arguments, "conn_extra", None) or "{}")
+
+
+@every_document
+def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
+    dags = _parse(ROOT / "dags")
+    for number, block in enumerate(_dag_blocks(document)):
+        (tmp_path / f"{number}.py").write_text(block.text)
+        dags |= _parse(tmp_path / f"{number}.py")
+    for words in _commands_that_need_more(document):
+        if words[:3] == ["airflow", "dags", "trigger"]:
+            params = dags[words[3]].params
+            params.update(json.loads(words[words.index("--conf") + 1]))
+            ExecutionConfig.from_fields(**params.validate())
+
+
+@every_document
+def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
+    for block in blocks(document):
+        if block.language == "toml":
+            read_build(
+                model_id="m",
+                build_id="b",
+                location=Location.of_path(tmp_path),
+                model_toml=block.text.encode(),
+                mlflow=False,
+                source="model.toml",
+            )
+        if block.language == "ini":
+            parser = configparser.ConfigParser(interpolation=None)
+            parser.read_string(block.text)
+            assert set(parser["batchexec"]) <= set(OPTIONS)
+            InstanceTable.parse(parser["batchexec"]["instances"])
+            AllowedLocations.parse(parser["batchexec"]["allowed_locations"])
+
+
+@every_document
+def test_every_python_block_is_a_dag_or_a_file_that_the_commands_use(document):
+    others = [block for block in blocks(document) if block.language == "python" and not block.file]
+    assert others == _dag_blocks(document)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_described_with_its_default(option):
+    row = re.search(rf"^\| `{option}` \| (.+?) \|", EXECUTIONS.read_text("utf-8"), re.MULTILINE)
+    assert row
+    assert OPTIONS[option]["default"] in row[1]
+
+
+@every_document
+def test_every_link_into_the_project_leads_somewhere(document):
+    for link in links(document):
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_changelog_has_the_version():
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def test_the_parameter_table_is_that_of_the_configuration():
@@ -55,3 +193,41 @@ def test_the_command_rewrites_the_table_and_nothing_else(tmp_path, monkeypatch):
 def test_a_document_without_both_markers_is_refused(text):
     with pytest.raises(ValueError, match="parameters:begin"):
         with_parameter_table(text)
+
+
+def _dag_blocks(document: Path) -> list[Block]:
+    return [b for b in blocks(document) if b.language == "python" and not b.file and "import" in b.text]
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag  # noqa: PLC0415  takes seconds
+
+    bag = DagBag(dag_folder=str(path))
+    assert bag.import_errors == {}
+    assert bag.dags
+    return dict(bag.dags)
+
+
+def _shell_blocks(document: Path) -> list[Block]:
+    return [block for block in blocks(document) if block.language == "sh"]
+
+
+def _needs_more(block: Block) -> bool:
+    """Whether its commands are of make, or of an Airflow that is not here: they are looked at, and not run."""
+    return all(words[0] in {"make", "airflow"} for words in _commands(block.text))
+
+
+def _commands(script: str) -> Iterator[list[str]]:
+    """The commands of a script; one may run over lines, by a backslash or within quotes."""
+    command = ""
+    for line in script.replace("\\\n", " ").splitlines(keepends=True):
+        command += line
+        if command.count("'") % 2 == 0 and command.strip():
+            yield shlex.split(command)
+            command = ""
+
+
+def _commands_that_need_more(document: Path) -> list[list[str]]:
+    return [
+        words for block in _shell_blocks(document) if _needs_more(block) for words in _commands(block.text)
+    ]

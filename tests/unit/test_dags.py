@@ -1,0 +1,276 @@
+"""The execution as a DAG and as a task group: the form, what is refused at parsing, and how the tasks hang together."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, BaseOperator, TaskGroup, XComArg
+from airflow.sdk.definitions.param import ParamsDict
+from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec import batch_execution_group, create_execution_dag
+from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.dags import execution_params
+from airflow_batchexec.engine.formats import FileType
+from airflow_batchexec.exceptions import ConfigurationError
+
+_DAGS = Path(__file__).resolve().parents[2] / "dags"
+REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
+
+
+def run_params(**conf):
+    """The params that a run with this conf has, as Airflow validates them."""
+    params = ParamsDict(execution_params({}))
+    params.update(conf)
+    return params.validate()
+
+
+def group_in_a_dag(**fields) -> DAG:
+    with DAG("pipeline", schedule=None) as dag:
+        batch_execution_group("score", **fields)
+    return dag
+
+
+# ---- the DAG
+
+
+def test_the_form_is_the_whole_parameter_table_in_its_order():
+    params = create_execution_dag().params
+
+    assert list(params) == list(flat_fields())
+    for name, flat in flat_fields().items():
+        param = params.get_param(name)
+        assert param.schema["title"] == flat.schema["title"]
+        assert param.description.startswith(flat.schema["description"])
+
+
+def test_a_run_with_the_required_params_alone_is_the_default_configuration():
+    config = ExecutionConfig.from_fields(**run_params(**REQUIRED))
+
+    assert config == ExecutionConfig.from_fields(**REQUIRED)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_run_without_a_required_param_is_refused(name: str):
+    conf = {key: value for key, value in REQUIRED.items() if key != name}
+
+    for missing in (conf, {**conf, name: ""}):
+        with pytest.raises(ParamValidationError):
+            run_params(**missing)
+
+
+@given(
+    file_type=st.sampled_from([t.value for t in FileType]),
+    upper=st.lists(st.booleans(), min_size=8, max_size=8),
+)
+def test_a_file_type_is_taken_in_any_case(file_type: str, upper: list[bool]):
+    written = "".join(c.upper() if up else c.lower() for c, up in zip(file_type, upper, strict=False))
+
+    params = run_params(**REQUIRED, input_file_type=written)
+
+    assert ExecutionConfig.from_fields(**params).execution.input_file_type is FileType(file_type)
+
+
+@pytest.mark.parametrize("written", ["spot", "SPOT", "on-demand", "On_Demand", "ONDEMAND"])
+def test_a_purchase_option_is_taken_as_the_configuration_takes_it(written: str):
+    params = run_params(**REQUIRED, purchase_option=written)
+
+    assert ExecutionConfig.from_fields(**params).advanced_options.purchase_option in {"spot", "on-demand"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_file_type": "xlsx"},
+        {"input_file_type": "csv "},
+        {"pods": "many"},
+        {"pods": -1},
+        {"file_timeout": 1.5},
+        {"parameters": {"A": ["list"]}},
+        {"purchase_option": "gift"},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused_before_the_run_begins(wrong):
+    with pytest.raises(ParamValidationError):
+        run_params(**REQUIRED, **wrong)
+
+
+def test_an_optional_text_that_the_form_sends_empty_is_unset():
+    texts = [
+        name
+        for name, flat in flat_fields().items()
+        if flat.schema.get("type") == "string" and not flat.required
+    ]
+    assert "purchase_option" in texts
+
+    params = run_params(**REQUIRED, **dict.fromkeys(texts))
+
+    assert ExecutionConfig.from_fields(**params) == ExecutionConfig.from_fields(**REQUIRED)
+
+
+def test_parameters_may_be_numbers_and_booleans():
+    params = run_params(**REQUIRED, parameters={"FACTOR": 3, "SHARP": True, "NAME": "x"})
+
+    parameters = ExecutionConfig.from_fields(**params).execution.parameters
+    assert parameters == {"FACTOR": "3", "SHARP": "true", "NAME": "x"}
+
+
+def test_defaults_stand_in_for_what_a_run_leaves_out():
+    dag = create_execution_dag(defaults={**REQUIRED, "pods": 2})
+
+    assert dag.params.validate()["pods"] == 2
+    assert dag.params.validate()["model_id"] == "delay"
+
+
+@pytest.mark.parametrize(
+    ("defaults", "field"),
+    [
+        ({"podz": 2}, "podz"),
+        ({"pods": "many"}, "pods"),
+        ({"output_file_type": "xlsx"}, "output_file_type"),
+    ],
+)
+def test_a_default_that_no_run_could_use_is_refused_when_the_dag_is_parsed(defaults, field: str):
+    with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
+        create_execution_dag(defaults=defaults)
+
+    assert caught.value.details["field"] == field
+    assert "\n" not in caught.value.message
+
+
+def test_the_dag_survives_airflows_serialization():
+    dag = create_execution_dag(defaults={"pods": 2}, max_active_tasks=7)
+    document = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+
+    restored = DagSerialization.from_dict(document)
+
+    assert set(restored.task_ids) == {"plan", "predict", "finish"}
+    assert restored.max_active_tasks == 7
+    assert list(restored.params) == list(flat_fields())
+    assert restored.get_task("predict").upstream_task_ids == {"plan"}
+    assert restored.get_task("finish").upstream_task_ids == {"predict"}
+    assert restored.get_task("finish").trigger_rule == "all_done"
+
+
+def test_the_dag_takes_more_of_a_dags_own_arguments():
+    dag = create_execution_dag(
+        "nightly", defaults=REQUIRED, schedule=timedelta(days=1), tags=["night"], retries=3
+    )
+
+    assert dag.dag_id == "nightly"
+    assert dag.tags == {"night"}
+    assert dag.schedule == timedelta(days=1)
+    assert dag.get_task("predict").retries == 3
+    assert create_execution_dag().schedule is None
+
+
+def test_the_dags_of_the_package_are_parsed_without_an_error():
+    bag = DagBag(_DAGS)
+
+    assert bag.import_errors == {}
+    assert "batch_execution" in bag.dags
+
+
+# ---- the group
+
+
+def test_an_unknown_name_is_refused_when_the_dag_is_parsed():
+    with pytest.raises(ConfigurationError, match=r"^podz: there is no such parameter") as caught:
+        group_in_a_dag(**REQUIRED, podz=3)
+
+    assert caught.value.details["field"] == "podz"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"pods": -1}, "pods"),
+        ({"input_file_type": "xlsx"}, "input_file_type"),
+        ({"model_id": "../delay"}, "model_id"),
+        ({"parameters": {"LD_PRELOAD": "x"}}, "parameters"),
+    ],
+)
+@pytest.mark.parametrize("source_folder", ["s3://flights/in", "s3://flights/{{ ds }}"])
+def test_a_wrong_literal_is_refused_when_the_dag_is_parsed_also_beside_a_template(
+    wrong, field: str, source_folder: str
+):
+    with pytest.raises(ConfigurationError) as caught:
+        group_in_a_dag(**{**REQUIRED, "source_folder": source_folder, **wrong})
+
+    assert caught.value.details["field"] == field
+
+
+@pytest.mark.parametrize("missing", REQUIRED)
+def test_a_missing_required_parameter_is_refused_when_the_dag_is_parsed(missing: str):
+    fields = {name: "{{ ds }}" for name in REQUIRED if name != missing}
+
+    with pytest.raises(ConfigurationError, match=f"^{missing}: it is required"):
+        group_in_a_dag(**fields)
+
+
+@pytest.mark.parametrize("templated", [name for name in flat_fields() if name != "parameters"])
+def test_every_parameter_may_be_a_template(templated: str):
+    fields = {**REQUIRED, templated: "{{ params.some }}"}
+
+    dag = group_in_a_dag(**fields)
+
+    assert dag.get_task("score.plan").fields[templated] == "{{ params.some }}"
+
+
+def test_a_bucket_that_is_a_template_need_not_agree_with_the_folders_yet():
+    group_in_a_dag(
+        model_id="delay", bucket="{{ var.value.bucket }}", source_folder="in", destination_folder="out"
+    )
+
+
+def test_a_parameter_may_come_from_another_task():
+    with DAG("pipeline", schedule=None) as dag:
+        first = BaseOperator(task_id="first")
+        batch_execution_group("score", **{**REQUIRED, "source_folder": first.output})
+
+    assert dag.get_task("score.plan").upstream_task_ids == {"first"}
+
+
+@pytest.mark.parametrize(("pods", "at_once"), [(3, 3), (None, None), ("{{ params.pods }}", None), (0, None)])
+def test_literal_pods_say_how_many_mapped_tasks_run_at_once(pods, at_once):
+    fields = REQUIRED if pods is None else {**REQUIRED, "pods": pods}
+
+    dag = group_in_a_dag(**fields)
+
+    assert dag.get_task("score.predict").max_active_tis_per_dagrun == at_once
+    assert dag.get_task("score.plan").map_per_file == isinstance(pods, int)
+
+
+def test_a_groups_tasks_carry_its_name_and_find_its_own_plan():
+    dag = group_in_a_dag(**REQUIRED)
+
+    assert set(dag.task_ids) == {"score.plan", "score.predict", "score.finish"}
+    assert dag.get_task("score.finish").plan_task_id == "score.plan"
+    execution = dag.get_task("score.predict").partial_kwargs["execution"]
+    assert isinstance(execution, XComArg)
+    assert execution.operator.task_id == "score.plan"
+    assert execution.key == "execution"
+
+
+def test_groups_of_one_dag_are_executions_of_their_own_also_where_their_last_names_are_equal():
+    with DAG("pipeline", schedule=None) as dag:
+        first = batch_execution_group("first", **REQUIRED)
+        second = batch_execution_group("second", **REQUIRED)
+        first >> second
+        with TaskGroup("outer"):
+            batch_execution_group("first", **REQUIRED)
+
+    plans = [task for task in dag.tasks if task.task_id.endswith("plan")]
+    assert {task.name for task in plans} == {"first", "second", "outer.first"}
+    for plan in plans:
+        assert dag.get_task(f"{plan.name}.finish").plan_task_id == plan.task_id
+    assert dag.get_task("second.plan").upstream_task_ids == {"first.finish"}
+    assert len(DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_ids) == 9

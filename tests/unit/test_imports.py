@@ -1,0 +1,117 @@
+"""What importing the package, parsing a DAG and starting the command line cost: nothing that is not needed yet."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import airflow_batchexec
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = _ROOT / "airflow_batchexec"
+_HEAVY = {"boto3", "botocore", "pandas", "pyarrow"}
+_PUBLIC_AIRFLOW = "airflow.sdk"
+# Beyond the task SDK: the documented home of the plugin's base class.
+_ALLOWED_BEYOND = {"plugin.py": {"airflow.plugins_manager"}}
+# Within the SDK, but not public: only this module may use them.
+_INTERNAL_AIRFLOW = ("airflow.sdk.execution_time", "airflow.sdk._shared")
+
+
+def top_level_modules(code: str) -> set[str]:
+    """What a fresh interpreter has imported after running ``code``."""
+    program = f"{code}\nimport json, sys\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_imports_nothing_that_it_stands_on():
+    assert not (_HEAVY | {"airflow", "pydantic"}) & top_level_modules("import airflow_batchexec")
+
+
+def test_importing_the_command_line_imports_neither_airflow_nor_pandas_nor_boto3():
+    assert not (_HEAVY | {"airflow"}) & top_level_modules("import airflow_batchexec.cli")
+
+
+def test_parsing_the_dags_imports_neither_pandas_nor_pyarrow_nor_boto3():
+    files = sorted((_ROOT / "dags").glob("*.py"))
+    assert files
+    parse = "\n".join(f"runpy.run_path({str(file)!r})" for file in files)
+
+    airflow_alone = top_level_modules(
+        "import airflow.sdk; from airflow.sdk import DAG, BaseOperator, BaseHook"
+    )
+    with_dags = top_level_modules(f"import runpy\n{parse}")
+
+    assert "airflow_batchexec" in with_dags
+    assert not _HEAVY & (with_dags - airflow_alone)
+
+
+@pytest.mark.parametrize("name", airflow_batchexec.__all__)
+def test_every_public_name_is_there_and_listed(name: str):
+    assert getattr(airflow_batchexec, name) is not None
+    assert name in dir(airflow_batchexec)
+
+
+def test_a_name_that_is_not_public_is_no_attribute():
+    with pytest.raises(AttributeError, match="'airflow_batchexec' has no attribute 'nothing'"):
+        airflow_batchexec.nothing  # noqa: B018  the access itself is what fails
+
+
+def test_type_checkers_see_what_is_loaded_at_run_time():
+    tree = ast.parse(Path(airflow_batchexec.__file__).read_text())
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.name: node.module for node in guarded.body for name in node.names}
+
+    assert set(seen) == set(airflow_batchexec.__all__) - {"__version__"}
+    for name, module in seen.items():
+        assert getattr(airflow_batchexec, name).__module__ == module
+
+
+def airflow_imports(file: Path) -> set[str]:
+    """Every module of Airflow that a file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == "airflow"}
+
+
+@pytest.mark.parametrize(
+    "file", sorted(_PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(_PACKAGE).as_posix()
+)
+def test_of_airflow_only_the_public_task_sdk_is_imported(file: Path):
+    beyond = {name for name in airflow_imports(file) if not (name + ".").startswith(f"{_PUBLIC_AIRFLOW}.")}
+    assert beyond <= _ALLOWED_BEYOND.get(file.name, set())
+
+    internal = {name for name in airflow_imports(file) if name.startswith(_INTERNAL_AIRFLOW)}
+    assert not internal or file.name == "internals.py"
+
+
+@pytest.mark.parametrize(
+    "file", ["csv_writer.py", "formats.py", "predictor/keeper.py", "predictor/worker.py"]
+)
+def test_what_a_builds_interpreter_loads_by_path_needs_nothing_installed(file: str):
+    # -I -S: neither this package nor any other can be imported.
+    path = str(_PACKAGE / "engine" / file)
+    load = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('alone', {path!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['alone'] = module\n"
+        "spec.loader.exec_module(module)\n"
+        "assert not [m for m in sys.modules if m.startswith('airflow')]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

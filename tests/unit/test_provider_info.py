@@ -1,0 +1,128 @@
+"""What Airflow is told of the package is true: the schema, every dotted path, and both entry points."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from importlib.metadata import distribution, entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+from airflow.sdk.configuration import conf
+
+import airflow_batchexec
+from airflow_batchexec import BatchExecutionHook, settings
+from airflow_batchexec.engine.locations import AllowedLocations
+from airflow_batchexec.get_provider_info import get_provider_info
+
+_DISTRIBUTION = "airflow-provider-batchexec"
+_OPTIONS = get_provider_info()["config"]["batchexec"]["options"]
+
+
+def entry_point(group: str):
+    """This distribution's only entry point of a group."""
+    (found,) = [e for e in entry_points(group=group) if e.dist is not None and e.dist.name == _DISTRIBUTION]
+    return found
+
+
+def attribute(path: str):
+    """What a dotted path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("schema", ["provider_info.schema.json", "provider.yaml.schema.json"])
+def test_it_is_what_airflow_expects_of_a_provider(schema: str):
+    document = json.loads((Path(airflow.__file__).parent / schema).read_text())
+    properties = document["properties"]
+
+    assert set(get_provider_info()) <= set(properties)
+    # The second is a schema of a provider's source, which requires more than is told at run time.
+    jsonschema.validate(get_provider_info(), {key: document[key] for key in document if key != "required"})
+
+
+def test_every_module_and_class_that_it_names_can_be_imported():
+    info = get_provider_info()
+    for kind in ("operators", "hooks"):
+        for entry in info[kind]:
+            for module in entry["python-modules"]:
+                assert import_module(module).__all__
+    for entry in info["connection-types"]:
+        assert isinstance(attribute(entry["hook-class-name"]), type)
+
+
+def test_every_operator_of_the_package_is_named():
+    folder = Path(airflow_batchexec.__file__).parent / "operators"
+    with_operators = {
+        f"airflow_batchexec.operators.{file.stem}"
+        for file in folder.glob("*.py")
+        if "BaseOperator)" in file.read_text()
+    }
+    named = {module for entry in get_provider_info()["operators"] for module in entry["python-modules"]}
+
+    assert named == with_operators
+
+
+def test_the_connection_type_is_the_hooks_own():
+    (entry,) = get_provider_info()["connection-types"]
+
+    assert attribute(entry["hook-class-name"]) is BatchExecutionHook
+    assert entry["connection-type"] == BatchExecutionHook.conn_type
+    assert BatchExecutionHook.default_conn_name == f"{BatchExecutionHook.conn_type}_default"
+    assert set(BatchExecutionHook.get_ui_field_behaviour()) == {
+        "hidden_fields",
+        "placeholders",
+        "relabeling",
+    }
+
+
+def test_its_options_are_those_that_the_settings_read():
+    source = Path(settings.__file__).read_text()
+    read = {part.split('"')[1] for part in source.split("conf.get(_SECTION,")[1:]}
+
+    assert read == set(_OPTIONS)
+
+
+@pytest.mark.parametrize("option", _OPTIONS)
+def test_an_options_default_is_what_airflow_gives_where_nothing_is_configured(option: str):
+    assert conf.get("batchexec", option) == _OPTIONS[option]["default"]
+
+
+def test_an_options_example_can_be_configured(monkeypatch: pytest.MonkeyPatch):
+    for option in ("allowed_locations", "instances"):
+        monkeypatch.setenv(f"AIRFLOW__BATCHEXEC__{option.upper()}", _OPTIONS[option]["example"])
+
+    assert settings.allowed_locations() == AllowedLocations.parse("s3://flights,file:///data")
+    assert settings.instance_table().get("mine").cpus == 1
+
+
+def test_both_entry_points_are_installed_and_load():
+    provider = entry_point("apache_airflow_provider").load()
+    plugin = entry_point("airflow.plugins").load()
+
+    assert provider() == get_provider_info()
+    assert plugin.name == "batchexec"
+
+
+@pytest.mark.parametrize("loader", ["airflow.plugins_manager", "airflow.sdk.plugins_manager"])
+def test_the_plugin_is_one_for_the_server_and_for_the_workers(loader: str):
+    plugin = entry_point("airflow.plugins").load()
+
+    assert import_module(loader).is_valid_plugin(plugin)
+
+
+def test_name_and_version_are_the_distributions():
+    installed = distribution(_DISTRIBUTION)
+
+    assert get_provider_info()["package-name"] == installed.name
+    assert installed.version == airflow_batchexec.__version__
+
+
+def test_options_are_as_old_as_the_package_at_most():
+    def release(text: str) -> list[int]:
+        return [int(part) for part in text.split(".")]
+
+    for option in _OPTIONS.values():
+        assert release(option["version_added"]) <= release(airflow_batchexec.__version__)

@@ -1,0 +1,96 @@
+"""The ``[batchexec]`` section: read when it is asked for, and refused by name where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_batchexec import settings
+from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.exceptions import ConfigurationError
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch):
+    def configure(section: str = "BATCHEXEC", /, **options: object) -> None:
+        for option, value in options.items():
+            monkeypatch.setenv(f"AIRFLOW__{section}__{option.upper()}", str(value))
+
+    return configure
+
+
+def test_unset_it_is_what_its_description_says():
+    assert settings.allowed_locations() == AllowedLocations.parse("")
+    assert settings.load_timeout_seconds() == 1800
+    assert settings.scratch_folder() is None
+    assert settings.instance_table().get("small").cpus == 2
+
+
+def test_a_deployment_is_told_apart_by_its_name_or_else_by_its_address(configure):
+    configure("API", base_url="http://airflow.example")
+    assert settings.deployment_name() == "http://airflow.example"
+
+    configure(deployment_name="production")
+    assert settings.deployment_name() == "production"
+
+
+def test_a_change_is_seen_without_a_new_import(configure):
+    configure(load_timeout="60", scratch_folder="/scratch")
+
+    assert settings.load_timeout_seconds() == 60
+    assert settings.scratch_folder() == Path("/scratch")
+
+
+@pytest.mark.parametrize("wrong", ["soon", "0", "-1", "nan", "inf"])
+def test_a_load_timeout_that_is_no_time_is_refused_by_name(configure, wrong: str):
+    configure(load_timeout=wrong)
+
+    with pytest.raises(ConfigurationError, match=r"^load_timeout: ") as caught:
+        settings.load_timeout_seconds()
+
+    assert caught.value.details["field"] == "load_timeout"
+
+
+def test_without_a_model_repository_the_option_to_set_is_named():
+    with pytest.raises(ConfigurationError, match=r"\[batchexec\] model_repository") as caught:
+        settings.model_repository(open_storage)
+
+    assert caught.value.details["field"] == "model_repository"
+
+
+def test_a_model_repository_is_a_folder_or_a_uri(configure, tmp_path: Path):
+    opened: list[Location] = []
+
+    def opening(location: Location):
+        opened.append(location)
+        return open_storage(location)
+
+    for root in (tmp_path, f"file://{tmp_path}"):
+        configure(model_repository=root)
+        settings.model_repository(opening)
+
+    assert opened == [Location.of_path(tmp_path)] * 2
+
+
+@pytest.mark.parametrize(
+    ("executor", "shared"),
+    [
+        ("LocalExecutor", True),
+        ("airflow.executors.local_executor.LocalExecutor", True),
+        ("LocalExecutor,CeleryExecutor", True),
+        ("CeleryExecutor", False),
+        ("CeleryExecutor, LocalExecutor", False),
+    ],
+)
+def test_pods_share_one_machine_under_the_local_executor(configure, executor, shared):
+    configure("CORE", executor=executor)
+
+    assert settings.machine_is_shared() is shared
+
+
+def test_the_most_mapped_tasks_are_airflows_own_limit(configure):
+    configure("CORE", max_map_length=30)
+
+    assert settings.most_mapped_tasks() == 30
