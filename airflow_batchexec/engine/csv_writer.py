@@ -125,10 +125,11 @@ def _row_parts(frame: pd.DataFrame, threads: int) -> list[_Lookup | _Text]:
     def encode(column: pd.Series[Any]) -> _Lookup | _Text:
         return _encode(column, null, limit) or _pandas_text(column, null, _to_csv_chunk(columns))
 
+    comma, line_end = (_Lookup(_texts([mark]), lambda _: 0) for mark in ",\n")
     parts: list[_Lookup | _Text] = []
     group: list[_Lookup] = []
     for position, part in enumerate(_in_order(encode, [column for _, column in frame.items()], threads)):
-        for piece in (part, _Lookup(_texts(["," if position < columns - 1 else "\n"]), lambda _: 0)):
+        for piece in (part, comma if position < columns - 1 else line_end):
             if group and not (isinstance(piece, _Lookup) and _may_merge([*group, piece])):
                 parts.append(_merged(group))
                 group = []
@@ -149,6 +150,8 @@ def _merged(group: list[_Lookup]) -> _Lookup:
     import numpy as np
     import pyarrow as pa
 
+    if len(group) == 1:
+        return group[0]
     varied = [lookup for lookup in group if len(lookup.texts) > 1]
     positions = np.arange(math.prod(len(lookup.texts) for lookup in varied))
     repeats = len(positions)

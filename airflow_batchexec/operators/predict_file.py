@@ -20,6 +20,7 @@ from airflow_batchexec.exceptions import (
     ObjectNotFoundError,
 )
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, generation, owner_state
 from airflow_batchexec.task_errors import as_task_failure, task_failure
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_batchexec.engine.execution import ExecutionSpec
-    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.ledger import FileRecord, LedgerWriter
     from airflow_batchexec.engine.plan import FileTask
     from airflow_batchexec.engine.predictor.process import Pod
     from airflow_batchexec.engine.stop import StopMark
@@ -87,7 +88,6 @@ class _Share:
         self._context = context
         self._ti = context["ti"]
         self._generation = generation(context)
-        self._finished = 0
         handle = ExecutionHandle.from_dict(operator.execution)
         self._hook, self._storage, folder = handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
@@ -110,6 +110,7 @@ class _Share:
         if not tasks:
             self._log.info("All %d files have been finished by an earlier attempt.", len(self._tasks))
             return
+        self._files = FileLog(log=self._log, files=len(tasks))
         try:
             error = self._predict(tasks)
         except BatchExecError as failure:
@@ -117,9 +118,9 @@ class _Share:
         if error is not None:
             self._end_execution_unless_retried(error)
             raise task_failure(error) from error
-        if self._finished < len(tasks):
+        if self._files.finished < len(tasks):
             raise AirflowFailException(
-                f"{len(tasks) - self._finished} of {len(tasks)} files were not started: another file has failed, "
+                f"{len(tasks) - self._files.finished} of {len(tasks)} files were not started: another file has failed, "
                 f"and so the execution."
             )
 
@@ -211,12 +212,12 @@ class _Share:
                         job_deadline=deadline,
                         should_stop=self._should_stop(deadline),
                     ),
-                    record=self._recorder(ledger.add),
+                    record=self._recorder(ledger),
                 )
         except DeadlineExceeded:
             return self._job_timeout()
         else:
-            if error is None and self._finished < len(tasks) and not self._stop.is_set():
+            if error is None and self._files.finished < len(tasks) and not self._stop.is_set():
                 return self._job_timeout()
             return error
         finally:
@@ -247,19 +248,10 @@ class _Share:
 
         return should_stop
 
-    def _recorder(self, add: Callable[[FileRecord], None]) -> Callable[[FileRecord], None]:
-        from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  not for parsing
-
+    def _recorder(self, ledger: LedgerWriter) -> Callable[[FileRecord], None]:
         def record(entry: FileRecord) -> None:
-            add(entry)
-            if entry.status is FileStatus.FINISHED and entry.output is not None:
-                self._finished += 1
-                seconds = ", ".join(f"{name} {value:.3f}" for name, value in entry.seconds.items())
-                self._log.info("%s: %d rows (%s s).", entry.file, entry.output.rows, seconds)
-            elif entry.status is not FileStatus.STARTED:
-                self._log.error("%s", entry.reason)
-                if entry.traceback:
-                    self._log.error("%s", entry.traceback)
+            ledger.add(entry)
+            self._files.add(entry)
 
         return record
 
