@@ -35,4 +35,4 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 echo "Installing into $venv (a few minutes the first time) ..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test]'

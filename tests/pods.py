@@ -12,7 +12,8 @@ import psutil
 
 from airflow_batchexec.engine.formats import FileType
 from airflow_batchexec.engine.instances import Instance
-from airflow_batchexec.engine.predictor.process import Pod, PodSpec
+from airflow_batchexec.engine.predictor.process import Pod
+from airflow_batchexec.engine.predictor.spec import PodSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.formats import SUFFIXES, FileType
 from airflow_batchexec.engine.ledger import FileRecord, FileStatus, StoredFile, now
-from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded, PodSpec
+from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
+from airflow_batchexec.engine.predictor.spec import PodSpec
 from airflow_batchexec.engine.storage import ObjectInfo
 from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from airflow_batchexec.engine.execution import ExecutionSpec
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.plan import FileTask
     from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.specification import ExecutionSpec
     from airflow_batchexec.engine.storage import Storage
 
 __all__ = ["FileRoute", "Limits", "pod_spec", "run_files"]

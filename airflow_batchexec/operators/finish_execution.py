@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_batchexec.engine.audit import ExecutionStatus
-    from airflow_batchexec.engine.execution import ExecutionSpec
+    from airflow_batchexec.engine.specification import ExecutionSpec
 
 __all__ = ["FinishExecutionOperator"]
 
@@ -41,7 +41,8 @@ class FinishExecutionOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Audit the execution."""
-        from airflow_batchexec.engine.execution import conclude, read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution import conclude  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
 
         ti = context["ti"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-    from airflow_batchexec.engine.execution import ExecutionFolder
+    from airflow_batchexec.engine.specification import ExecutionFolder
     from airflow_batchexec.engine.storage import Storage
     from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
@@ -58,8 +58,8 @@ class ExecutionHandle:
     def open(self) -> tuple[BatchExecutionHook, Storage, ExecutionFolder]:
         """The hook with the execution's credentials, the destination's storage, and the execution's folder."""
         from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution import ExecutionFolder  # noqa: PLC0415  as above
         from airflow_batchexec.engine.locations import Location  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.specification import ExecutionFolder  # noqa: PLC0415  as above
         from airflow_batchexec.hooks.batch_execution import BatchExecutionHook  # noqa: PLC0415  as above
 
         destination = Location.parse(self.destination, field="destination_folder")

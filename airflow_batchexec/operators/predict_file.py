@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_batchexec.engine.execution import ExecutionSpec
     from airflow_batchexec.engine.ledger import FileRecord, LedgerWriter
     from airflow_batchexec.engine.plan import FileTask
     from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.specification import ExecutionSpec
     from airflow_batchexec.engine.stop import StopMark
 
 __all__ = ["PredictFileOperator"]
@@ -79,8 +79,8 @@ class _Share:
     """One run of the operator."""
 
     def __init__(self, operator: PredictFileOperator, context: Context) -> None:
-        from airflow_batchexec.engine.execution import read_spec  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
 
         self._operator = operator

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -26,7 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec.engine.predictor.memory import MemoryWatch, process_tree
 from airflow_batchexec.engine.predictor.output import LineForwarder
+from airflow_batchexec.engine.predictor.spec import link_tree, pod_environment
 from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     DiskFullError,
@@ -41,36 +44,22 @@ from airflow_batchexec.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    import psutil
     from typing_extensions import Self
 
     from airflow_batchexec.engine.formats import FileType
     from airflow_batchexec.engine.instances import Instance
+    from airflow_batchexec.engine.predictor.spec import PodSpec
     from airflow_batchexec.exceptions import BatchExecError
 
-__all__ = ["Answer", "DeadlineExceeded", "Pod", "PodSpec"]
+__all__ = ["Answer", "DeadlineExceeded", "Pod"]
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _WORKER = Path(__file__).with_name("worker.py")
 _FORMATS = Path(__file__).parents[1] / "formats.py"
 _WATCH_SECONDS = 0.1
-_TREE_SECONDS = 1.0
 _GRACE_SECONDS = 2.0
-_THREAD_CAPS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMEXPR_MAX_THREADS",
-    "POLARS_MAX_THREADS",
-    "RAYON_NUM_THREADS",
-    "ARROW_IO_THREADS",
-    "LOKY_MAX_CPU_COUNT",
-)
 _ERRORS: dict[str, type[BatchExecError]] = {
     "load": ModelLoadError,
     "input": InputFileError,
@@ -85,35 +74,6 @@ _ERRORS: dict[str, type[BatchExecError]] = {
 
 class DeadlineExceeded(Exception):  # noqa: N818  a signal to the caller, who knows which timeout it was
     """The deadline of a request passed; the pod has been ended."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodSpec:
-    """What a pod is made of.
-
-    Attributes:
-        kind: ``python`` or ``mlflow``.
-        folder: The build's folder on this machine; it is only read.
-        entrypoint: ``module:attribute``; ``None`` for MLflow.
-        interpreter: The Python that runs the build; ``None`` for this process's own.
-        requirements: What must be installed there.
-        instance: The cpus, memory and GPUs it may use.
-        threads: Threads that its libraries may use; never more than the instance's cpus.
-        parameters: The execution's parameters, its environment variables.
-        scratch: A folder of its own, which the pod makes and removes; its home and temporary folder lie there.
-        load_timeout_seconds: How long loading the build may take.
-    """
-
-    kind: str
-    folder: Path
-    entrypoint: str | None
-    interpreter: str | None
-    requirements: tuple[str, ...]
-    instance: Instance
-    threads: int
-    parameters: Mapping[str, str]
-    scratch: Path
-    load_timeout_seconds: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +111,7 @@ class Pod:
         self._connection: socket.socket | None = None
         self._lifeline = -1
         self._forwarders: list[LineForwarder] = []
-        self._watch: _MemoryWatch | None = None
+        self._watch: MemoryWatch | None = None
         self._ended_by: BatchExecError | None = None
         # Reentrant: a signal handler may end the pod while its own thread is ending it.
         self._lock = threading.RLock()
@@ -283,7 +243,7 @@ class Pod:
             if not _has_ended(self._process, within_seconds=_GRACE_SECONDS):
                 self._cut_lifeline()
             if not _has_ended(self._process, within_seconds=_GRACE_SECONDS):
-                for process in _tree(self._process.pid):
+                for process in process_tree(self._process.pid):
                     process.kill()
             # A keeper that was itself killed has ended nothing.
             _signal_group(self._process.pid, signal.SIGKILL)
@@ -298,7 +258,7 @@ class Pod:
         spec = self.spec
         work = spec.scratch / "work"
         with disk_errors("prepare the pod in", str(spec.scratch)):
-            _link_tree(spec.folder, work)
+            link_tree(spec.folder, work)
             (spec.scratch / "tmp").mkdir()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
@@ -320,7 +280,7 @@ class Pod:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=work,
-                env=_environment(spec, interpreter),
+                env=pod_environment(spec, interpreter),
                 pass_fds=fds,
                 start_new_session=True,
             )
@@ -333,7 +293,7 @@ class Pod:
             theirs.close()
             os.close(lifeline)
         self._connection = ours
-        self._watch = _MemoryWatch(pid=self._process.pid, limit_bytes=spec.instance.memory_bytes)
+        self._watch = MemoryWatch(pid=self._process.pid, limit_bytes=spec.instance.memory_bytes)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._forwarders = [
@@ -373,9 +333,9 @@ class Pod:
         assert self._watch is not None
         while True:
             remaining = _WATCH_SECONDS if deadline is None else deadline - time.monotonic()
-            if select.select([connection], [], [], max(0.0, min(remaining, _WATCH_SECONDS)))[0]:
+            if _is_readable(connection, within_seconds=max(0.0, min(remaining, _WATCH_SECONDS))):
                 return
-            if self._process.poll() is not None and not select.select([connection], [], [], 0)[0]:
+            if self._process.poll() is not None and not _is_readable(connection, within_seconds=0):
                 # A process that the pod has started may hold the connection open.
                 raise self._death()
             used = self._watch.excess_bytes()
@@ -411,53 +371,11 @@ class Pod:
         shutil.rmtree(self.spec.scratch, ignore_errors=True)
 
 
-class _MemoryWatch:
-    """How much memory a process and its descendants use, looked at often and cheaply."""
-
-    def __init__(self, *, pid: int, limit_bytes: int) -> None:
-        self._pid = pid
-        self._limit_bytes = limit_bytes
-        self._tree: list[psutil.Process] = []
-        self._tree_at = float("-inf")
-
-    def excess_bytes(self) -> int:
-        """The memory in use where it is over the limit, else 0.
-
-        Resident sizes are summed first; they count what processes share once for each. Only a sum over the limit
-        pays for the exact, proportional sizes.
-        """
-        import psutil  # noqa: PLC0415  a pod whose files are quick never gets here
-
-        now = time.monotonic()
-        if now - self._tree_at >= _TREE_SECONDS:
-            self._tree, self._tree_at = _tree(self._pid), now
-        resident = _sum(self._tree, lambda process: process.memory_info().rss)
-        if resident <= self._limit_bytes:
-            return 0
-        exact = _sum(self._tree, lambda process: getattr(process.memory_full_info(), "pss", 0))
-        if psutil.LINUX and exact <= self._limit_bytes:
-            return 0
-        return exact or resident
-
-
-def _sum(processes: list[psutil.Process], measure: Callable[[psutil.Process], int]) -> int:
-    import psutil  # noqa: PLC0415  as above
-
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += measure(process)
-    return total
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    import psutil  # noqa: PLC0415  as above
-
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
+def _is_readable(connection: socket.socket, *, within_seconds: float) -> bool:
+    # Not select: it takes no descriptor above 1023.
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(math.ceil(within_seconds * 1000)))
 
 
 def _has_ended(process: subprocess.Popen[bytes], *, within_seconds: float) -> bool:
@@ -471,38 +389,6 @@ def _has_ended(process: subprocess.Popen[bytes], *, within_seconds: float) -> bo
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-
-
-def _link_tree(build: Path, work: Path) -> None:
-    """Folders like the build's, with links to its files: a model may open them by a relative path, and what it
-    writes beside them does not land in the build.
-    """
-    for folder, folders, files in os.walk(build):
-        copy = work / Path(folder).relative_to(build)
-        copy.mkdir(parents=True)
-        for name in (*files, *(name for name in folders if Path(folder, name).is_symlink())):
-            (copy / name).symlink_to(Path(folder, name).resolve())
-
-
-def _environment(spec: PodSpec, interpreter: str) -> dict[str, str]:
-    """The pod's whole environment: nothing of the parent's, which may hold credentials."""
-    threads = str(spec.threads)
-    environment = {
-        **spec.parameters,
-        **dict.fromkeys(_THREAD_CAPS, threads),
-        "PATH": f"{Path(interpreter).parent}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(spec.scratch),
-        "TMPDIR": str(spec.scratch / "tmp"),
-        "LANG": "C.UTF-8",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    if spec.instance.gpu_amount:
-        for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
-    else:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    return environment
 
 
 def _memory_error(pod: str, used_bytes: int, instance: Instance) -> PodMemoryError:
