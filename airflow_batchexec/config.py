@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from airflow_batchexec.config_sections import (
     SECTIONS,
@@ -81,16 +80,16 @@ class ExecutionConfig(Section):
         ConfigurationError: A value is wrong; ``details["field"]`` is its flat name.
     """
 
-    Execution: ClassVar = Execution
-    Resources: ClassVar = Resources
-    AdvancedOptions: ClassVar = AdvancedOptions
+    Execution: ClassVar[type[_Execution]] = Execution
+    Resources: ClassVar[type[_Resources]] = Resources
+    AdvancedOptions: ClassVar[type[_AdvancedOptions]] = AdvancedOptions
 
     execution: _Execution
     resources: _Resources = Field(default_factory=Resources)
     advanced_options: _AdvancedOptions = Field(default_factory=AdvancedOptions)
 
     @model_validator(mode="after")
-    def _check_locations(self) -> Self:
+    def _check_locations(self) -> ExecutionConfig:
         _ = self.source, self.destination
         return self
 
@@ -122,7 +121,7 @@ class ExecutionConfig(Section):
         )
 
     @classmethod
-    def from_fields(cls, **fields: Any) -> Self:
+    def from_fields(cls, **fields: Any) -> ExecutionConfig:
         """Build a configuration from flat names; ``None`` means unset.
 
         Raises:

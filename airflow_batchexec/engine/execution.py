@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -210,6 +211,10 @@ def conclude(
     if account.status is ExecutionStatus.FINISHED:
         mark = {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
         storage.write(folder.success, (json.dumps(mark) + "\n").encode())
+    staging = storage.staging(folder.location)
+    if staging is not None:
+        # What pods that were killed had not published.
+        shutil.rmtree(staging, ignore_errors=True)
     lock.release(storage=storage, location=spec.lock, owner=spec.owner)
     return manifest
 

@@ -16,6 +16,7 @@ import importlib.util
 import sys
 import warnings
 import zlib
+from contextlib import nullcontext
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -154,9 +155,10 @@ def _read_csv(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
 
     # The parallel reader came with pandas 3.1; it gives what the serial one does.
-    option = ("mode.max_threads", threads) if hasattr(pd.options.mode, "max_threads") else ()
+    parallel = hasattr(pd.options.mode, "max_threads")
+    option = pd.option_context("mode.max_threads", threads) if parallel else nullcontext()
     compression = _csv_compression(name)
-    with warnings.catch_warnings(), pd.option_context(*option):
+    with warnings.catch_warnings(), option:
         # A column of mixed types is a frame like any other; the model decides what it makes of it.
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)
         try:

@@ -6,14 +6,10 @@ One thread per pod takes file tasks from one queue, largest first, so that no po
 from __future__ import annotations
 
 import queue
-import shutil
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.audit import ExecutionStatus
@@ -21,12 +17,12 @@ from airflow_batchexec.engine.execution import Prepared, conclude, prepare
 from airflow_batchexec.engine.ledger import FileStatus, LedgerWriter, now
 from airflow_batchexec.engine.lock import LockOwner, local_owner_state
 from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod
-from airflow_batchexec.engine.run import FileRoute, Limits, pod_spec, run_files
-from airflow_batchexec.engine.storage.disk import disk_errors
+from airflow_batchexec.engine.run import FileRoute, Limits, pod_spec, run_files, scratch_folder
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from airflow_batchexec.config import ExecutionConfig
     from airflow_batchexec.engine.instances import InstanceTable
@@ -121,9 +117,8 @@ class LocalExecution:
         storage = self._open_storage(spec.destination)
         interrupt: BaseException | None = None
         try:
-            with _scratch_folders(storage.staging(spec.folder.location)) as scratch:
-                self._observer.planned(prepared)
-                self._run_pods(prepared, scratch)
+            self._observer.planned(prepared)
+            self._run_pods(prepared)
         except BatchExecError as error:
             self._stop(error)
         except BaseException as error:  # noqa: BLE001  raised again below, when the execution has been concluded
@@ -140,7 +135,7 @@ class LocalExecution:
         """End the execution now; may be called from any thread."""
         self._end_pods(ExecutionCancelledError(reason))
 
-    def _run_pods(self, prepared: Prepared, scratch: Path) -> None:
+    def _run_pods(self, prepared: Prepared) -> None:
         spec = prepared.spec
         job_timeout = spec.config.execution.job_timeout
         deadline = time.monotonic() + job_timeout if job_timeout else None
@@ -154,9 +149,7 @@ class LocalExecution:
                 # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
                 wait(
                     [
-                        threads.submit(
-                            self._guard, prepared, f"pod-{number}", build_folder, tasks, scratch, deadline
-                        )
+                        threads.submit(self._guard, prepared, f"pod-{number}", build_folder, tasks, deadline)
                         for number in range(pods)
                     ]
                 )
@@ -212,55 +205,55 @@ class LocalExecution:
         name: str,
         build_folder: Path,
         tasks: queue.SimpleQueue[FileTask],
-        scratch: Path,
         deadline: float | None,
     ) -> None:
         spec = prepared.spec
         storage = self._open_storage(spec.destination)
-        pod = Pod(
-            spec=pod_spec(spec, build_folder=build_folder, scratch=scratch / name, share_of_machine=True),
-            name=name,
-            on_line=self._printer(name),
-        )
-        with self._lock:
-            self._pods.append(pod)
-        ledger = LedgerWriter(storage=storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+        with scratch_folder() as scratch:
+            pod = Pod(
+                spec=pod_spec(spec, build_folder=build_folder, scratch=scratch, share_of_machine=True),
+                name=name,
+                on_line=self._printer(name),
+            )
+            with self._lock:
+                self._pods.append(pod)
+            ledger = LedgerWriter(storage=storage, folder=spec.folder.ledger(spec.round_id), writer=name)
 
-        def record(entry: FileRecord) -> None:
-            ledger.add(entry)
-            if entry.status not in {FileStatus.STARTED, FileStatus.FINISHED}:
-                self._stopping.set()
-            self._observer.recorded(entry)
+            def record(entry: FileRecord) -> None:
+                ledger.add(entry)
+                if entry.status not in {FileStatus.STARTED, FileStatus.FINISHED}:
+                    self._stopping.set()
+                self._observer.recorded(entry)
 
-        def should_stop() -> bool:
-            return self._stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)
+            def should_stop() -> bool:
+                return self._stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)
 
-        try:
-            with pod:
-                if should_stop():
-                    return
-                pod.start(deadline=deadline)
-                error = run_files(
-                    tasks=_drain(tasks),
-                    pod=pod,
-                    attempt=1,
-                    route=FileRoute.of(
-                        spec,
-                        source=self._open_storage(spec.root),
-                        destination=storage,
-                        scratch=scratch,
-                        name=name,
-                    ),
-                    limits=Limits(
-                        file_timeout=spec.config.execution.file_timeout,
-                        job_timeout=spec.config.execution.job_timeout,
-                        job_deadline=deadline,
-                        should_stop=should_stop,
-                    ),
-                    record=record,
-                )
-        finally:
-            ledger.close()
+            try:
+                with pod:
+                    if should_stop():
+                        return
+                    pod.start(deadline=deadline)
+                    error = run_files(
+                        tasks=_drain(tasks),
+                        pod=pod,
+                        attempt=1,
+                        route=FileRoute.of(
+                            spec,
+                            source=self._open_storage(spec.root),
+                            destination=storage,
+                            scratch=scratch,
+                            name=name,
+                        ),
+                        limits=Limits(
+                            file_timeout=spec.config.execution.file_timeout,
+                            job_timeout=spec.config.execution.job_timeout,
+                            job_deadline=deadline,
+                            should_stop=should_stop,
+                        ),
+                        record=record,
+                    )
+            finally:
+                ledger.close()
         if error is not None:
             self._stop(error)
         elif deadline is not None and time.monotonic() >= deadline and not tasks.empty():
@@ -268,19 +261,6 @@ class LocalExecution:
 
     def _printer(self, pod: str) -> Callable[[str, str], None]:
         return lambda stream, line: self._observer.printed(pod, stream, line)
-
-
-@contextmanager
-def _scratch_folders(staging: Path | None) -> Iterator[Path]:
-    """A folder on this machine for the pods; it and the destination's staging folder are gone afterwards."""
-    with disk_errors("make a scratch folder in", tempfile.gettempdir()):
-        scratch = Path(tempfile.mkdtemp(prefix="batchexec-"))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _cancelled_by(error: BaseException) -> BatchExecError:

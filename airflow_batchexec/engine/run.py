@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.formats import SUFFIXES, FileType
@@ -28,7 +31,6 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.plan import FileTask
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.specification import ExecutionSpec
     from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["FileRoute", "Limits", "pod_spec", "run_files"]
+__all__ = ["FileRoute", "Limits", "pod_spec", "run_files", "scratch_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class FileRoute:
             spec: The execution.
             source: The storage of its source folder.
             destination: The storage of its destination folder.
-            scratch: A folder on this machine.
+            scratch: The pod's own folder on this machine.
             name: A name that no other route through these folders has.
         """
         execution = spec.config.execution
@@ -87,8 +89,8 @@ class FileRoute:
             destination=destination,
             results=spec.destination,
             output_type=execution.output_file_type,
-            scratch=scratch / f"{name}-in",
-            staging=staging / f"{name}-out",
+            scratch=scratch / "inputs",
+            staging=staging / f"results-{name}",
             prefetch=source.staging(spec.root) is None,
         )
 
@@ -108,6 +110,24 @@ class Limits:
     job_timeout: float = 0.0
     job_deadline: float | None = None
     should_stop: Callable[[], bool] = field(default=lambda: False)
+
+
+@contextmanager
+def scratch_folder(root: Path | None = None) -> Iterator[Path]:
+    """A folder on this machine that is gone afterwards.
+
+    Args:
+        root: Where to make it; ``None`` for the system's temporary folder.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
+        folder = Path(tempfile.mkdtemp(prefix="batchexec-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pod_spec(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 import uuid
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -25,7 +23,8 @@ from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, g
 from airflow_batchexec.task_errors import as_task_failure, task_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from airflow.sdk import Context
 
@@ -167,62 +166,73 @@ class _Share:
         return bool(manifest["status"] == ExecutionStatus.FINISHED.value)
 
     def _predict(self, tasks: Sequence[FileTask]) -> BatchExecError | None:
-        from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.run import FileRoute, Limits, pod_spec, run_files  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.predictor.process import DeadlineExceeded  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.run import scratch_folder  # noqa: PLC0415  as above
 
-        spec, ti = self._spec, self._ti
         deadline = self._job_deadline()
-        name = f"{ti.map_index}-{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
-        builds = BatchExecutionHook(self._operator.execution["batch_execution_conn_id"])
-        build_folder = settings.model_repository(builds.open_storage).fetch(spec.build)
-        scratch = Path(tempfile.mkdtemp(prefix="batchexec-", dir=settings.scratch_folder()))
-        pod = Pod(
-            spec=pod_spec(
-                spec,
-                build_folder=build_folder,
-                scratch=scratch / "pod",
-                share_of_machine=settings.machine_is_shared(),
-                load_timeout_seconds=settings.load_timeout_seconds(),
-            ),
-            name=f"pod-{ti.map_index}",
-            on_line=self._print,
-        )
-        self._operator._pod = pod  # noqa: SLF001  the operator's on_kill ends it
-        ledger = LedgerWriter(storage=self._storage, folder=spec.folder.ledger(spec.round_id), writer=name)
         try:
-            with pod:
-                pod.start(deadline=deadline)
-                self._log.info("The build was loaded in %.2f s.", pod.load_seconds)
-                error = run_files(
-                    tasks=iter(tasks),
-                    pod=pod,
-                    attempt=ti.try_number,
-                    generation=self._generation,
-                    route=FileRoute.of(
-                        spec,
-                        source=self._hook.open_storage(spec.root),
-                        destination=self._storage,
-                        scratch=scratch,
-                        name=name,
-                    ),
-                    limits=Limits(
-                        file_timeout=spec.config.execution.file_timeout,
-                        job_timeout=spec.config.execution.job_timeout,
-                        job_deadline=deadline,
-                        should_stop=self._should_stop(deadline),
-                    ),
-                    record=self._recorder(ledger),
-                )
+            with (
+                scratch_folder(settings.scratch_folder()) as scratch,
+                self._start_pod(scratch, deadline) as pod,
+            ):
+                error = self._run_files(tasks, pod, deadline)
         except DeadlineExceeded:
             return self._job_timeout()
-        else:
-            if error is None and self._files.finished < len(tasks) and not self._stop.is_set():
-                return self._job_timeout()
-            return error
+        if error is None and self._files.finished < len(tasks) and not self._stop.is_set():
+            return self._job_timeout()
+        return error
+
+    @contextmanager
+    def _start_pod(self, scratch: Path, deadline: float | None) -> Iterator[Pod]:
+        from airflow_batchexec.engine.predictor.process import Pod  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.run import pod_spec  # noqa: PLC0415  as above
+
+        builds = BatchExecutionHook(self._operator.execution["batch_execution_conn_id"])
+        spec = pod_spec(
+            self._spec,
+            build_folder=settings.model_repository(builds.open_storage).fetch(self._spec.build),
+            scratch=scratch,
+            share_of_machine=settings.machine_is_shared(),
+            load_timeout_seconds=settings.load_timeout_seconds(),
+        )
+        with Pod(spec=spec, name=f"pod-{self._ti.map_index}", on_line=self._print) as pod:
+            self._operator._pod = pod  # noqa: SLF001  the operator's on_kill ends it
+            pod.start(deadline=deadline)
+            self._log.info("The build was loaded in %.2f s.", pod.load_seconds)
+            yield pod
+
+    def _run_files(
+        self, tasks: Sequence[FileTask], pod: Pod, deadline: float | None
+    ) -> BatchExecError | None:
+        from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.run import FileRoute, Limits, run_files  # noqa: PLC0415  as above
+
+        spec, ti = self._spec, self._ti
+        name = f"{ti.map_index}-{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
+        ledger = LedgerWriter(storage=self._storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+        try:
+            return run_files(
+                tasks=iter(tasks),
+                pod=pod,
+                attempt=ti.try_number,
+                generation=self._generation,
+                route=FileRoute.of(
+                    spec,
+                    source=self._hook.open_storage(spec.root),
+                    destination=self._storage,
+                    scratch=pod.spec.scratch,
+                    name=name,
+                ),
+                limits=Limits(
+                    file_timeout=spec.config.execution.file_timeout,
+                    job_timeout=spec.config.execution.job_timeout,
+                    job_deadline=deadline,
+                    should_stop=self._should_stop(deadline),
+                ),
+                record=self._recorder(ledger),
+            )
         finally:
             ledger.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _job_deadline(self) -> float | None:
         """When the execution's time is over, on the monotonic clock.

@@ -1,4 +1,4 @@
-"""One real Airflow and one real S3 server for all tests of this folder."""
+"""A real Airflow for the tests of a module; it ends with them, as its processes come and go all the time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
     bucket = s3_server.make_bucket()

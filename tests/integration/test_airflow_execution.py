@@ -300,6 +300,8 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     assert run["state"] == "success"
     assert calls.read_text().split() == ["only", "only"]
     assert deployment.manifest("orphaned", run_id)["files"][0]["attempt"] == 2
+    assert not list((deployment.folder / "scratch").iterdir())
+    assert not (deployment.folder / "orphaned" / "out" / "_batchexec" / run_id / "staging").exists()
 
 
 def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_path: Path) -> None:

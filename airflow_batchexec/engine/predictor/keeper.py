@@ -15,6 +15,7 @@ import importlib.util
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -27,13 +28,15 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def fork_worker(*, connection: int, lifeline: int) -> None:
+def fork_worker(*, connection: int, lifeline: int, scratch: str) -> None:
     """Return in the worker alone; the keeper waits in here, and ends the way the worker has ended.
 
     Args:
         connection: The worker's socket, which the keeper gives up, so that the worker's end closes it.
         lifeline: A pipe whose other end only the parent holds: it breaks when the parent ends, or cuts it.
+        scratch: The pod's folder, which a parent that was killed cannot remove.
     """
+    parent = os.getppid()
     child_ended, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -55,6 +58,8 @@ def fork_worker(*, connection: int, lifeline: int) -> None:
     status = _wait(worker, child_ended=child_ended, lifeline=lifeline)
     if adopts:
         _end_descendants()
+    if os.getppid() != parent:
+        shutil.rmtree(scratch, ignore_errors=True)
     _exit_as(os.waitstatus_to_exitcode(status))
 
 
@@ -127,6 +132,6 @@ def _load(path: str) -> ModuleType:
 
 if __name__ == "__main__":
     connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    fork_worker(connection=connection_fd, lifeline=lifeline_fd)
+    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5])
     os.set_inheritable(connection_fd, False)
     _load(sys.argv[3]).main(connection_fd, formats_path=sys.argv[4])

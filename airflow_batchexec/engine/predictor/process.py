@@ -275,6 +275,7 @@ class Pod:
                     *map(str, fds),
                     str(_WORKER),
                     str(_FORMATS),
+                    str(spec.scratch),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -42,7 +42,8 @@ class PodSpec:
         instance: The cpus, memory and GPUs it may use.
         threads: Threads that its libraries may use; never more than the instance's cpus.
         parameters: The execution's parameters, its environment variables.
-        scratch: A folder of its own, which the pod makes and removes; its home and temporary folder lie there.
+        scratch: A folder of its own, which is removed with the pod, even where its parent is killed; its home and
+            temporary folder lie there.
         load_timeout_seconds: How long loading the build may take.
     """
 
