@@ -30,6 +30,7 @@ _BUILD = "v1"
 _PODS = 2
 _DAYS = 365
 _FLIGHTS = 336_776
+_LINE_FILES = 50
 _console = Console(highlight=False)
 
 
@@ -169,12 +170,19 @@ def _watch(server: AirflowServer, run_id: str, results: Path) -> dict[str, Any]:
         TextColumn("files"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=_console, transient=True) as progress:
+    said = 0
+    # Where the bar cannot be drawn, a line now and then says the same.
+    drawn = _console.is_terminal
+    with Progress(*columns, console=_console, transient=True, disable=not drawn) as progress:
         bar = progress.add_task("queued", total=_DAYS)
 
         def poll() -> None:
+            nonlocal said
             done = len(list(results.glob("*.csv")))
             progress.update(bar, completed=done, description="predicting" if done else "planning, loading")
+            if not drawn and done - said >= _LINE_FILES:
+                said = done
+                _console.print(f"  {done} of {_DAYS} files")
 
         return server.wait_for_run(_DAG, run_id, on_poll=poll)
 
