@@ -23,6 +23,12 @@ __all__ = ["EXECUTION_DAG_ID", "batch_execution_group", "create_execution_dag", 
 
 EXECUTION_DAG_ID = "batch_execution"
 
+# "Advanced options" stands in every trigger form already, for Airflow's own.
+_FORM_SECTIONS = {
+    "execution": "Execution",
+    "resources": "Resources",
+    "advanced_options": "Role and purchase option",
+}
 _RETRIES = 1
 _RETRY_DELAY = timedelta(seconds=5)
 
@@ -141,7 +147,7 @@ def _param(name: str, defaults: Mapping[str, Any]) -> Param:
     arguments: dict[str, Any] = {
         **schema,
         "description": f"{description} Unset: {unset}." if unset else description,
-        "section": flat.section.replace("_", " ").capitalize(),
+        "section": _FORM_SECTIONS[flat.section],
     }
     if name in defaults:
         arguments["default"] = defaults[name]

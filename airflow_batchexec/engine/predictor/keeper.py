@@ -120,8 +120,8 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-def _load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("batchexec_worker", path)
+def _load(path: str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -134,4 +134,5 @@ if __name__ == "__main__":
     connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
     fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5])
     os.set_inheritable(connection_fd, False)
-    _load(sys.argv[3]).main(connection_fd, formats_path=sys.argv[4])
+    worker_module = _load(sys.argv[3], "batchexec_worker")
+    worker_module.main(connection_fd, formats=_load(sys.argv[4], "batchexec_formats"))

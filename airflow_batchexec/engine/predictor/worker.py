@@ -57,14 +57,13 @@ class Worker:
     """One loaded build and the files that go through it.
 
     Args:
-        formats_path: Where ``formats.py`` lies.
+        formats: ``formats.py``, loaded by its path.
         streams: What the model's output goes to.
     """
 
-    def __init__(self, *, formats_path: str, streams: _StandardStreams) -> None:
-        self._formats_path = formats_path
+    def __init__(self, *, formats: ModuleType, streams: _StandardStreams) -> None:
+        self._formats = formats
         self._streams = streams
-        self._formats: Any = None
         self._predict: Callable[[Any], Any] | None = None
         self._threads = 1
 
@@ -87,7 +86,7 @@ class Worker:
         started = time.perf_counter()
         self._threads = threads
         _check_requirements(requirements)
-        self._formats = _load_formats(self._formats_path)
+        _check_libraries()
         try:
             self._predict = (
                 _load_mlflow(folder) if kind == "mlflow" else _load_entrypoint(folder, entrypoint or "")
@@ -270,7 +269,7 @@ def _read_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def _load_formats(path: str) -> ModuleType:
+def _check_libraries() -> None:
     for name in ("pandas", "pyarrow"):
         try:
             importlib.import_module(name)
@@ -278,13 +277,6 @@ def _load_formats(path: str) -> ModuleType:
             raise _RequestError(
                 "load", f"{sys.executable} cannot import {name}, which every build needs: {error}"
             ) from error
-    spec = importlib.util.spec_from_file_location("batchexec_formats", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class _StandardStreams:
@@ -309,11 +301,11 @@ class _StandardStreams:
                 stream.flush()
 
 
-def main(connection_fd: int, *, formats_path: str) -> None:
+def main(connection_fd: int, *, formats: ModuleType) -> None:
     """Serve until the parent closes the connection, then end the process."""
     connection = socket.socket(fileno=connection_fd)
     streams = _StandardStreams()
-    worker = Worker(formats_path=formats_path, streams=streams)
+    worker = Worker(formats=formats, streams=streams)
     while True:
         header = _read_exactly(connection, 4)
         if len(header) < 4:  # noqa: PLR2004  the length prefix
