@@ -1,8 +1,8 @@
 """What happened to each file: records, how they are kept while an execution runs, and how they are read back.
 
-Records are written in segments, ``ledger/<round>/<writer>-<number>.jsonl``: a writer puts what has come up since its
-last segment into the next, at most once a second. So a file that takes long is known to have started, a thousand
-quick files cost a handful of objects, and no two writers ever touch the same object.
+Records are written in segments, ``<writer>-<number>.jsonl``, in a folder for each share: a writer puts what has come up
+since its last segment into the next, at most once a second. So a file that takes long is known to have started, a
+thousand quick files cost a handful of objects, and no two writers ever touch the same object.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "read_ledger"]
 
 _SEGMENT_SECONDS = 1.0
+_READ_THREADS = 16
 
 
 class FileStatus(str, Enum):
@@ -177,13 +179,14 @@ class LedgerWriter:
 
 
 def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
-    """Every record of a round, in the order in which they were made."""
-    records = [
-        FileRecord.from_dict(json.loads(line))
-        for info in storage.list(folder)
-        if info.location.name.endswith(".jsonl")
-        for line in storage.read(info.location).splitlines()
-    ]
+    """Every record below a folder of the ledger, in the order in which they were made."""
+    segments = [info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl")]
+    with ThreadPoolExecutor(_READ_THREADS) as threads:
+        records = [
+            FileRecord.from_dict(json.loads(line))
+            for segment in threads.map(storage.read, segments)
+            for line in segment.splitlines()
+        ]
     records.sort(key=lambda record: (record.at, record.attempt))
     return records
 

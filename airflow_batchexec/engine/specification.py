@@ -5,7 +5,7 @@ Everything that an execution knows of itself lies in ``<destination>/_batchexec/
     execution.json        the specification: configuration, build, instance, where everything lies
     plan.jsonl            a line per file task
     skipped.jsonl         what was listed and is no input, and why
-    ledger/<round>/…      what happened to each file
+    ledger/<round>/…      what happened to each file, a folder for each share
     stop-<generation>     begin no further file: one has failed for good
     manifest.json         the account of all files, at the end
 

@@ -92,6 +92,8 @@ class _Share:
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
         place = Share.from_descriptor(operator.share)
         self._tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
+        # Within a round a file is always in the same share, so no task need read what the others have written.
+        self._ledger = folder.ledger(self._spec.round_id).join(str(self._ti.map_index))
         self._stop: StopMark = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
         self._mapped_per_file = place.files == 1
         name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
@@ -139,7 +141,7 @@ class _Share:
 
         if self._ti.try_number == 1 and self._generation == 0:
             return self._tasks
-        records = latest(read_ledger(self._storage, self._spec.folder.ledger(self._spec.round_id)))
+        records = latest(read_ledger(self._storage, self._ledger))
 
         def finished(task: FileTask) -> FileRecord | None:
             record = records.get(task.file)
@@ -208,8 +210,8 @@ class _Share:
         from airflow_batchexec.engine.run import FileRoute, Limits, run_files  # noqa: PLC0415  as above
 
         spec, ti = self._spec, self._ti
-        name = f"{ti.map_index}-{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
-        ledger = LedgerWriter(storage=self._storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+        attempt = f"{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
+        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=attempt)
         try:
             return run_files(
                 tasks=iter(tasks),
@@ -221,7 +223,7 @@ class _Share:
                     source=self._hook.open_storage(spec.root),
                     destination=self._storage,
                     scratch=pod.spec.scratch,
-                    name=name,
+                    name=f"{ti.map_index}-{attempt}",
                 ),
                 limits=Limits(
                     file_timeout=spec.config.execution.file_timeout,
