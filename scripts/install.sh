@@ -5,15 +5,15 @@ set -eu
 venv=$1
 
 python=
-for candidate in python3.11 python3.12 python3.13 python3.10 python3; do
+for candidate in python3.11 python3.12 python3.13 python3; do
     if command -v "$candidate" >/dev/null 2>&1 &&
-        "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.10 to 3.13 is needed; on Debian: apt-get install python3 python3-venv" >&2
+    echo "Python 3.11 to 3.13 is needed (the pinned tools have no release for 3.10); on Debian: apt-get install python3 python3-venv" >&2
     exit 1
 fi
 
