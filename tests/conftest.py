@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from gcs_server import start_gcs_server
 from s3_server import start_s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gcs_server import GcsServer
     from s3_server import S3Server
 
 # Airflow reads these when it is first imported, and writes its configuration and logs into its home. So they are set
@@ -34,4 +36,11 @@ os.environ |= {
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One S3 server for the whole run."""
     with start_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """One Google Cloud Storage server for the whole run."""
+    with start_gcs_server(tmp_path_factory.mktemp("gcs")) as server:
         yield server

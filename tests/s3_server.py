@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["Keys", "S3Server", "free_port", "start_s3_server"]
+__all__ = ["EVERYTHING_IN_S3", "Keys", "S3Server", "free_port", "policy", "start_s3_server"]
 
 REGION = "us-east-1"
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
-_bucket_numbers = count(1)
+EVERYTHING_IN_S3 = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+
+_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class S3Server:
     pid: int
 
     @property
+    def root_iam(self) -> Any:
+        """A new client that may do everything with users, roles and their policies."""
+        return _root_client("iam", self.endpoint_url)
+
+    @property
+    def account_id(self) -> str:
+        """The account that buckets, users and roles belong to."""
+        with closing(_root_client("sts", self.endpoint_url)) as sts:
+            account_id: str = sts.get_caller_identity()["Account"]
+            return account_id
+
+    @property
     def client(self) -> S3Client:
         """A new client with the user's keys."""
         return boto3.client(
@@ -74,11 +88,36 @@ class S3Server:
             aws_secret_access_key=self.secret_access_key,
         )
 
-    def make_bucket(self, name: str | None = None) -> str:
+    def make_bucket(self, name: str | None = None, *, region: str = "") -> str:
         """A new bucket; without a name, one that no other test has."""
-        name = name or f"bucket-{os.getpid()}-{next(_bucket_numbers)}"
-        self.client.create_bucket(Bucket=name)
+        name = name or f"bucket-{os.getpid()}-{next(_numbers)}"
+        place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region else {}
+        self.client.create_bucket(Bucket=name, **place)  # type: ignore[arg-type]  # a region is any text here
         return name
+
+    def make_user(self, *statements: dict[str, Any]) -> Keys:
+        """The keys of a new user who may do what the statements of a policy allow."""
+        with closing(self.root_iam) as iam:
+            return _make_user(iam, f"user-{os.getpid()}-{next(_numbers)}", *statements)
+
+    def make_role(self, trust: dict[str, Any], *statements: dict[str, Any], name: str | None = None) -> str:
+        """The ARN of a new role.
+
+        Args:
+            trust: Its trust policy.
+            statements: What it may do; without any, everything in S3.
+            name: Its name; without one, a name that no other test has.
+        """
+        name = name or f"role-{os.getpid()}-{next(_numbers)}"
+        with closing(self.root_iam) as iam:
+            role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+            iam.put_role_policy(
+                RoleName=name,
+                PolicyName="its-own",
+                PolicyDocument=policy(*(statements or (EVERYTHING_IN_S3,))),
+            )
+        arn: str = role["Arn"]
+        return arn
 
 
 def free_port() -> int:
@@ -157,24 +196,29 @@ def _wait_until_ready(process: subprocess.Popen[bytes], endpoint_url: str, log: 
             time.sleep(0.02)  # between two looks at a condition
 
 
-def _make_users(endpoint_url: str) -> tuple[Keys, Keys]:
-    iam: Any = boto3.client(
-        "iam",
+def policy(*statements: dict[str, Any]) -> str:
+    """A policy document."""
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+
+
+def _root_client(service: str, endpoint_url: str) -> Any:
+    return boto3.client(
+        service,  # type: ignore[call-overload]  # any service
         endpoint_url=endpoint_url,
         region_name=REGION,
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    users = []
-    for name in ("batchexec", "denied"):
-        iam.create_user(UserName=name)
-        key = iam.create_access_key(UserName=name)["AccessKey"]
-        users.append(Keys(key["AccessKeyId"], key["SecretAccessKey"]))
-    statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
-    iam.put_user_policy(
-        UserName="batchexec",
-        PolicyName="everything-in-s3",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
-    )
-    iam.close()
-    return users[0], users[1]
+
+
+def _make_users(endpoint_url: str) -> tuple[Keys, Keys]:
+    with closing(_root_client("iam", endpoint_url)) as iam:
+        return _make_user(iam, "batchexec", EVERYTHING_IN_S3), _make_user(iam, "denied")
+
+
+def _make_user(iam: Any, name: str, *statements: dict[str, Any]) -> Keys:
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    if statements:
+        iam.put_user_policy(UserName=name, PolicyName="its-own", PolicyDocument=policy(*statements))
+    return Keys(key["AccessKeyId"], key["SecretAccessKey"])

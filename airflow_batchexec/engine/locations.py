@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from airflow_batchexec.exceptions import ConfigurationError, LocationError
 
-__all__ = ["AllowedLocations", "Location", "Scheme", "check_id", "check_relative_path"]
+__all__ = ["AllowedLocations", "Location", "Scheme", "canonical", "check_id", "check_relative_path"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # What boto3 takes and both services have ever allowed: older names may hold capitals and underscores.
@@ -67,7 +67,7 @@ class Location:
                 )
             return cls(scheme, "", "/" + _normal(rest.strip("/"), uri, field))
         bucket, _, key = rest.partition("/")
-        _check_bucket(bucket, field)
+        _check_bucket(bucket, scheme, field)
         return cls(scheme, bucket, _normal(key.rstrip("/"), uri, field))
 
     @classmethod
@@ -107,7 +107,7 @@ class Location:
                     f"{bucket_field}: {bucket!r} is not the name of a bucket.", field=bucket_field
                 )
             scheme, bucket = root.scheme, root.bucket
-        _check_bucket(bucket, bucket_field)
+        _check_bucket(bucket, scheme, bucket_field)
         if folder.startswith("/"):
             raise LocationError(
                 f"{field}: {folder!r} is absolute; a folder in a bucket is written without a leading slash.",
@@ -219,9 +219,9 @@ class AllowedLocations:
         if self.roots is None:
             allowed = location.scheme is not Scheme.FILE
         elif location.scheme is Scheme.FILE:
-            real = _resolve(location, field)
+            real = canonical(location, field=field)
             allowed = any(
-                _resolve(root, "allowed_locations").contains(real)
+                canonical(root, field="allowed_locations").contains(real)
                 for root in self.roots
                 if root.scheme is Scheme.FILE
             )
@@ -233,6 +233,22 @@ class AllowedLocations:
                 f"[batchexec] allowed_locations.",
                 field=field,
             )
+
+
+def canonical(location: Location, *, field: str) -> Location:
+    """On disk, what lies behind symbolic links: two names of one folder must be seen to be one.
+
+    Raises:
+        LocationError: The links cannot be followed.
+    """
+    if location.scheme is not Scheme.FILE:
+        return location
+    try:
+        return Location.of_path(location.path.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
+        raise LocationError(
+            f"{field}: {location.uri} cannot be followed: {error}.", field=field, uri=location.uri
+        ) from error
 
 
 def check_relative_path(path: str, *, field: str) -> None:
@@ -272,19 +288,13 @@ def _normal(path: str, whole: str, field: str) -> str:
     return "/".join(parts)
 
 
-def _resolve(location: Location, field: str) -> Location:
-    try:
-        return Location.of_path(location.path.resolve())
-    except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
-        raise LocationError(f"{field}: {location.uri} cannot be followed: {error}", field=field) from error
-
-
 def _is_bucket_of(location: Location, bucket: str) -> bool:
     scheme, separator, name = bucket.rpartition("://")
     scheme = "s3" if scheme.lower() == "s3a" else scheme.lower()
     return name.rstrip("/") == location.bucket and (not separator or scheme == location.scheme.value)
 
 
-def _check_bucket(bucket: str, field: str) -> None:
-    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+def _check_bucket(bucket: str, scheme: Scheme, field: str) -> None:
+    plain_ends = scheme is not Scheme.GS or (bucket[:1].isalnum() and bucket[-1:].isalnum())
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket or not plain_ends:
         raise LocationError(f"{field}: {bucket!r} is not the name of a bucket.", field=field)

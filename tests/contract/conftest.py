@@ -8,13 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.storage import GcsAccess, LocalStorage, open_storage
 from airflow_batchexec.engine.storage.s3 import S3Access, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gcs_server import GcsServer
     from s3_server import S3Server
 
     from airflow_batchexec.engine.storage import ObjectInfo, Storage
@@ -58,11 +59,25 @@ def bucket(s3_server: S3Server) -> str:
     return s3_server.make_bucket()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(scope="session")
+def gcs_storage(gcs_server: GcsServer) -> Storage:
+    access = GcsAccess(service_account_key=gcs_server.account.key, endpoint_url=gcs_server.endpoint_url)
+    return open_storage(Scheme.GS, gcs=access)
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket(gcs_server: GcsServer) -> str:
+    return gcs_server.make_bucket()
+
+
+@pytest.fixture(params=["local", "s3", "gcs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     if request.param == "local":
         return Place(LocalStorage(), Location.of_path(tmp_path / "stored" / "in"), scratch)
+    if request.param == "gcs":
+        folder = Location.parse(f"gs://{request.getfixturevalue('gcs_bucket')}/{uuid4().hex}/in")
+        return Place(request.getfixturevalue("gcs_storage"), folder, scratch)
     folder = Location.parse(f"s3://{request.getfixturevalue('bucket')}/{uuid4().hex}/in")
     return Place(request.getfixturevalue("s3_storage"), folder, scratch)

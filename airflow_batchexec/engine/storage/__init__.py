@@ -6,34 +6,50 @@ from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.locations import Location, Scheme
 from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
+from airflow_batchexec.engine.storage.gcs_access import GcsAccess
 from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_batchexec.engine.storage.s3 import S3Access
 
-__all__ = ["LocalStorage", "ObjectInfo", "Storage", "open_storage"]
+__all__ = ["GcsAccess", "LocalStorage", "ObjectInfo", "Storage", "open_storage"]
 
 
-def open_storage(place: Location | Scheme, *, s3: S3Access | None = None) -> Storage:
+def open_storage(
+    place: Location | Scheme, *, s3: S3Access | None = None, gcs: GcsAccess | None = None
+) -> Storage:
     """The storage for a location, or for every location of a scheme.
 
-    boto3 is imported only when a bucket is opened: on disk, an execution starts without it.
+    boto3 and Google's libraries are imported only when a bucket of theirs is opened: on disk, an execution starts
+    without them.
 
     Args:
         place: A location, or the scheme alone.
         s3: Keys, endpoint and region for ``s3://``; ``None`` leaves them to boto3's default chain.
+        gcs: The service account's key and the endpoint for ``gs://``; ``None`` leaves them to Google's default chain.
 
     Raises:
-        ConfigurationError: The scheme is not supported, or the S3 client cannot be set up as ``s3`` says.
+        ConfigurationError: The client cannot be set up as ``s3`` or ``gcs`` says, or what it needs is not installed.
     """
     scheme = place.scheme if isinstance(place, Location) else place
-    if scheme is Scheme.FILE:
-        return LocalStorage()
     if scheme is Scheme.S3:
         from airflow_batchexec.engine.storage.s3 import connect  # noqa: PLC0415  boto3 takes 0.3 s to import
 
         return connect(s3)
-    raise ConfigurationError(
-        f"{scheme.value}:// is not supported by this version. Use s3:// or file://.", uri=str(place)
-    )
+    if scheme is Scheme.GS:
+        return _open_gcs(gcs)
+    return LocalStorage()
+
+
+def _open_gcs(access: GcsAccess | None) -> Storage:
+    try:
+        from airflow_batchexec.engine.storage.gcs import connect  # noqa: PLC0415  an extra, and slow to import
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("google"):
+            raise
+        raise ConfigurationError(
+            f"gs:// needs {error.name}, which is not installed: "
+            f'pip install "airflow-provider-batchexec[gcs]" wherever executions run.'
+        ) from error
+    return connect(access)

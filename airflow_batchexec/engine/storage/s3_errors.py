@@ -38,15 +38,13 @@ __all__ = ["error_code", "http_status", "is_refused_condition", "s3_errors"]
 
 _BAD_KEYS = {
     "AuthFailure",
-    "ExpiredToken",
-    "ExpiredTokenException",
     "InvalidAccessKeyId",
     "InvalidToken",
     "RequestExpired",
     "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _WRONG_REGION = {
     "301",
     "AuthorizationHeaderMalformed",
@@ -140,6 +138,8 @@ def _of_answer(
         kind, advice = absent, "There is no such object."
     elif code in _BAD_KEYS:
         kind, advice = AccessDeniedError, "Check the access key and its secret; they may be wrong or expired."
+    elif code in _EXPIRED:
+        kind, advice = StorageError, "The temporary keys have expired. Another attempt takes new ones."
     elif code == "RequestTimeTooSkewed":
         kind, advice = AccessDeniedError, "Set this machine's clock."
     elif status in {401, 403}:

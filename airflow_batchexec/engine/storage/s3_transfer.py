@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from airflow_batchexec.engine.storage.base import ObjectInfo
-from airflow_batchexec.exceptions import StorageError
+from airflow_batchexec.exceptions import BatchExecError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,7 +134,8 @@ def _upload_parts(
 def _abort(client: S3Client, location: Location, upload_id: str) -> None:
     try:
         client.abort_multipart_upload(Bucket=location.bucket, Key=location.key, UploadId=upload_id)
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, BatchExecError) as error:
+        # The last of them: a role's keys have run out and could not be replaced.
         _log.warning(
             "The parts that were sent for %s may still be stored, as upload %s: it could not be aborted (%s). "
             "A lifecycle rule for incomplete multipart uploads removes such parts.",

@@ -116,7 +116,6 @@ def test_an_empty_repository_says_so(batchexec, repository):
             ["list", "--model-repository", "http://example.org"],
             "model_repository: 'http://example.org' is no",
         ),
-        (["list", "--model-repository", "gs://bucket/models"], "gs:// is not supported"),
     ],
 )
 def test_a_refusal_is_one_line_on_stderr_and_exit_code_2(batchexec, arguments, message):

@@ -21,7 +21,7 @@ _parts = st.text(
 ).filter(lambda part: part not in {".", ".."} and all(ord(c) >= 32 and ord(c) != 127 for c in part))
 _relative_paths = st.lists(_parts, min_size=1, max_size=4).map("/".join)
 _keys = st.lists(_parts, max_size=4).map("/".join)
-_buckets = st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True)
+_buckets = st.from_regex(r"[a-z0-9][a-z0-9-]{1,19}[a-z0-9]", fullmatch=True)
 _any_text = st.text(st.characters() | st.sampled_from("/.:"), max_size=20)
 
 
@@ -131,6 +131,10 @@ def test_a_uri_is_read_as_it_is_written(uri, expected):
         "s3://b/in//x",
         "s3://b/in\x00",
         "s3://b/\ud800",
+        "gs://",
+        "gs://b_/in",
+        "gs://_b/in",
+        "gs://b/in/../out",
         "file://data/in",
         "file:///data/../etc",
     ],
@@ -170,6 +174,13 @@ def test_a_folder_on_disk_needs_no_bucket_and_ignores_one():
 def test_a_bucket_without_a_scheme_lies_in_the_storage_that_is_asked_for():
     location = Location.of(bucket="b", folder="in", scheme=Scheme.GS, field="f", bucket_field="b")
     assert location.uri == "gs://b/in"
+    for scheme in (Scheme.S3, Scheme.GS):
+        for bucket in ("gs://b", "GS://b/"):
+            named = Location.of(bucket=bucket, folder="in", scheme=scheme, field="f", bucket_field="b")
+            assert named == location
+        assert (
+            Location.of(bucket="", folder="gs://b/in", scheme=scheme, field="f", bucket_field="b") == location
+        )
 
 
 def test_a_folder_whose_name_begins_like_another_does_not_lie_in_it():
@@ -203,15 +214,16 @@ def test_a_path_on_disk_is_made_absolute_and_followed_upwards(tmp_path, monkeypa
 def test_without_a_list_buckets_are_allowed_and_the_disk_is_not():
     allowed = AllowedLocations.parse("  ")
     allowed.check(Location.parse("s3://any/thing"), field="source")
+    allowed.check(Location.parse("gs://any/thing"), field="source")
     with pytest.raises(LocationError, match=r"^source: file:///data .*allowed_locations"):
         allowed.check(Location.parse("file:///data"), field="source")
 
 
 def test_with_a_list_only_what_lies_below_its_roots_is_allowed(tmp_path):
-    allowed = AllowedLocations.parse(f"s3://b/in, file://{tmp_path}")
-    for uri in ("s3://b/in", "s3://b/in/x", f"file://{tmp_path}/x"):
+    allowed = AllowedLocations.parse(f"s3://b/in, gs://g, file://{tmp_path}")
+    for uri in ("s3://b/in", "s3://b/in/x", "gs://g", "gs://g/any", f"file://{tmp_path}/x"):
         allowed.check(Location.parse(uri), field="source")
-    for uri in ("s3://b/in-2", "s3://c/in", "gs://b/in", f"file://{tmp_path}-2", "file:///"):
+    for uri in ("s3://b/in-2", "s3://c/in", "gs://b/in", "s3://g/any", f"file://{tmp_path}-2", "file:///"):
         with pytest.raises(LocationError):
             allowed.check(Location.parse(uri), field="source")
 

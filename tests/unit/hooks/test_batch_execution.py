@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import TYPE_CHECKING
 
@@ -21,35 +20,6 @@ if TYPE_CHECKING:
 
 FOLDERS = {"source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
 NAMES = {"access_token_name": "key_of_flights", "access_secret_name": "secret_of_flights"}
-
-
-@pytest.fixture(autouse=True)
-def _no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever runs the tests may have AWS credentials of their own."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
-
-
-@pytest.fixture
-def secrets(monkeypatch: pytest.MonkeyPatch):
-    """Puts secrets and connections where Airflow's environment backend finds them."""
-
-    class Secrets:
-        def variable(self, name: str, value: str) -> None:
-            monkeypatch.setenv(f"AIRFLOW_VAR_{name.upper()}", value)
-
-        def connection(self, conn_id: str = "batch_execution_default", **extra: str) -> None:
-            document = {"conn_type": "batch_execution", "extra": extra}
-            monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(document))
-
-        def keys(self, access: str, secret: str) -> None:
-            self.variable(NAMES["access_token_name"], access)
-            self.variable(NAMES["access_secret_name"], secret)
-
-    return Secrets()
 
 
 def test_keys_come_from_the_secrets_that_are_named(secrets):
@@ -201,29 +171,3 @@ def test_a_folder_on_disk_needs_neither_connection_nor_secret(tmp_path: Path):
 
     assert isinstance(storage, LocalStorage)
     assert (tmp_path / "a.csv").read_bytes() == b"x\n"
-
-
-@pytest.mark.parametrize(
-    "unusable",
-    [
-        {"iam_role_arn": "arn:aws:iam::123456789012:role/reader"},
-        {"service_account_key_secret_name": "gcs_key"},
-    ],
-    ids=lambda fields: next(iter(fields)),
-)
-def test_credentials_that_cannot_be_used_are_refused_and_not_left_aside(unusable: dict[str, str]):
-    (field,) = unusable
-    folders = {name: uri.replace("s3://", "gs://") for name, uri in FOLDERS.items()}
-    config = ExecutionConfig.from_fields(
-        model_id="delay", **(folders if field.startswith("service") else FOLDERS), **unusable
-    )
-
-    with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
-        BatchExecutionHook.for_execution(config, batch_execution_conn_id="batch_execution_default")
-
-    assert caught.value.details["field"] == field
-
-
-def test_a_scheme_without_a_storage_is_refused():
-    with pytest.raises(ConfigurationError, match="gs://"):
-        BatchExecutionHook().open_storage(Location.parse("gs://flights/in"))

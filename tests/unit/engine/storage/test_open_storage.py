@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from airflow_batchexec.engine.locations import Location, Scheme
-from airflow_batchexec.engine.storage import LocalStorage, open_storage
+from airflow_batchexec.engine.storage import GcsAccess, LocalStorage, open_storage
+from airflow_batchexec.engine.storage.gcs import GcsStorage
 from airflow_batchexec.engine.storage.s3 import S3Access, S3Storage
-from airflow_batchexec.exceptions import ConfigurationError
 
 
 def test_each_scheme_opens_its_storage():
@@ -16,18 +16,36 @@ def test_each_scheme_opens_its_storage():
     assert isinstance(open_storage(Location.parse("file:///data")), LocalStorage)
     assert isinstance(open_storage(Location.parse("s3://b/in"), s3=S3Access("key", "secret")), S3Storage)
     assert isinstance(open_storage(Scheme.S3), S3Storage)
+    assert isinstance(open_storage(Location.parse("gs://b/in"), gcs=GcsAccess()), GcsStorage)
+    assert isinstance(open_storage(Scheme.GS), GcsStorage)
 
 
-def test_a_scheme_that_is_not_supported_is_named():
-    for place in (Scheme.GS, Location.parse("gs://b/in")):
-        with pytest.raises(ConfigurationError, match="gs:// is not supported by this version"):
-            open_storage(place)
-
-
-def test_opening_the_disk_does_not_import_boto3():
+@pytest.mark.parametrize(
+    ("opening", "not_imported"),
+    [
+        ("open_storage(Scheme.FILE, gcs=GcsAccess())", {"boto3", "botocore", "google.auth", "requests"}),
+        ("open_storage(Scheme.S3)", {"google.auth", "google.cloud.storage"}),
+        ("open_storage(Scheme.GS)", {"boto3", "botocore"}),
+    ],
+)
+def test_opening_one_storage_does_not_import_what_another_needs(opening, not_imported):
     code = (
         "import sys; from airflow_batchexec.engine.locations import Scheme;"
-        "from airflow_batchexec.engine.storage import open_storage; open_storage(Scheme.FILE);"
-        "sys.exit(bool({'boto3', 'botocore', 'pandas', 'pyarrow', 'airflow'} & set(sys.modules)))"
+        f"from airflow_batchexec.engine.storage import GcsAccess, open_storage; {opening};"
+        f"sys.exit(', '.join({not_imported | {'pandas', 'pyarrow', 'airflow'}} & set(sys.modules)) or None)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.stderr.strip(), done.returncode) == ("", 0)
+
+
+def test_what_opens_google_cloud_storage_is_missing_and_named():
+    code = (
+        "import sys; sys.modules['google.cloud.storage'] = None\n"
+        "from airflow_batchexec.engine.locations import Scheme\n"
+        "from airflow_batchexec.engine.storage import open_storage\n"
+        "from airflow_batchexec.exceptions import ConfigurationError\n"
+        "try: open_storage(Scheme.GS)\n"
+        "except ConfigurationError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 'pip install "airflow-provider-batchexec[gcs]"' in done.stdout
