@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from airflow.sdk import conf
 from airflow_batchexec.engine.instances import InstanceTable
 from airflow_batchexec.engine.locations import AllowedLocations, Location
 from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.placement_rules import PURCHASE_OPTIONS, PlacementRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,16 +23,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "allowed_locations",
+    "default_purchase_option",
+    "default_queue",
     "deployment_name",
+    "executors",
+    "gpu_resource",
+    "in_kubernetes_pod",
     "instance_table",
     "load_timeout_seconds",
     "machine_is_shared",
     "model_repository",
     "most_mapped_tasks",
+    "placement_rules",
     "scratch_folder",
+    "task_end_seconds",
+    "task_memory_bytes",
 ]
 
 _SECTION = "batchexec"
+_MIB = 1024**2
 
 
 def allowed_locations() -> AllowedLocations:
@@ -109,5 +121,79 @@ def most_mapped_tasks() -> int:
 
 def machine_is_shared() -> bool:
     """Whether an execution's pods all run on one machine, so that each must make do with its share of the cores."""
-    executor = conf.get("core", "executor", fallback="LocalExecutor")
-    return executor.split(",")[0].strip().rpartition(".")[2] == "LocalExecutor"
+    # In the pods of the Kubernetes executor, Airflow's Helm chart configures the local one.
+    return not in_kubernetes_pod() and next(iter(executors().values())) == "LocalExecutor"
+
+
+def executors() -> dict[str, str]:
+    """The executors of this Airflow: the class's name by the alias that tasks may call it by, the default one first."""
+    text = conf.get("core", "executor", fallback="LocalExecutor")
+    found = {}
+    for entry in re.split("[,;]", text):
+        # With several teams: "LocalExecutor;team=CeleryExecutor". With an alias: "alias:path.to.Executor".
+        alias, _, path = entry.rpartition("=")[2].strip().rpartition(":")
+        name = path.rpartition(".")[2]
+        found[alias or name] = name
+    return found
+
+
+def default_queue() -> str:
+    """The queue of tasks that name none."""
+    name: str = conf.get("operators", "default_queue", fallback="default")
+    return name
+
+
+def in_kubernetes_pod() -> bool:
+    """Whether this is a task that the Kubernetes executor has started, whatever is configured here."""
+    # Set by the executor itself (construct_pod in the pod_generator of Airflow's Kubernetes provider).
+    return bool(os.environ.get("AIRFLOW_IS_K8S_EXECUTOR_POD"))
+
+
+def placement_rules() -> PlacementRules:
+    """Which machines an instance and a purchase option stand for.
+
+    Raises:
+        ConfigurationError: A rule is wrong.
+    """
+    return PlacementRules.parse(conf.get(_SECTION, "placement", fallback=""), instances=instance_table())
+
+
+def default_purchase_option() -> str:
+    """The purchase option where neither the request nor the deployment names one; empty for none.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    text: str = conf.get(_SECTION, "purchase_option", fallback="").strip().lower()
+    if text and text not in PURCHASE_OPTIONS:
+        raise ConfigurationError(
+            f"purchase_option: [batchexec] purchase_option is {text!r}, neither spot nor on-demand.",
+            field="purchase_option",
+        )
+    return text
+
+
+def gpu_resource() -> str:
+    """What Kubernetes calls a GPU."""
+    name: str = conf.get(_SECTION, "gpu_resource", fallback="").strip()
+    return name or "nvidia.com/gpu"
+
+
+def task_memory_bytes() -> int:
+    """The memory of a task's own processes, beside the instance's.
+
+    Raises:
+        ConfigurationError: The option is no number of MiB, 0 or more.
+    """
+    text = conf.get(_SECTION, "task_memory", fallback="512")
+    if not text.strip().isdecimal():
+        raise ConfigurationError(
+            f"task_memory: {text!r} is no whole number of MiB. Set [batchexec] task_memory to one.",
+            field="task_memory",
+        )
+    return int(text) * _MIB
+
+
+def task_end_seconds() -> float:
+    """How long a task may go on after Airflow was told to end it: until its next heartbeat, and then as it is killed."""
+    return conf.getint("workers", "min_heartbeat_interval", fallback=5) + 7.0

@@ -94,3 +94,64 @@ def test_the_most_mapped_tasks_are_airflows_own_limit(configure):
     configure("CORE", max_map_length=30)
 
     assert settings.most_mapped_tasks() == 30
+
+
+def test_in_a_kubernetes_pod_the_machine_is_not_shared_whatever_executor_its_template_names(
+    configure, monkeypatch: pytest.MonkeyPatch
+):
+    configure("CORE", executor="LocalExecutor")
+    monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
+
+    assert settings.in_kubernetes_pod()
+    assert not settings.machine_is_shared()
+
+
+@pytest.mark.parametrize(
+    ("executor", "found"),
+    [
+        ("LocalExecutor", {"LocalExecutor": "LocalExecutor"}),
+        (
+            "a.b.CeleryExecutor, LocalExecutor",
+            {"CeleryExecutor": "CeleryExecutor", "LocalExecutor": "LocalExecutor"},
+        ),
+        ("k:KubernetesExecutor,own:acme.Mine", {"k": "KubernetesExecutor", "own": "Mine"}),
+        (
+            "=LocalExecutor;red=k:a.K,CeleryExecutor",
+            {"LocalExecutor": "LocalExecutor", "k": "K", "CeleryExecutor": "CeleryExecutor"},
+        ),
+    ],
+)
+def test_executors_are_found_by_the_name_that_tasks_call_them_by_the_default_one_first(
+    configure, executor, found
+):
+    configure("CORE", executor=executor)
+
+    assert list(settings.executors().items()) == list(found.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "read"),
+    [
+        ("task_memory", "half", settings.task_memory_bytes),
+        ("task_memory", "-1", settings.task_memory_bytes),
+        ("purchase_option", "sport", settings.default_purchase_option),
+        ("placement", "[3]", settings.placement_rules),
+    ],
+)
+def test_what_is_wrong_about_machines_is_refused_by_name(configure, option: str, wrong: str, read):
+    configure(**{option: wrong})
+
+    with pytest.raises(ConfigurationError, match=f"^{option}") as caught:
+        read()
+
+    assert caught.value.details["field"].startswith(option)
+
+
+def test_machines_are_what_their_descriptions_say_where_nothing_is_set(configure):
+    assert settings.task_memory_bytes() == 512 * 1024**2
+    assert settings.default_purchase_option() == ""
+    assert settings.gpu_resource() == "nvidia.com/gpu"
+    assert settings.default_queue() == "default"
+    configure(task_memory="0", gpu_resource="amd.com/gpu")
+    assert settings.task_memory_bytes() == 0
+    assert settings.gpu_resource() == "amd.com/gpu"
