@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from airflow_batchexec.config import ExecutionConfig
     from airflow_batchexec.dags import batch_execution_group, create_execution_dag
     from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+    from airflow_batchexec.operators.batch_execution import BatchExecutionOperator
     from airflow_batchexec.operators.predict_file import PredictFileOperator
+    from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor
+    from airflow_batchexec.triggers.batch_execution import BatchExecutionTrigger
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BatchExecutionHook": "airflow_batchexec.hooks.batch_execution",
+    "BatchExecutionOperator": "airflow_batchexec.operators.batch_execution",
+    "BatchExecutionSensor": "airflow_batchexec.sensors.batch_execution",
+    "BatchExecutionTrigger": "airflow_batchexec.triggers.batch_execution",
     "ExecutionConfig": "airflow_batchexec.config",
     "PredictFileOperator": "airflow_batchexec.operators.predict_file",
     "batch_execution_group": "airflow_batchexec.dags",
@@ -27,6 +33,9 @@ _HOMES = {
 
 __all__ = [
     "BatchExecutionHook",
+    "BatchExecutionOperator",
+    "BatchExecutionSensor",
+    "BatchExecutionTrigger",
     "ExecutionConfig",
     "PredictFileOperator",
     "__version__",

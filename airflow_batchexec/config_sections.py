@@ -6,7 +6,6 @@ command line.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -22,6 +21,19 @@ from pydantic import (
     field_validator,
 )
 
+from airflow_batchexec.config_values import (
+    BUCKET_SCHEMA,
+    FOLDER_SCHEMA,
+    ID_SCHEMA,
+    OPTIONAL_ID_SCHEMA,
+    PARAMETERS_SCHEMA,
+    ROLE,
+    ROLE_SCHEMA,
+    SECRET_NAME,
+    SECRET_NAME_SCHEMA,
+    check_parameters,
+    read_parameters,
+)
 from airflow_batchexec.engine.formats import FileType
 from airflow_batchexec.engine.locations import check_id
 from airflow_batchexec.exceptions import ConfigurationError
@@ -31,17 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTIONS", "AdvancedOptions", "Execution", "FlatField", "Resources", "Section", "flat_fields"]
 
-_PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r"[^\s\x00-\x1f\x7f]*")
-# What decides which code the pod runs, or is set by the pod itself from its instance.
-_RESERVED_PARAMETERS = re.compile(
-    r"PATH|HOME|TMPDIR|SHELL|IFS|BASH_ENV|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_(CONF|ENGINES|MODULES)"
-    r"|(CUDA|NVIDIA)_VISIBLE_DEVICES"
-    r"|(LD|DYLD|BATCHEXEC|MALLOC|BASH_FUNC)_.*|PYTHON.*"
-    r"|(OMP|OPENBLAS|MKL|BLIS|NUMEXPR|RAYON)_NUM_THREADS|(NUMEXPR|POLARS)_MAX_THREADS"
-    r"|VECLIB_MAXIMUM_THREADS|ARROW_IO_THREADS|LOKY_MAX_CPU_COUNT",
-    re.IGNORECASE,
-)
 # What every client of the request can hold; in seconds it is 68 years.
 _MOST = 2**31 - 1
 
@@ -77,12 +78,13 @@ class Execution(Section):
         title="Model ID",
         description="The model, as it is named in the model repository.",
         examples=["arrival_delay"],
+        json_schema_extra=ID_SCHEMA,
     )
     build_id: str = Field(
         "",
         title="Build ID",
         description="The build to use instead of the one that is deployed.",
-        json_schema_extra={"unset": "the deployed build"},
+        json_schema_extra={"unset": "the deployed build", **OPTIONAL_ID_SCHEMA},
     )
     branch: str = Field(
         "main", title="Branch", description="Accepted from existing clients; has no meaning here."
@@ -90,31 +92,34 @@ class Execution(Section):
     bucket: str = Field(
         "",
         title="Bucket",
-        description="The bucket of both folders. Required where neither bucket below is set and a folder is no URI.",
+        description="The bucket of both folders. Needed unless both buckets below are set, or the folders are URIs.",
+        json_schema_extra=BUCKET_SCHEMA,
     )
     source_bucket: str = Field(
         "",
         title="Source bucket",
         description="The bucket that the input files are read from.",
-        json_schema_extra={"unset": "Bucket"},
+        json_schema_extra={"unset": "Bucket", **BUCKET_SCHEMA},
     )
     source_folder: str = Field(
         title="Source folder",
         description="The folder of the input files, subfolders included, or one file. A path in the bucket, "
-        "or a URI (s3://…, file://…).",
+        "or a URI (s3://…, gs://…, file://…).",
         examples=["flights/2013"],
+        json_schema_extra=FOLDER_SCHEMA,
     )
     destination_bucket: str = Field(
         "",
         title="Destination bucket",
         description="The bucket that the result files are written to.",
-        json_schema_extra={"unset": "Bucket"},
+        json_schema_extra={"unset": "Bucket", **BUCKET_SCHEMA},
     )
     destination_folder: str = Field(
         title="Destination folder",
         description="The folder of the result files: a path in the bucket, or a URI. It is made where it is missing; "
         "results of the same name are overwritten.",
         examples=["delays/2013"],
+        json_schema_extra=FOLDER_SCHEMA,
     )
     input_file_type: FileType = Field(
         FileType.CSV,
@@ -129,12 +134,16 @@ class Execution(Section):
     access_token_name: str = Field(
         "",
         title="Access token name",
-        description="The name of the secret (an Airflow Variable) that holds the access key of the buckets.",
+        description="The name of the secret (an Airflow Variable) that holds the access key of the buckets; not the "
+        "key itself. Name both secrets or neither.",
+        json_schema_extra=SECRET_NAME_SCHEMA,
     )
     access_secret_name: str = Field(
         "",
         title="Access secret name",
-        description="The name of the secret (an Airflow Variable) that holds the secret key of the buckets.",
+        description="The name of the secret (an Airflow Variable) that holds the secret key of the buckets; not the "
+        "key itself. Name both secrets or neither.",
+        json_schema_extra=SECRET_NAME_SCHEMA,
     )
     job_timeout: _Count = Field(
         0,
@@ -151,12 +160,16 @@ class Execution(Section):
     parameters: dict[str, _ParameterValue] = Field(
         default_factory=dict,
         title="Parameters",
-        description="Names and values that the model finds in its environment variables.",
+        description="What the model finds in its environment variables: lines of NAME=VALUE, or a JSON object.",
+        examples=["TAX_RATE=0.2", {"TAX_RATE": "0.2"}],
+        json_schema_extra=PARAMETERS_SCHEMA,
     )
     service_account_key_secret_name: str = Field(
         "",
         title="Service account key secret name",
-        description="The name of the secret that holds the Google Cloud service account key.",
+        description="The name of the secret (an Airflow Variable) that holds the Google Cloud service account key; "
+        "not the key itself.",
+        json_schema_extra=SECRET_NAME_SCHEMA,
     )
 
     @field_validator("model_id", "build_id")
@@ -176,7 +189,7 @@ class Execution(Section):
     @field_validator("access_token_name", "access_secret_name", "service_account_key_secret_name")
     @classmethod
     def _check_secret_name(cls, value: str, info: Any) -> str:
-        if not _SECRET_NAME.fullmatch(value):
+        if not SECRET_NAME.fullmatch(value):
             raise ConfigurationError(
                 f"{info.field_name}: this is the name of a secret, without white space, not the secret itself.",
                 field=info.field_name,
@@ -194,25 +207,12 @@ class Execution(Section):
     @field_validator("parameters", mode="before")
     @classmethod
     def _read_parameters(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {_parameter_name(name): _parameter_value(name, entry) for name, entry in value.items()}
+        return read_parameters(value)
 
     @field_validator("parameters")
     @classmethod
     def _check_parameters(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, entry in value.items():
-            if _RESERVED_PARAMETERS.fullmatch(name):
-                raise ConfigurationError(
-                    f"parameters: {name!r} is reserved: it would change which code the pod runs, or is set from "
-                    f"the instance.",
-                    field="parameters",
-                )
-            if "\0" in entry or any("\ud800" <= character <= "\udfff" for character in entry):
-                raise ConfigurationError(
-                    f"parameters: the value of {name!r} holds a NUL, or is not valid Unicode.",
-                    field="parameters",
-                )
+        check_parameters(value)
         return value
 
 
@@ -234,25 +234,25 @@ class Resources(Section):
     cpus: _Amount = Field(
         0,
         title="CPUs",
-        description="CPUs of each pod, in place of the instance's.",
+        description="How many CPUs each pod has; may be a fraction.",
         json_schema_extra={"unset": "the instance's"},
     )
     memory: _Count = Field(
         0,
         title="Memory",
-        description="MiB of memory of each pod, in place of the instance's.",
+        description="How much memory each pod has, in MiB.",
         json_schema_extra={"unset": "the instance's"},
     )
     gpu_type: str = Field(
         "",
         title="GPU type",
-        description="The kind of GPU of each pod, in place of the instance's.",
+        description="The kind of GPU that each pod has.",
         json_schema_extra={"unset": "the instance's"},
     )
     gpu_amount: _Count = Field(
         0,
         title="GPU amount",
-        description="How many GPUs each pod has, in place of the instance's.",
+        description="How many GPUs each pod has.",
         json_schema_extra={"unset": "the instance's"},
     )
 
@@ -264,12 +264,13 @@ class AdvancedOptions(Section):
         "",
         title="IAM role ARN",
         description="The AWS role that is assumed to reach the buckets.",
-        json_schema_extra={"flat": "iam_role_arn"},
+        examples=["arn:aws:iam::123456789012:role/batch"],
+        json_schema_extra={"flat": "iam_role_arn", **ROLE_SCHEMA},
     )
     purchase_option: str = Field(
         "",
         title="Purchase option",
-        description="spot or on-demand.",
+        description="How the machines of the pods are bought: spot or on-demand.",
         json_schema_extra={"unset": "the deployment's", "enum": ["", "spot", "on-demand"]},
     )
     service_account_key_secret_name: str = Field(
@@ -292,7 +293,7 @@ class AdvancedOptions(Section):
     @field_validator("custom_iam_role_arn")
     @classmethod
     def _check_role(cls, value: str) -> str:
-        if value and not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", value):
+        if value and not ROLE.fullmatch(value):
             raise ConfigurationError(
                 f"iam_role_arn: {value!r} is not the ARN of an IAM role.", field="iam_role_arn"
             )
@@ -345,30 +346,6 @@ def _resolved(reference: str, schemas: dict[str, Any]) -> dict[str, Any]:
         return {}
     target = schemas["$defs"][reference.rpartition("/")[2]]
     return {key: target[key] for key in ("enum", "type") if key in target}
-
-
-def _parameter_name(name: Any) -> str:
-    if not isinstance(name, str) or not _PARAMETER_NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"parameters: {name!r} cannot be the name of an environment variable: it begins with a letter or '_', "
-            f"and holds letters, digits and '_'.",
-            field="parameters",
-        )
-    return name
-
-
-def _parameter_value(name: Any, value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
-    if not isinstance(value, str):
-        raise ConfigurationError(
-            f"parameters: the value of {name!r} is a {type(value).__name__}; only text, numbers and booleans can "
-            f"become environment variables.",
-            field="parameters",
-        )
-    return value
 
 
 def _configuration_error(error: ValidationError) -> ConfigurationError:

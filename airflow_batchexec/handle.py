@@ -1,4 +1,4 @@
-"""What the tasks of one execution tell each other."""
+"""What the tasks of one execution tell each other, and how others reach it: where it lies, and as whom it is read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
     from airflow_batchexec.engine.specification import ExecutionFolder
+    from airflow_batchexec.engine.stop import StopMark
     from airflow_batchexec.engine.storage import Storage
     from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
-__all__ = ["ExecutionHandle", "dag_run_start", "generation", "owner_state"]
+__all__ = ["ExecutionHandle", "dag_run_start", "execution_id_of", "generation", "owner_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,27 @@ class ExecutionHandle:
             ExecutionConfig.from_fields(**self.fields), batch_execution_conn_id=self.batch_execution_conn_id
         )
         return hook, hook.open_storage(destination), ExecutionFolder(destination, self.execution_id)
+
+    def cancel_mark(self) -> StopMark:
+        """The mark that ends the execution.
+
+        Raises:
+            BatchExecError: The destination cannot be reached.
+        """
+        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  not for parsing
+
+        _, storage, folder = self.open()
+        return StopMark(storage=storage, location=folder.cancel)
+
+
+def execution_id_of(ti: RuntimeTaskInstanceProtocol, name: str) -> str:
+    """The id of the execution that a task belongs to.
+
+    Args:
+        ti: The task's instance.
+        name: What tells several executions of one run apart; empty where the run is the execution.
+    """
+    return f"{ti.dag_id}.{name}.{ti.run_id}" if name else str(ti.run_id)
 
 
 def dag_run_start(context: Context) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,11 +77,16 @@ class Deployment:
         manifest: dict[str, Any] = json.loads(path.read_text())
         return manifest
 
+    def kill_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Kill the process of a task that runs, as a machine that runs out of memory would."""
+        (instance,) = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
+        os.kill(int(instance["pid"]), signal.SIGKILL)
+
     def pods(self) -> list[psutil.Process]:
         """The root process of every pod that lives, whoever is its parent by now: its home is in the scratch folder."""
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get("HOME", "").startswith(str(self.folder / "scratch")):
-                    found[process.pid] = process
-        return [process for process in found.values() if process.ppid() not in found]
+                    found[process.pid] = (process, process.ppid())
+        return [process for process, parent in found.values() if parent not in found]

@@ -32,7 +32,7 @@ from airflow_batchexec import PredictFileOperator, batch_execution_group, except
 from airflow_batchexec.dags import execution_params
 from airflow_batchexec.engine.stop import StopMark
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
-from airflow_batchexec.operators.handle import ExecutionHandle
+from airflow_batchexec.handle import ExecutionHandle
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
 
 NO_DELAY = {"retries": 1, "retry_delay": timedelta(0)}
@@ -42,7 +42,7 @@ def execution():
     plan = PlanExecutionOperator(task_id="plan", **NO_DELAY)
     handle = XComArg(plan, key="execution")
     predict = PredictFileOperator.partial(task_id="predict", execution=handle, **NO_DELAY).expand(share=plan.output)
-    finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan")
+    finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
     plan >> predict >> finish
     return handle, predict
 
@@ -69,7 +69,7 @@ with DAG("halted", schedule=None, params={"halted_by": "", "halted_at": {}}) as 
     )
     handle = XComArg(plan, key="execution")
     predict = PredictFileOperator.partial(task_id="predict", execution=handle).expand(share=plan.output)
-    halt(handle) >> predict >> FinishExecutionOperator(task_id="finish", plan_task_id="plan")
+    halt(handle) >> predict >> FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
 
 with DAG("grouped", schedule=None) as grouped:
     for name in ("first", "second"):

@@ -92,7 +92,8 @@ def audit(
         tasks: The plan.
         records: The last word on each file; records of another content than the planned one do not count.
         results: What lies where each finished file's result was published, by file; ``None`` where nothing does.
-        ended_as: The status of an execution that was ended from outside: CANCELLED or TIMEOUT.
+        ended_as: The status of an execution that was ended from outside: CANCELLED or TIMEOUT. Without one, an
+            execution none of whose files failed is CANCELLED where some of them were.
         ended_because: The reason for it.
     """
     last = tuple(_account(task, records.get(task.file), results) for task in tasks)
@@ -100,7 +101,13 @@ def audit(
     if counts[FileStatus.FINISHED] == len(last):
         return Audit(ExecutionStatus.FINISHED, "", last)
     reasons = (ended_because if ended_as else "", _failures(last), _left(last))
-    return Audit(ended_as or ExecutionStatus.FAILED, " ".join(filter(None, reasons)), last)
+    return Audit(ended_as or _status(counts), " ".join(filter(None, reasons)), last)
+
+
+def _status(counts: Counter[FileStatus]) -> ExecutionStatus:
+    failed = any(counts[status] for status in FileStatus if status not in {*_UNFAILED, FileStatus.CANCELLED})
+    cancelled = counts[FileStatus.CANCELLED] and not failed
+    return ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.FAILED
 
 
 def _account(

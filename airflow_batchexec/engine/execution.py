@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchexec.engine import lock
 from airflow_batchexec.engine.audit import Audit, ExecutionStatus, audit
 from airflow_batchexec.engine.ledger import FileStatus, latest, read_ledger
-from airflow_batchexec.engine.locations import AllowedLocations, Location, Scheme
+from airflow_batchexec.engine.locations import AllowedLocations, Location, Scheme, canonical
 from airflow_batchexec.engine.plan import (
     FileTask,
     Plan,
@@ -26,21 +27,32 @@ from airflow_batchexec.engine.plan import (
     read_tasks,
     shares_document,
 )
+from airflow_batchexec.engine.resolution import resolve
 from airflow_batchexec.engine.specification import FORMAT_VERSION, ExecutionFolder, ExecutionSpec
-from airflow_batchexec.exceptions import LocationError, ObjectNotFoundError, StorageError
+from airflow_batchexec.engine.stop import StopMark
+from airflow_batchexec.exceptions import (
+    ExecutionCancelledError,
+    ExecutionRunningError,
+    ObjectNotFoundError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from airflow_batchexec.config import ExecutionConfig
-    from airflow_batchexec.engine.instances import InstanceTable
+    from airflow_batchexec.engine.instances import Instance, InstanceTable
     from airflow_batchexec.engine.lock import LockOwner, OwnerState
     from airflow_batchexec.engine.repository import ModelRepository
     from airflow_batchexec.engine.storage import ObjectInfo, Storage
 
-__all__ = ["Prepared", "conclude", "prepare", "read_manifest"]
+__all__ = ["Prepared", "conclude", "prepare", "read_manifest", "wait_for_pods"]
 
 _STAT_THREADS = 16
+# How long an execution that was cancelled may take to release its lock, and how often one looks.
+_CANCEL_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+_GOING_ON = {FileStatus.STARTED, FileStatus.FINISHED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ def prepare(
     pods_by_default: int,
     most_shares: int,
     share_files: bool = True,
+    purchase_option_by_default: str = "",
+    admit: Callable[[Instance, str], None] = lambda _instance, _purchase_option: None,
 ) -> Prepared:
     """Validate everything, list the source, take the lock, and write the plan. Touches no input and no result.
 
@@ -92,46 +106,49 @@ def prepare(
         pods_by_default: How many pods there are where neither request nor deployment says; 0 for no limit.
         most_shares: How many mapped tasks there may be.
         share_files: Whether fewer pods than files means a share of several files each.
+        purchase_option_by_default: The purchase option where neither request nor deployment says; empty for none.
+        admit: Refuses, with a ``ConfigurationError``, the instance and purchase option that this execution would have.
 
     Raises:
         ConfigurationError: A field is wrong.
         RepositoryError: There is no such build.
         PlanningError: There is nothing to do, results would collide, or a twin is running.
+        ExecutionCancelledError: It was ended before it began.
         StorageError: A folder cannot be listed or written.
     """
-    source = _canonical(config.source, "source_folder")
-    destination = _canonical(config.destination, "destination_folder")
+    source = canonical(config.source, field="source_folder")
+    destination = canonical(config.destination, field="destination_folder")
     allowed.check(source, field="source_folder")
     allowed.check(destination, field="destination_folder")
     ExecutionFolder(destination, owner.execution_id)
-    execution, resources = config.execution, config.resources
-    build, deployment = repository.resolve(execution.model_id, execution.build_id or None)
-    instance = instances.resolve(
-        requested=resources.instance_size,
-        deployed=deployment.instance if deployment else None,
-        cpus=resources.cpus,
-        memory_mib=resources.memory,
-        gpu_type=resources.gpu_type,
-        gpu_amount=resources.gpu_amount,
+    resolved = resolve(
+        config,
+        repository=repository,
+        instances=instances,
+        pods_by_default=pods_by_default,
+        purchase_option_by_default=purchase_option_by_default,
     )
-    pods = resources.pods or (deployment.pods if deployment else None) or pods_by_default
+    admit(resolved.instance, resolved.purchase_option)
     plan = make_plan(
         listing=open_storage(source).list(source),
         source=source,
         destination=destination,
-        input_type=execution.input_file_type,
-        output_type=execution.output_file_type,
+        input_type=config.execution.input_file_type,
+        output_type=config.execution.output_file_type,
     )
     _check_links(plan, destination, allowed)
-    shares = make_shares(tasks=plan.tasks, pods=pods if share_files else None, most_shares=most_shares)
+    shares = make_shares(
+        tasks=plan.tasks, pods=resolved.pods if share_files else None, most_shares=most_shares
+    )
     document, places = shares_document(shares)
     spec = ExecutionSpec(
         execution_id=owner.execution_id,
         round_id=round_id,
         config=config,
-        build=build,
-        instance=instance,
-        pods=pods,
+        build=resolved.build,
+        instance=resolved.instance,
+        purchase_option=resolved.purchase_option,
+        pods=resolved.pods,
         source=source,
         root=plan.root,
         destination=destination,
@@ -142,14 +159,49 @@ def prepare(
         skipped_files=len(plan.skipped),
     )
     storage = open_storage(destination)
-    taken = lock.acquire(storage=storage, location=spec.lock, owner=owner, state_of=owner_state)
+    cancel = StopMark(storage=storage, location=spec.folder.cancel)
+    _refuse_if_cancelled(cancel)
+    taken = _take_lock(storage, spec, owner_state)
     try:
         _write_documents(storage, spec, document, plan)
-    except BaseException:
-        if taken:
+        # Whoever ended the execution before it had a plan may not have been seen by any pod.
+        _refuse_if_cancelled(cancel)
+    except BaseException as error:
+        if taken or isinstance(error, ExecutionCancelledError):
             _give_up(storage, spec)
         raise
     return Prepared(spec, plan, shares, places)
+
+
+def _refuse_if_cancelled(cancel: StopMark) -> None:
+    mark = cancel.read()
+    if mark is not None:
+        # It has done its work. Whoever clears the run means to go on.
+        cancel.remove()
+        raise ExecutionCancelledError(mark["reason"])
+
+
+def _take_lock(storage: Storage, spec: ExecutionSpec, owner_state: Callable[[LockOwner], OwnerState]) -> bool:
+    """Take the lock; one whose holder is being cancelled is waited for.
+
+    Raises:
+        ExecutionRunningError: A twin is running.
+    """
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    while True:
+        try:
+            return lock.acquire(storage=storage, location=spec.lock, owner=spec.owner, state_of=owner_state)
+        except ExecutionRunningError as error:
+            holder = error.details.get("execution_id")
+            if holder is None or time.monotonic() > deadline:
+                raise
+            folder = ExecutionFolder(spec.destination, holder)
+            if StopMark(storage=storage, location=folder.cancel).read() is None:
+                # It may have ended since it was found to hold the lock.
+                return lock.acquire(
+                    storage=storage, location=spec.lock, owner=spec.owner, state_of=owner_state
+                )
+        time.sleep(_LOOK_SECONDS)
 
 
 def _write_documents(storage: Storage, spec: ExecutionSpec, document: bytes, plan: Plan) -> None:
@@ -181,6 +233,8 @@ def conclude(
     ended_because: str = "",
 ) -> dict[str, Any]:
     """Audit an execution and write its manifest; on success ``_SUCCESS`` after it. Then release the lock.
+
+    The mark that somebody cancelled it has done its work then, and is taken away: a clear means to go on.
 
     Args:
         spec: The execution.
@@ -215,8 +269,40 @@ def conclude(
     if staging is not None:
         # What pods that were killed had not published.
         shutil.rmtree(staging, ignore_errors=True)
+    if ended_as is ExecutionStatus.CANCELLED:
+        storage.delete(folder.cancel)
     lock.release(storage=storage, location=spec.lock, owner=spec.owner)
     return manifest
+
+
+def wait_for_pods(
+    *, spec: ExecutionSpec, storage: Storage, generation: int, pods: int, seconds: float
+) -> bool:
+    """Wait until pods that were told to end have said so: until then, one of them may still publish a result.
+
+    Args:
+        spec: The execution.
+        storage: The destination's storage.
+        generation: How often the run has been cleared.
+        pods: How many there are.
+        seconds: How long to wait at most. A pod that was lost says nothing.
+
+    Returns:
+        Whether all have said so.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        records = read_ledger(storage, spec.folder.ledger(spec.round_id))
+        ended = {
+            record.pod
+            for record in latest(records).values()
+            if record.generation == generation and record.status not in _GOING_ON
+        }
+        if len(ended) >= pods:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
 
 
 def read_manifest(storage: Storage, folder: ExecutionFolder) -> dict[str, Any]:
@@ -242,6 +328,7 @@ def _manifest(
         "build_id": spec.build.build_id,
         "source": spec.root.uri,
         "destination": spec.destination.uri,
+        "purchase_option": spec.purchase_option,
         "input_file_type": execution.input_file_type.value,
         "output_file_type": execution.output_file_type.value,
         "manifest": spec.folder.manifest.uri,
@@ -269,18 +356,6 @@ def _stat(storage: Storage, location: Location) -> ObjectInfo | None:
         return storage.stat(location)
     except ObjectNotFoundError:
         return None
-
-
-def _canonical(location: Location, field: str) -> Location:
-    """On disk, the folder behind symbolic links: two names of one folder must be seen to be one."""
-    if location.scheme is not Scheme.FILE:
-        return location
-    try:
-        return Location.of_path(location.path.resolve())
-    except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
-        raise LocationError(
-            f"{field}: {location.uri} cannot be followed: {error}.", field=field, uri=location.uri
-        ) from error
 
 
 def _check_links(plan: Plan, destination: Location, allowed: AllowedLocations) -> None:

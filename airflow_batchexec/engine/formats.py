@@ -39,6 +39,7 @@ __all__ = [
     "match_suffix",
     "read_frame",
     "result_name",
+    "told_type",
     "write_frame",
 ]
 
@@ -94,6 +95,11 @@ def match_suffix(name: str, file_type: FileType) -> str | None:
         if len(base) > len(suffix) and base.lower().endswith(suffix):
             return base[-len(suffix) :]
     return None
+
+
+def told_type(name: str) -> FileType | None:
+    """The type that a name's suffix tells; ``None`` where it tells none."""
+    return next((file_type for file_type in FileType if match_suffix(name, file_type)), None)
 
 
 def result_name(input_relative_path: str, input_type: FileType, output_type: FileType) -> str:

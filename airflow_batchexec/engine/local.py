@@ -143,7 +143,7 @@ class LocalExecution:
         tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
         for task in prepared.plan.tasks:
             tasks.put(task)
-        pods = min(spec.pods, spec.total_files)
+        pods = spec.pods_at_once
         with ThreadPoolExecutor(pods, thread_name_prefix="pod") as threads:
             try:
                 # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
@@ -211,7 +211,9 @@ class LocalExecution:
         storage = self._open_storage(spec.destination)
         with scratch_folder() as scratch:
             pod = Pod(
-                spec=pod_spec(spec, build_folder=build_folder, scratch=scratch, share_of_machine=True),
+                spec=pod_spec(
+                    spec, build_folder=build_folder, scratch=scratch, pods_on_machine=spec.pods_at_once
+                ),
                 name=name,
                 on_line=self._printer(name),
             )

@@ -135,7 +135,7 @@ def pod_spec(
     *,
     build_folder: Path,
     scratch: Path,
-    share_of_machine: bool,
+    pods_on_machine: int | None = None,
     load_timeout_seconds: float = 1800.0,
 ) -> PodSpec:
     """One pod of an execution.
@@ -144,14 +144,13 @@ def pod_spec(
         spec: The execution.
         build_folder: Its build on this machine.
         scratch: A folder of the pod's own.
-        share_of_machine: Whether all pods run on this machine, so that each must make do with its share of the cores:
-            two pods that each used every core would be slower than one.
+        pods_on_machine: How many pods share this machine's cores, so that each must make do with its part: two pods
+            that each used every core would be slower than one. ``None`` where the instance is the pod's alone.
         load_timeout_seconds: How long loading the build may take.
     """
     threads = math.ceil(spec.instance.cpus)
-    if share_of_machine:
-        pods = min(spec.pods or spec.total_files, spec.total_files)
-        threads = min(threads, len(os.sched_getaffinity(0)) // pods)
+    if pods_on_machine is not None:
+        threads = min(threads, len(os.sched_getaffinity(0)) // pods_on_machine)
     return PodSpec(
         kind=spec.build.kind.value,
         folder=build_folder,

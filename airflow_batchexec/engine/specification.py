@@ -7,6 +7,7 @@ Everything that an execution knows of itself lies in ``<destination>/_batchexec/
     skipped.jsonl         what was listed and is no input, and why
     ledger/<round>/…      what happened to each file, a folder for each share
     stop-<generation>     begin no further file: one has failed for good
+    cancel                end all that is at work: somebody has ended the execution
     manifest.json         the account of all files, at the end
 
 ``<destination>/_SUCCESS`` is written after all of this, and only where every file has its result.
@@ -91,6 +92,11 @@ class ExecutionFolder:
         """The ledger of one round; planning anew begins a new one."""
         return self.location.join(f"ledger/{round_id}")
 
+    @property
+    def cancel(self) -> Location:
+        """The mark that somebody has ended the execution; its end takes the mark away."""
+        return self.location.join("cancel")
+
     def stop(self, generation: str) -> Location:
         """The mark that no further file is begun; a clear begins a new generation."""
         return self.location.join(f"stop-{generation}")
@@ -106,6 +112,7 @@ class ExecutionSpec:
         config: The request.
         build: The build that it resolved to.
         instance: What each pod may use.
+        purchase_option: ``spot`` or ``on-demand``, how the machines are bought; empty where nobody has said.
         pods: How many pods there are at most; 0 where Airflow's own limits decide.
         source: The folder, or the one file, that is read.
         root: The folder that file tasks are relative to.
@@ -131,11 +138,17 @@ class ExecutionSpec:
     total_files: int
     total_bytes: int
     skipped_files: int
+    purchase_option: str = ""
 
     @property
     def folder(self) -> ExecutionFolder:
         """Where its documents lie."""
         return ExecutionFolder(self.destination, self.execution_id)
+
+    @property
+    def pods_at_once(self) -> int:
+        """How many pods may work at the same time: without a limit, one per file."""
+        return min(self.pods or self.total_files, self.total_files)
 
     @property
     def lock(self) -> Location:

@@ -32,9 +32,15 @@ class FileLog:
     def __init__(self, *, log: Logger, files: int) -> None:
         self._log = log
         self._files = files
+        self._begun = 0
         self._finished = 0
         self._rows = 0
         self._said_at = float("-inf")
+
+    @property
+    def begun(self) -> int:
+        """How many files have been begun."""
+        return self._begun
 
     @property
     def finished(self) -> int:
@@ -47,7 +53,9 @@ class FileLog:
             self._finished += 1
             self._rows += record.output.rows
             self._say_finished(record, record.output.rows)
-        elif record.status is not FileStatus.STARTED:
+        elif record.status is FileStatus.STARTED:
+            self._begun += 1
+        else:
             self._log.error("%s", record.reason)
             if record.traceback:
                 self._log.error("%s", record.traceback)

@@ -8,86 +8,195 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, generation
+from airflow_batchexec import settings
+from airflow_batchexec.assets import execution_alias, update_asset
+from airflow_batchexec.exceptions import ExecutionCancelledError
+from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, generation
+from airflow_batchexec.lineage import Lineage, facets_of
+from airflow_batchexec.links import ResultsLink
 from airflow_batchexec.task_errors import as_task_failure
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
     from airflow_batchexec.engine.audit import ExecutionStatus
     from airflow_batchexec.engine.specification import ExecutionSpec
+    from airflow_batchexec.engine.stop import StopMark
+    from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["FinishExecutionOperator"]
+__all__ = ["SUMMARY_KEY", "FinishExecutionOperator"]
+
+SUMMARY_KEY = "summary"
+"""The XCom that says how an execution has ended, whatever its end was."""
+_FROM_OUTSIDE = "Its run, or tasks of it, were ended from outside."
 
 
 class FinishExecutionOperator(BaseOperator):
     """Audits an execution, writes its manifest, releases its lock.
 
+    Where it has finished, the asset of its destination folder is updated.
+
     Args:
         plan_task_id: The task that planned it. What that task left is looked up while this one runs: of an execution
             that was refused there is only the reason.
+        predict_task_id: The task that is mapped over its files.
+        name: What tells several executions of one run apart; empty where the run is the execution.
+        unless_done_by: Another task of this kind, whose work this one does only where it could not: one that was
+            skipped because somebody ended the run.
 
     Returns:
-        The manifest without its list of files.
+        The summary: the manifest without its lists of files. It is also the XCom ``summary``, which is there
+        however the execution ended: ``status`` and ``reason`` always, the counts where there was a plan.
 
     Raises:
         AirflowFailException: The execution has not finished; the message is its summary.
     """
 
-    def __init__(self, *, plan_task_id: str, **kwargs: Any) -> None:
+    operator_extra_links = (ResultsLink(),)
+
+    def __init__(
+        self,
+        *,
+        plan_task_id: str,
+        predict_task_id: str,
+        name: str = "",
+        unless_done_by: str = "",
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("trigger_rule", "all_done")
         super().__init__(**kwargs)
         self.plan_task_id = plan_task_id
+        self.predict_task_id = predict_task_id
+        self.name = name
+        self.unless_done_by = unless_done_by
+        self._concluded: tuple[ExecutionSpec, dict[str, Any]] | None = None
+        if not unless_done_by:
+            self.add_outlets([execution_alias(self, name)])
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> dict[str, Any] | None:
         """Audit the execution."""
-        from airflow_batchexec.engine.execution import conclude  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
-
         ti = context["ti"]
+        if self.unless_done_by:
+            done = ti.xcom_pull(task_ids=self.unless_done_by, key=SUMMARY_KEY)
+            if done and done["generation"] == generation(context):
+                return None
         execution = ti.xcom_pull(task_ids=self.plan_task_id, key="execution")
-        if not execution:
-            reason = ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
-            raise AirflowFailException(
-                f"The execution was refused: {reason or f'see the log of {self.plan_task_id}.'}"
-            )
-        with as_task_failure():
-            _, storage, folder = ExecutionHandle.from_dict(execution).open()
-            spec = read_spec(storage, folder)
-            mark = StopMark(storage=storage, location=folder.stop(str(generation(context)))).read()
-            status, reason = _ended(mark, spec, context)
-            manifest = conclude(
-                spec=spec, storage=storage, ended_at=time.time(), ended_as=status, ended_because=reason
-            )
-        summary = {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
-        text = _text(summary)
+        if execution:
+            with as_task_failure():
+                summary = self._conclude(ExecutionHandle.from_dict(execution), context)
+        else:
+            summary = self._refusal(context)
+        summary |= {"generation": generation(context)}
+        ti.xcom_push(SUMMARY_KEY, summary)
         if summary["status"] != "FINISHED":
-            raise AirflowFailException(text)
-        self.log.info("%s", text)
+            raise AirflowFailException(_text(summary))
+        self.log.info("%s", _text(summary))
+        update_asset(context, summary)
         return summary
 
+    def get_openlineage_facets_on_complete(
+        self,
+        task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
+    ) -> OperatorLineage[Any, Any]:
+        """What OpenLineage is told, also where the execution has failed."""
+        return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
 
-def _ended(
-    mark: dict[str, Any] | None, spec: ExecutionSpec, context: Context
-) -> tuple[ExecutionStatus | None, str]:
-    """The status and reason that the files' records alone do not give."""
-    from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+    def _refusal(self, context: Context) -> dict[str, Any]:
+        """The summary of an execution that has no plan."""
+        ti = context["ti"]
+        refused = ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
+        if not refused:
+            reason = f"It was ended before it had a plan; see the log of {self.plan_task_id}."
+            skipped = _count_tasks(context, self.plan_task_id, "skipped")
+            refused = {"error": "ExecutionCancelledError" if skipped else "", "reason": reason}
+        cancelled = refused["error"] == "ExecutionCancelledError"
+        return {
+            "execution_id": execution_id_of(ti, self.name),
+            "status": "CANCELLED" if cancelled else "FAILED",
+            "reason": refused["reason"],
+        }
 
-    timeout = spec.config.execution.job_timeout
-    timed_out = mark is not None and mark["error"] == "JobTimeoutError"
-    if timed_out or (mark is None and timeout and time.time() > dag_run_start(context) + timeout):
-        return ExecutionStatus.TIMEOUT, f"The job_timeout of {timeout} s is over."
-    if mark is not None and not mark["file"]:
-        return ExecutionStatus.FAILED, mark["reason"]
-    return None, ""
+    def _conclude(self, handle: ExecutionHandle, context: Context) -> dict[str, Any]:
+        from airflow_batchexec.engine.execution import conclude  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
+
+        _, storage, folder = handle.open()
+        spec = read_spec(storage, folder)
+        ResultsLink.show(
+            context["ti"], spec.destination.uri, batch_execution_conn_id=handle.batch_execution_conn_id
+        )
+        status, reason = self._ended(spec, storage, context)
+        manifest = conclude(
+            spec=spec, storage=storage, ended_at=time.time(), ended_as=status, ended_because=reason
+        )
+        self._concluded = spec, manifest
+        return {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
+
+    def _ended(
+        self, spec: ExecutionSpec, storage: Storage, context: Context
+    ) -> tuple[ExecutionStatus | None, str]:
+        """The status and reason that the files' records alone do not give."""
+        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
+
+        cancel = StopMark(storage=storage, location=spec.folder.cancel)
+        cancelled = cancel.read()
+        if cancelled is not None:
+            return ExecutionStatus.CANCELLED, cancelled["reason"]
+        mark = StopMark(storage=storage, location=spec.folder.stop(str(generation(context)))).read()
+        if mark is None:
+            return self._ended_from_outside(spec, storage, cancel, context)
+        if mark["error"] == "JobTimeoutError":
+            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
+        return (None, "") if mark["file"] else (ExecutionStatus.FAILED, mark["reason"])
+
+    def _ended_from_outside(
+        self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context
+    ) -> tuple[ExecutionStatus | None, str]:
+        """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
+        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution import wait_for_pods  # noqa: PLC0415  as above
+
+        failed = _count_tasks(context, self.predict_task_id, "failed")
+        skipped = _count_tasks(context, self.predict_task_id, "skipped")
+        if failed:
+            # Airflow says so at once, but a task's process hears of it only at its next heartbeat.
+            cancel.set(ExecutionCancelledError(_FROM_OUTSIDE))
+            wait_for_pods(
+                spec=spec,
+                storage=storage,
+                generation=generation(context),
+                pods=failed,
+                seconds=settings.task_end_seconds(),
+            )
+            cancel.remove()
+        timeout = spec.config.execution.job_timeout
+        if timeout and time.time() > dag_run_start(context) + timeout:
+            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
+        # Only a mark makes a pod skip its files, so it was somebody else.
+        return (ExecutionStatus.CANCELLED, _FROM_OUTSIDE) if skipped else (None, "")
+
+
+def _count_tasks(context: Context, task_id: str, state: str) -> int:
+    """How many instances of a task of this run are in a state."""
+    ti = context["ti"]
+    count: int = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], states=[state])
+    return count
+
+
+def _timeout_reason(spec: ExecutionSpec) -> str:
+    return f"The job_timeout of {spec.config.execution.job_timeout} s is over."
 
 
 def _text(summary: dict[str, Any]) -> str:
+    execution, status, reason = (summary[name] for name in ("execution_id", "status", "reason"))
+    if "total_files" not in summary:
+        return f"Execution {execution} {'was refused' if status == 'FAILED' else status}: {reason}"
     counts = (
         f"{summary['finished_files']} of {summary['total_files']} files finished, {summary['failed_files']} failed, "
         f"{summary['not_started_files']} were not started, {summary['skipped_files']} skipped; "
         f"{summary['rows']:,} rows in {summary['seconds']:.1f} s"
     )
-    reason = f" {summary['reason']}" if summary["reason"] else ""
-    return f"Execution {summary['execution_id']} {summary['status']}: {counts}.{reason} See {summary['manifest']}."
+    return f"Execution {execution} {status}: {counts}.{f' {reason}' if reason else ''} See {summary['manifest']}."

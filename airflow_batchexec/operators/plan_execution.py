@@ -10,8 +10,9 @@ from airflow.sdk import BaseOperator
 from airflow_batchexec import settings
 from airflow_batchexec.engine.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
+from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, owner_state
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, owner_state
+from airflow_batchexec.placement import Placement, admission
 from airflow_batchexec.task_errors import task_failure
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ class PlanExecutionOperator(BaseOperator):
         map_per_file: One mapped task per file, whatever ``pods`` says: something else limits how many run at once.
         batch_execution_conn_id: The connection.
 
+    Attributes:
+        placement: What the mapped tasks' machines were chosen for; an execution that needs more is refused.
+
     Returns:
         The descriptors, a share of the plan each. The XCom ``execution`` tells the other tasks where the plan lies.
 
     Raises:
-        AirflowFailException: The execution is refused; the XCom ``refused`` says why.
+        AirflowFailException: The execution is refused; the XCom ``refused`` says why (``error``, ``reason``).
     """
 
     template_fields: Sequence[str] = ("fields", "batch_execution_conn_id")
@@ -56,6 +60,7 @@ class PlanExecutionOperator(BaseOperator):
         self.name = name
         self.map_per_file = map_per_file
         self.batch_execution_conn_id = batch_execution_conn_id
+        self.placement: Placement | None = None
 
     def execute(self, context: Context) -> list[list[int]]:
         """Plan the execution."""
@@ -63,7 +68,7 @@ class PlanExecutionOperator(BaseOperator):
         try:
             return self._plan(context)
         except BatchExecError as error:
-            ti.xcom_push("refused", error.message)
+            ti.xcom_push("refused", {"error": type(error).__name__, "reason": error.message})
             raise task_failure(error) from error
 
     def _plan(self, context: Context) -> list[list[int]]:
@@ -75,7 +80,7 @@ class PlanExecutionOperator(BaseOperator):
         config = ExecutionConfig.from_fields(**fields)
         hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id=self.batch_execution_conn_id)
         builds = BatchExecutionHook(self.batch_execution_conn_id)
-        execution_id = f"{ti.dag_id}.{self.name}.{ti.run_id}" if self.name else ti.run_id
+        execution_id = execution_id_of(ti, self.name)
         prepared = prepare(
             config=config,
             owner=LockOwner(
@@ -91,16 +96,19 @@ class PlanExecutionOperator(BaseOperator):
             pods_by_default=0,
             most_shares=settings.most_mapped_tasks(),
             share_files=not self.map_per_file,
+            purchase_option_by_default=settings.default_purchase_option(),
+            admit=admission(self.placement, config),
         )
         spec, plan = prepared.spec, prepared.plan
         self.log.info(
-            "Execution %s: %d files, %s bytes, model %s build %s, instance %s, %d mapped tasks.",
+            "Execution %s: %d files, %s bytes, model %s build %s, instance %s%s, %d mapped tasks.",
             spec.execution_id,
             spec.total_files,
             f"{spec.total_bytes:,}",
             spec.build.model_id,
             spec.build.build_id,
-            spec.instance.name,
+            spec.instance,
+            f", {spec.purchase_option}" if spec.purchase_option else "",
             len(prepared.places),
         )
         for file in plan.skipped[:_MAX_NAMED_SKIPPED]:

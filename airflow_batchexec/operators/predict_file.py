@@ -1,280 +1,239 @@
-"""The mapped task of an execution: one file, or the files of one pod, through ``predict``."""
+"""A file, or the files of one pod, through ``predict``: the mapped task of an execution, or a task on its own."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_batchexec import internals, settings
-from airflow_batchexec.exceptions import (
-    BatchExecError,
-    ExecutionCancelledError,
-    JobTimeoutError,
-    ObjectNotFoundError,
-)
+from airflow_batchexec import internals
+from airflow_batchexec.engine.file_request import check_file_request, file_config
+from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.file_log import FileLog
-from airflow_batchexec.operators.handle import ExecutionHandle, dag_run_start, generation, owner_state
-from airflow_batchexec.task_errors import as_task_failure, task_failure
+from airflow_batchexec.lineage import facets_of
+from airflow_batchexec.literals import check_literals, given, is_templated
+from airflow_batchexec.operators.share_of_plan import ShareOfPlan
+from airflow_batchexec.operators.single_file import SingleFile
+from airflow_batchexec.task_errors import as_task_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
-
-    from airflow_batchexec.engine.ledger import FileRecord, LedgerWriter
-    from airflow_batchexec.engine.plan import FileTask
-    from airflow_batchexec.engine.predictor.process import Pod
-    from airflow_batchexec.engine.specification import ExecutionSpec
-    from airflow_batchexec.engine.stop import StopMark
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 __all__ = ["PredictFileOperator"]
 
+_OF_PLAN = ("execution", "share")
+_OF_FILE = (
+    "file",
+    "destination_folder",
+    "model_id",
+    "build_id",
+    "input_file_type",
+    "output_file_type",
+    "access_token_name",
+    "access_secret_name",
+    "iam_role_arn",
+    "service_account_key_secret_name",
+    "file_timeout",
+    "parameters",
+    "instance",
+    "cpus",
+    "memory",
+    "gpu_type",
+    "gpu_amount",
+)
+
 
 class PredictFileOperator(BaseOperator):
-    """Sends the files of one share of the plan through one pod; mapped over the output of the task ``plan``.
+    """Sends files through a model's ``predict``: one file on its own, or one share of an execution's plan.
 
-    A retry does only what is not done yet. So does a clear in an execution that has failed: it continues it. In one
-    that has finished, a clear does its files again.
+    **One file**, named by ``file``, ``destination_folder`` and ``model_id``: the task fetches it, starts a pod, lets it
+    predict, and publishes the result under the file's name with the output's suffix, whole or not at all. It needs no
+    plan before it and no finish after it; nothing else is written to the destination, and nothing is locked. A retry or
+    a clear does the file again. Mapped over a list of files, each may resolve to another build, if the model is deployed
+    anew meanwhile and no ``build_id`` is given; and two files of one name need destination folders of their own.
+
+    **A share of a plan**, named by ``execution`` and ``share``: the mapped task of an execution. A retry does only what
+    is not done yet. So does a clear in an execution that has failed: it continues it. In one that has finished, a clear
+    does its files again.
+
+    Literal values are validated when the DAG is parsed, templates, and all values of a mapped task, when it runs. All
+    arguments are templated. What is ``None``, or renders to nothing, is unset. Where the task runs is said by its own
+    ``executor``, ``queue`` and ``executor_config``, not by ``instance``.
 
     Args:
         execution: The XCom ``execution`` of the task ``plan``.
         share: One element of that task's output.
+        file: The file's URI.
+        destination_folder: The URI of the folder of the result; it is made where it is missing.
+        model_id: The model.
+        build_id: The build; by default the one that is deployed when the task runs.
+        input_file_type: How the file is read; by default as the suffix of its name tells.
+        output_file_type: How the result is written; by default CSV.
+        access_token_name: The name of the secret that holds the access key of both buckets.
+        access_secret_name: The name of the secret that holds the secret key of both buckets.
+        iam_role_arn: The AWS role that is assumed to reach the buckets.
+        service_account_key_secret_name: The name of the secret that holds a Google Cloud service account's key.
+        file_timeout: Seconds for reading, predicting and writing the file; 0 for no limit.
+        parameters: What the model finds in its environment variables.
+        instance: The instance of the pod; by default the deployment's, else small.
+        cpus: In place of the instance's; may be a fraction.
+        memory: In place of the instance's, in MiB.
+        gpu_type: In place of the instance's.
+        gpu_amount: In place of the instance's.
+        batch_execution_conn_id: The connection; of a share it is the plan's.
+
+    Returns:
+        Of one file a dictionary: ``input`` and ``output``, each with ``uri``, ``size_bytes``, ``etag`` and ``rows``;
+        ``seconds`` by step (``load``, ``fetch``, ``read``, ``predict``, ``write``, ``publish``); ``model_id`` and
+        ``build_id``. Of a share nothing: its ledger has it.
 
     Raises:
-        AirflowFailException: A file failed, and trying again cannot help; or another pod's file has, and some of this
-            pod's were not started.
-        AirflowException: A file failed, and may be tried again.
-        AirflowSkipException: Another file has failed for good, and so the execution; this one is not begun.
+        ConfigurationError: While parsing: a literal value is wrong, a required one is missing, or arguments of both
+            kinds are given; ``details["field"]`` names it.
+        ResultCollisionError: While parsing: the result would overwrite the file.
+        AirflowFailException: A file failed, and trying again cannot help. Of a share also: another pod's file has, and
+            some of this pod's were not started; or the execution was cancelled.
+        AirflowException: A file failed, and may be tried again; or the task was ended from outside.
+        AirflowSkipException: Of a share: the execution has ended already; this is not begun.
+
+    Example::
+
+        PredictFileOperator.partial(
+            task_id="totals", destination_folder="s3://shop/totals/{{ ds }}", model_id="order_total"
+        ).expand(file=arrived.output)
     """
 
-    template_fields: Sequence[str] = ("execution", "share")
+    template_fields: Sequence[str] = (*_OF_PLAN, *_OF_FILE, "batch_execution_conn_id")
 
-    def __init__(self, *, execution: Any, share: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        execution: Any = None,
+        share: Any = None,
+        file: str | None = None,
+        destination_folder: str | None = None,
+        model_id: str | None = None,
+        build_id: str | None = None,
+        input_file_type: str | None = None,
+        output_file_type: str | None = None,
+        access_token_name: str | None = None,
+        access_secret_name: str | None = None,
+        iam_role_arn: str | None = None,
+        service_account_key_secret_name: str | None = None,
+        file_timeout: int | str | None = None,
+        parameters: Mapping[str, Any] | str | None = None,
+        instance: str | None = None,
+        cpus: float | str | None = None,
+        memory: int | str | None = None,
+        gpu_type: str | None = None,
+        gpu_amount: int | str | None = None,
+        batch_execution_conn_id: str = BatchExecutionHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.execution = execution
         self.share = share
-        self._pod: Pod | None = None
+        self.file = file
+        self.destination_folder = destination_folder
+        self.model_id = model_id
+        self.build_id = build_id
+        self.input_file_type = input_file_type
+        self.output_file_type = output_file_type
+        self.access_token_name = access_token_name
+        self.access_secret_name = access_secret_name
+        self.iam_role_arn = iam_role_arn
+        self.service_account_key_secret_name = service_account_key_secret_name
+        self.file_timeout = file_timeout
+        self.parameters = parameters
+        self.instance = instance
+        self.cpus = cpus
+        self.memory = memory
+        self.gpu_type = gpu_type
+        self.gpu_amount = gpu_amount
+        self.batch_execution_conn_id = batch_execution_conn_id
+        self._work: ShareOfPlan | SingleFile | None = None
+        # A DAG's default_args reach every task, also the mapped one of an execution in it.
+        defaults = kwargs.get("default_args") or {}
+        own = {name for name in _OF_FILE if name not in defaults or getattr(self, name) is not defaults[name]}
+        self._mixed = sorted(own & self._fields().keys(), key=_OF_FILE.index) if self._is_share() else []
+        # A mapped task is made when it runs: an error here would be a failure that is tried again.
+        if not internals.is_made_by_mapping(self):
+            self._check()
 
-    def execute(self, context: Context) -> None:
-        """Predict the share's files."""
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Predict the file, or the share's files."""
         with as_task_failure():
-            share = _Share(self, context)
-            share.run()
+            self._refuse_mixture()
+            if self._is_share():
+                share = ShareOfPlan(execution=self.execution, share=self.share, context=context, log=self.log)
+                self._work = share
+                share.run()
+                return None
+            single = SingleFile(
+                fields=self._fields(),
+                batch_execution_conn_id=self.batch_execution_conn_id,
+                context=context,
+                log=self.log,
+            )
+            self._work = single
+            return single.run()
+
+    def get_openlineage_facets_on_complete(
+        self,
+        task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
+    ) -> OperatorLineage[Any, Any]:
+        """What OpenLineage is told: the files that have finished, also where others have failed."""
+        return facets_of(self._work.lineage if self._work else None)
 
     def on_kill(self) -> None:
-        """End the pod; the file that it had is recorded as cancelled."""
-        if self._pod is not None:
-            self._pod.end(ExecutionCancelledError("Its task was ended from outside."))
+        """End the pod; what it was at has no result, and of a share is recorded as cancelled."""
+        if self._work is not None:
+            self._work.kill()
 
+    def _is_share(self) -> bool:
+        return self.execution is not None or self.share is not None
 
-class _Share:
-    """One run of the operator."""
+    def _fields(self) -> dict[str, Any]:
+        return given({name: getattr(self, name) for name in _OF_FILE})
 
-    def __init__(self, operator: PredictFileOperator, context: Context) -> None:
-        from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
-
-        self._operator = operator
-        self._log = operator.log
-        self._context = context
-        self._ti = context["ti"]
-        self._generation = generation(context)
-        handle = ExecutionHandle.from_dict(operator.execution)
-        self._hook, self._storage, folder = handle.open()
-        self._spec: ExecutionSpec = read_spec(self._storage, folder)
-        place = Share.from_descriptor(operator.share)
-        self._tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
-        # Within a round a file is always in the same share, so no task need read what the others have written.
-        self._ledger = folder.ledger(self._spec.round_id).join(str(self._ti.map_index))
-        self._stop: StopMark = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
-        self._mapped_per_file = place.files == 1
-        name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
-        context["file"] = name  # type: ignore[typeddict-unknown-key]  # a key of ours
-        # Shown in place of the map index. Airflow reads the template of the mapped operator, which does not have the
-        # defaults of this class, so that one of its own would never be used.
-        if context["map_index_template"] is None:
-            context["map_index_template"] = "{{ file }}"
-
-    def run(self) -> None:
-        if self._stop.is_set():
-            raise AirflowSkipException("Another file has failed, and so the execution: this was not started.")
-        self._hold_lock()
-        tasks = self._tasks_to_do()
-        if not tasks:
-            self._log.info("All %d files have been finished by an earlier attempt.", len(self._tasks))
-            return
-        self._files = FileLog(log=self._log, files=len(tasks))
-        try:
-            error = self._predict(tasks)
-        except BatchExecError as failure:
-            error = failure
-        if error is not None:
-            self._end_execution_unless_retried(error)
-            raise task_failure(error) from error
-        if self._files.finished < len(tasks):
-            raise AirflowFailException(
-                f"{len(tasks) - self._files.finished} of {len(tasks)} files were not started: another file has failed, "
-                f"and so the execution."
+    def _refuse_mixture(self) -> None:
+        if self._mixed:
+            of_file = ", ".join(self._mixed)
+            of_plan = " and ".join(name for name in _OF_PLAN if getattr(self, name) is not None)
+            raise ConfigurationError(
+                f"{of_file}: given together with {of_plan}. Give either execution and share alone, for a share of a plan; "
+                f"or file, destination_folder, model_id and what goes with them, for one file.",
+                field=self._mixed[0],
+                fields=self._mixed,
             )
 
-    def _hold_lock(self) -> None:
-        """Take the lock again where the execution had ended and was cleared."""
-        from airflow_batchexec.engine import lock  # noqa: PLC0415  not for parsing
-
-        lock.acquire(
-            storage=self._storage,
-            location=self._spec.lock,
-            owner=self._spec.owner,
-            state_of=owner_state(self._ti),
-        )
-
-    def _tasks_to_do(self) -> Sequence[FileTask]:
-        from airflow_batchexec.engine.ledger import FileStatus, latest, read_ledger  # noqa: PLC0415  not for parsing
-
-        if self._ti.try_number == 1 and self._generation == 0:
-            return self._tasks
-        records = latest(read_ledger(self._storage, self._ledger))
-
-        def finished(task: FileTask) -> FileRecord | None:
-            record = records.get(task.file)
-            done = record is not None and record.status is FileStatus.FINISHED and record.etag == task.etag
-            return record if done else None
-
-        left = [task for task in self._tasks if finished(task) is None]
-        if left:
-            return left
-        ours = all(
-            (record := finished(task)) and record.generation == self._generation for task in self._tasks
-        )
-        return [] if ours or not self._execution_had_finished() else self._tasks
-
-    def _execution_had_finished(self) -> bool:
-        """Whether this is a clear of an execution that had finished; of one that had not, a clear continues it."""
-        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution import read_manifest  # noqa: PLC0415  as above
-
-        try:
-            manifest = read_manifest(self._storage, self._spec.folder)
-        except ObjectNotFoundError:
-            return False
-        return bool(manifest["status"] == ExecutionStatus.FINISHED.value)
-
-    def _predict(self, tasks: Sequence[FileTask]) -> BatchExecError | None:
-        from airflow_batchexec.engine.predictor.process import DeadlineExceeded  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.run import scratch_folder  # noqa: PLC0415  as above
-
-        deadline = self._job_deadline()
-        try:
-            with (
-                scratch_folder(settings.scratch_folder()) as scratch,
-                self._start_pod(scratch, deadline) as pod,
-            ):
-                error = self._run_files(tasks, pod, deadline)
-        except DeadlineExceeded:
-            return self._job_timeout()
-        if error is None and self._files.finished < len(tasks) and not self._stop.is_set():
-            return self._job_timeout()
-        return error
-
-    @contextmanager
-    def _start_pod(self, scratch: Path, deadline: float | None) -> Iterator[Pod]:
-        from airflow_batchexec.engine.predictor.process import Pod  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.run import pod_spec  # noqa: PLC0415  as above
-
-        builds = BatchExecutionHook(self._operator.execution["batch_execution_conn_id"])
-        spec = pod_spec(
-            self._spec,
-            build_folder=settings.model_repository(builds.open_storage).fetch(self._spec.build),
-            scratch=scratch,
-            share_of_machine=settings.machine_is_shared(),
-            load_timeout_seconds=settings.load_timeout_seconds(),
-        )
-        with Pod(spec=spec, name=f"pod-{self._ti.map_index}", on_line=self._print) as pod:
-            self._operator._pod = pod  # noqa: SLF001  the operator's on_kill ends it
-            pod.start(deadline=deadline)
-            self._log.info("The build was loaded in %.2f s.", pod.load_seconds)
-            yield pod
-
-    def _run_files(
-        self, tasks: Sequence[FileTask], pod: Pod, deadline: float | None
-    ) -> BatchExecError | None:
-        from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.run import FileRoute, Limits, run_files  # noqa: PLC0415  as above
-
-        spec, ti = self._spec, self._ti
-        attempt = f"{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
-        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=attempt)
-        try:
-            return run_files(
-                tasks=iter(tasks),
-                pod=pod,
-                attempt=ti.try_number,
-                generation=self._generation,
-                route=FileRoute.of(
-                    spec,
-                    source=self._hook.open_storage(spec.root),
-                    destination=self._storage,
-                    scratch=pod.spec.scratch,
-                    name=f"{ti.map_index}-{attempt}",
-                ),
-                limits=Limits(
-                    file_timeout=spec.config.execution.file_timeout,
-                    job_timeout=spec.config.execution.job_timeout,
-                    job_deadline=deadline,
-                    should_stop=self._should_stop(deadline),
-                ),
-                record=self._recorder(ledger),
-            )
-        finally:
-            ledger.close()
-
-    def _job_deadline(self) -> float | None:
-        """When the execution's time is over, on the monotonic clock.
-
-        Raises:
-            JobTimeoutError: It is over.
-        """
-        timeout = self._spec.config.execution.job_timeout
-        if not timeout:
-            return None
-        left = dag_run_start(self._context) + timeout - time.time()
-        if left <= 0:
-            raise self._job_timeout()
-        return time.monotonic() + left
-
-    def _job_timeout(self) -> JobTimeoutError:
-        seconds = self._spec.config.execution.job_timeout
-        return JobTimeoutError(f"The execution took longer than its job_timeout of {seconds} s.")
-
-    def _should_stop(self, deadline: float | None) -> Callable[[], bool]:
-        def should_stop() -> bool:
-            return self._stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
-
-        return should_stop
-
-    def _recorder(self, ledger: LedgerWriter) -> Callable[[FileRecord], None]:
-        def record(entry: FileRecord) -> None:
-            ledger.add(entry)
-            self._files.add(entry)
-
-        return record
-
-    def _print(self, stream: str, line: str) -> None:
-        self._log.info("[%s] %s", stream, line)
-
-    def _end_execution_unless_retried(self, error: BatchExecError) -> None:
-        """Where this was the last try, no further file of the execution is begun."""
-        ti = self._ti
-        if error.retryable and ti.try_number <= ti.max_tries:
+    def _check(self) -> None:
+        """Refuse what is wrong already."""
+        self._refuse_mixture()
+        if self._is_share():
+            for name, other in (_OF_PLAN, _OF_PLAN[::-1]):
+                if getattr(self, name) is None:
+                    raise ConfigurationError(f"{name}: it is required where {other} is given.", field=name)
             return
-        if self._stop.set(error) and self._mapped_per_file:
-            others = [index for index in range(self._spec.total_files) if index != ti.map_index]
-            internals.skip_mapped_tasks(ti.task_id, others)
+        fields = self._fields()
+        if not fields:
+            raise ConfigurationError(
+                "file: it is required, with destination_folder and model_id; or execution and share are.",
+                field="file",
+            )
+        literals = {name: value for name, value in fields.items() if not is_templated(value)}
+        later = fields.keys() - literals.keys()
+        if not later:
+            file_config(fields)
+            return
+        check_file_request(literals, known_later=later)
+        check_literals({"source_folder" if name == "file" else name: value for name, value in fields.items()})
+        if not later & {"file", "destination_folder", "output_file_type"}:
+            # Whether the result would overwrite the input, these alone decide.
+            decide = {name: literals[name] for name in literals.keys() & {"file", "output_file_type"}}
+            folder = literals["destination_folder"]
+            file_config({"model_id": "any", "input_file_type": "CSV", "destination_folder": folder, **decide})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +23,63 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Deployment]:
+def user_dags() -> str:
+    """The source of a user's own DAGs, beside the execution DAG; a module's own fixture of this name gives it."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def dag_files() -> list[Path]:
+    """The project's DAG files that are there; a module's own fixture of this name gives others."""
+    return [_ROOT / "dags" / "batch_execution.py"]
+
+
+@pytest.fixture(scope="module")
+def airflow_settings() -> dict[str, str]:
+    """More of Airflow's configuration, by environment variable; a module's own fixture of this name gives it."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def airflow_path() -> str:
+    """Below which path of its server Airflow is; a module's own fixture of this name gives it."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory,
+    s3_server: S3Server,
+    user_dags: str,
+    dag_files: list[Path],
+    airflow_settings: dict[str, str],
+    airflow_path: str,
+) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
+    (folder / "dags").mkdir()
+    for path in dag_files:
+        shutil.copy(path, folder / "dags")
+    if user_dags:
+        (folder / "dags" / "of_the_user.py").write_text(user_dags)
     bucket = s3_server.make_bucket()
     publish_model(folder, "scaler")
     (folder / "scratch").mkdir()
     airflow = AirflowServer(
         home=folder / "airflow",
-        dags_folder=_ROOT / "dags",
+        dags_folder=folder / "dags",
         settings={
             "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
             "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}, s3://{bucket}",
             "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(folder / "scratch"),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
+            **airflow_settings,
         },
+        path=airflow_path,
     )
     with airflow:
         airflow.wait_for_dag("batch_execution")
+        for dag_id in re.findall(r'DAG\("(\w+)"', user_dags):
+            airflow.wait_for_dag(dag_id)
         airflow.api(
             "POST",
             "connections",

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -19,6 +25,36 @@ if TYPE_CHECKING:
     from airflow_deployment import Deployment
 
 FILES = 22
+
+BY_HAND = """
+from datetime import timedelta
+
+from airflow.sdk import DAG, task
+
+from airflow_batchexec import PredictFileOperator
+
+with DAG("by_hand", schedule=None):
+
+    @task
+    def arrived(dag_run=None):
+        return dag_run.conf["files"]
+
+    PredictFileOperator.partial(
+        task_id="predict",
+        destination_folder="{{ dag_run.conf['destination_folder'] }}",
+        model_id="scaler",
+        access_token_name="bucket_key",
+        access_secret_name="bucket_secret",
+        parameters={"CALLS": "{{ dag_run.conf['calls'] }}", "PAUSE": "4"},
+        retries=1,
+        retry_delay=timedelta(0),
+    ).expand(file=arrived())
+"""
+
+
+@pytest.fixture(scope="module")
+def user_dags() -> str:
+    return BY_HAND
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
@@ -202,6 +238,25 @@ def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> No
     assert manifest["not_started_files"] >= 1
 
 
+def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_left(
+    deployment: Deployment,
+) -> None:
+    # More files than Airflow runs tasks at once: some are queued when the time is over.
+    folders = deployment.write_files("queued", {f"f{i:02d}": "hang" for i in range(12)})
+
+    run, run_id = deployment.execute(**folders, job_timeout=15)
+
+    assert run["state"] == "failed"
+    manifest = deployment.manifest("queued", run_id)
+    assert manifest["status"] == "TIMEOUT"
+    assert manifest["finished_files"] == 0
+    statuses = {record["status"] for record in manifest["files"]}
+    assert "NOT_STARTED" in statuses
+    assert statuses <= {"TIMEOUT", "NOT_STARTED"}
+    assert "not started" in manifest["reason"]
+    assert deployment.pods() == []
+
+
 @pytest.mark.parametrize(
     ("name", "conf", "words"),
     [
@@ -225,7 +280,7 @@ def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
 
     assert run["state"] == "failed"
     assert words in deployment.airflow.task_log("batch_execution", run_id, "plan")
-    assert "The execution was refused" in deployment.airflow.task_log("batch_execution", run_id, "finish")
+    assert "was refused: " in deployment.airflow.task_log("batch_execution", run_id, "finish")
     assert [i["try_number"] for i in deployment.instances(run_id, "plan")] == [1]
     assert not (deployment.folder / f"refused-{name}" / "out" / "f.csv").exists()
 
@@ -254,12 +309,46 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
     wait_until(lambda: locks.is_dir() and any(locks.glob("*.json")))
 
     run, second = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
+    other = {**folders, "destination_folder": f"{folders['destination_folder']}-other"}
+    beside = deployment.start(**other, parameters={"PAUSE": "0"})
+    local = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("batchexec")), "models", "execution", "start"),
+            *("--model-repository", str(deployment.folder / "repository"), "--model-id", "scaler"),
+            *("--source-folder", folders["source_folder"], "--destination-folder"),
+            *(folders["destination_folder"], "--input-file-type", "csv"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert run["state"] == "failed"
     assert first in deployment.airflow.task_log("batch_execution", second, "plan")
+    assert local.returncode == 2
+    assert first in "".join(local.stderr.split())
+    assert deployment.airflow.wait_for_run("batch_execution", beside)["state"] == "success"
     assert deployment.airflow.wait_for_run("batch_execution", first)["state"] == "success"
     run, _ = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
     assert run["state"] == "success"
+
+
+def test_of_two_twins_that_start_at_the_same_instant_one_runs(deployment: Deployment) -> None:
+    folders = deployment.write_files("at-once", {"f": "slow"})
+    together = threading.Barrier(2)
+
+    def start(_: int) -> str:
+        together.wait()
+        return deployment.start(**folders, pods=1, parameters={"PAUSE": "4"})
+
+    with ThreadPoolExecutor(2) as threads:
+        run_ids = list(threads.map(start, range(2)))
+
+    ends = {run_id: deployment.airflow.wait_for_run("batch_execution", run_id)["state"] for run_id in run_ids}
+    assert sorted(ends.values()) == ["failed", "success"]
+    winner, loser = sorted(run_ids, key=lambda run_id: ends[run_id], reverse=True)
+    assert winner in deployment.airflow.task_log("batch_execution", loser, "plan")
+    assert deployment.manifest("at-once", winner)["status"] == "FINISHED"
 
 
 def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
@@ -312,8 +401,89 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
-    wait_until(lambda: not deployment.pods())
+    deployment.airflow.wait_for_run("batch_execution", run_id, timeout=30)
+    assert deployment.pods() == []
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]
-    # The lock of a run that has ended does not keep the next one out.
-    assert not list((deployment.folder / "cancelled" / "out" / "_batchexec" / run_id).glob("staging/*/*"))
+    assert not list((out / "_batchexec" / run_id).glob("staging"))
+    assert not list((out / "_batchexec" / "locks").iterdir())
+    manifest = deployment.manifest("cancelled", run_id)
+    assert manifest["status"] == "CANCELLED"
+    assert manifest["files"][0]["status"] == "CANCELLED"
+
+
+def files_by_hand(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
+    """The instances of the task that is mapped over files by hand, in the order of the files."""
+    instances = deployment.airflow.task_instances("by_hand", run_id)
+    found = [instance for instance in instances if instance["task_id"] == "predict"]
+    return sorted(found, key=lambda instance: instance["map_index"])
+
+
+def test_files_that_a_dag_knows_are_predicted_without_a_plan_and_their_models_speak_in_the_tasks_logs(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    client, bucket = deployment.s3.client, deployment.bucket
+    one, other = frame("one", 4), frame("other", 6)
+    client.put_object(Bucket=bucket, Key="by-hand/a/one.csv", Body=one.to_csv(index=False).encode())
+    client.put_object(Bucket=bucket, Key="by-hand/b/other.parquet", Body=other.to_parquet())
+    run_id = deployment.airflow.trigger(
+        "by_hand",
+        {
+            "files": [f"s3://{bucket}/by-hand/a/one.csv", f"s3://{bucket}/by-hand/b/other.parquet"],
+            "destination_folder": f"s3://{bucket}/by-hand/out",
+            "calls": str(tmp_path / "calls"),
+        },
+    )
+
+    assert deployment.airflow.wait_for_run("by_hand", run_id)["state"] == "success"
+    assert [i["rendered_map_index"] for i in files_by_hand(deployment, run_id)] == [
+        "one.csv",
+        "other.parquet",
+    ]
+    written = client.list_objects_v2(Bucket=bucket, Prefix="by-hand/out")["Contents"]
+    assert [entry["Key"] for entry in written] == ["by-hand/out/one.csv", "by-hand/out/other.csv"]
+    for number, data in enumerate((one, other)):
+        body = client.get_object(Bucket=bucket, Key=written[number]["Key"])["Body"]
+        assert_frame_equal(pd.read_csv(body), expected(data))
+        log = deployment.airflow.task_log("by_hand", run_id, "predict", map_index=number)
+        assert log.count("[stdout] model is ready") == 1
+        assert f"{len(data)} rows" in log
+
+
+def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_does_it(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    source = Path(deployment.write_files("by-hand", {"ended": "hang", "killed": "slow"})["source_folder"][7:])
+    out = deployment.folder / "by-hand" / "out"
+    run_id = deployment.airflow.trigger(
+        "by_hand",
+        {
+            "files": [f"file://{source}/ended.csv", f"file://{source}/killed.csv"],
+            "destination_folder": f"file://{out}",
+            "calls": str(calls),
+        },
+    )
+    wait_until(lambda: calls.exists() and {*calls.read_text().split()} == {"ended", "killed"})
+    assert len(deployment.pods()) == 2
+    assert not out.exists()
+
+    # A user fails the one; the machine's kernel takes the other.
+    ended, killed = files_by_hand(deployment, run_id)
+    os.kill(int(killed["pid"]), signal.SIGKILL)
+    deployment.airflow.api(
+        "PATCH",
+        f"dags/by_hand/dagRuns/{run_id}/taskInstances/predict/{ended['map_index']}",
+        json={"new_state": "failed"},
+    )
+    deployment.airflow.wait_for_run("by_hand", run_id)
+
+    wait_until(lambda: not deployment.pods())
+    ended, killed = files_by_hand(deployment, run_id)
+    assert (ended["state"], ended["try_number"]) == ("failed", 1)
+    log = deployment.airflow.task_log("by_hand", run_id, "predict", map_index=ended["map_index"])
+    assert "Its task was ended from outside." in log
+    assert (killed["state"], killed["try_number"]) == ("success", 2)
+    assert sorted(calls.read_text().split()) == ["ended", "killed", "killed"]
+    assert [path.name for path in out.rglob("*")] == ["killed.csv"]
+    assert not list((deployment.folder / "scratch").iterdir())

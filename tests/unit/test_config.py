@@ -354,12 +354,30 @@ def test_numbers_and_booleans_become_text():
         {"Ä": "x"},
         {"A\n": "x"},
         {1: "x"},
-        "A=b",
+        "A",
+        "A=b\nC",
+        "A = b",
+        "A=b\nA=c",
+        "PATH=b",
         [("A", "b")],
     ],
 )
 def test_what_cannot_be_an_environment_variable_is_refused(parameters):
     assert refused_field(parameters=parameters) == "parameters"
+
+
+@pytest.mark.parametrize(
+    ("lines", "parameters"),
+    [
+        ("A=b", {"A": "b"}),
+        ("A=b\n\n  C=\r\n", {"A": "b", "C": ""}),
+        ("URL=s3://x?y=1 ", {"URL": "s3://x?y=1 "}),
+        ("", {}),
+        (" \n ", {}),
+    ],
+)
+def test_parameters_may_be_lines_as_somebody_types_them(lines, parameters):
+    assert config(parameters=lines).execution.parameters == parameters
 
 
 # ---- sections, copies

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from hypothesis import given
 from hypothesis import strategies as st
+from kubernetes.client import ApiClient
 
 from airflow_batchexec import batch_execution_group, create_execution_dag
 from airflow_batchexec.config import ExecutionConfig, flat_fields
@@ -41,10 +42,10 @@ def group_in_a_dag(**fields) -> DAG:
 # ---- the DAG
 
 
-def test_the_form_is_the_whole_parameter_table_in_its_order():
+def test_the_form_is_the_whole_parameter_table():
     params = create_execution_dag().params
 
-    assert list(params) == list(flat_fields())
+    assert sorted(params) == sorted(flat_fields())
     for name, flat in flat_fields().items():
         param = params.get_param(name)
         assert param.schema["title"] == flat.schema["title"]
@@ -154,10 +155,10 @@ def test_the_dag_survives_airflows_serialization():
 
     assert set(restored.task_ids) == {"plan", "predict", "finish"}
     assert restored.max_active_tasks == 7
-    assert list(restored.params) == list(flat_fields())
+    assert set(restored.params) == set(dag.params)
     assert restored.get_task("predict").upstream_task_ids == {"plan"}
     assert restored.get_task("finish").upstream_task_ids == {"predict"}
-    assert restored.get_task("finish").trigger_rule == "all_done"
+    assert restored.get_task("finish").is_teardown
 
 
 def test_the_dag_takes_more_of_a_dags_own_arguments():
@@ -252,7 +253,7 @@ def test_literal_pods_say_how_many_mapped_tasks_run_at_once(pods, at_once):
 def test_a_groups_tasks_carry_its_name_and_find_its_own_plan():
     dag = group_in_a_dag(**REQUIRED)
 
-    assert set(dag.task_ids) == {"score.plan", "score.predict", "score.finish"}
+    assert set(dag.task_ids) == {"score.plan", "score.predict", "score.finish", "score.release"}
     assert dag.get_task("score.finish").plan_task_id == "score.plan"
     execution = dag.get_task("score.predict").partial_kwargs["execution"]
     assert isinstance(execution, XComArg)
@@ -273,4 +274,80 @@ def test_groups_of_one_dag_are_executions_of_their_own_also_where_their_last_nam
     for plan in plans:
         assert dag.get_task(f"{plan.name}.finish").plan_task_id == plan.task_id
     assert dag.get_task("second.plan").upstream_task_ids == {"first.finish"}
-    assert len(DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_ids) == 9
+    assert len(DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_ids) == 12
+
+
+# ---- on Airflow's executors
+
+
+def serialized(dag: DAG):
+    """The DAG as Airflow's scheduler has it, through the document in its database."""
+    return DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+
+
+def test_literal_resources_are_the_kubernetes_pod_of_predict_also_after_airflows_serialization(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
+    rules = '[{"purchase_option": "spot", "nodeSelector": {"capacity": "spot"}, "tolerations": [{"key": "spot"}]}]'
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", rules)
+
+    fields = {"instance": "gpu.t4.xl", "memory": 3584, "purchase_option": "spot"}
+    for dag, group in (
+        (group_in_a_dag(**REQUIRED, **fields), "score."),
+        (create_execution_dag(defaults=fields), ""),
+    ):
+        restored = serialized(dag)
+        override = restored.get_task(f"{group}predict").executor_config["pod_override"]
+        spec = ApiClient().sanitize_for_serialization(override)["spec"]
+        (container,) = spec["containers"]
+        amounts = {"cpu": "3", "memory": "4096Mi"}
+        assert container["resources"] == {"requests": amounts, "limits": {**amounts, "nvidia.com/gpu": "1"}}
+        assert spec["nodeSelector"] == {"capacity": "spot"}
+        assert spec["tolerations"] == [{"key": "spot"}]
+        for other in ("plan", "finish"):
+            assert not restored.get_task(f"{group}{other}").executor_config
+        placement = dag.get_task(f"{group}plan").placement
+        assert (placement.instance.name, placement.purchase_option) == ("gpu.t4.xl", "spot")
+
+
+def test_a_dag_that_is_parsed_again_is_no_new_version(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
+
+    documents = [DagSerialization.to_dict(create_execution_dag(defaults={"instance": "tiny"})) for _ in "ab"]
+
+    assert json.dumps(documents[0], sort_keys=True) == json.dumps(documents[1], sort_keys=True)
+
+
+def test_an_instance_that_is_a_template_is_not_known_yet_so_the_default_one_is_placed(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
+
+    dag = group_in_a_dag(**REQUIRED, instance="{{ params.size }}", cpus=1)
+
+    assert dag.get_task("score.plan").placement.instance.name == "small"
+    assert dag.get_task("score.plan").placement.instance.cpus == 1
+
+
+def test_on_celery_the_queue_of_predict_is_in_the_serialized_dag_and_no_other_task_has_it(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", '[{"instance": "large", "queue": "big"}]')
+
+    restored = serialized(group_in_a_dag(**REQUIRED, instance="large"))
+    assert [restored.get_task(f"score.{t}").queue for t in ("plan", "predict", "finish")] == [
+        "default",
+        "big",
+        "default",
+    ]
+    assert not restored.get_task("score.predict").executor_config
+    assert serialized(group_in_a_dag(**REQUIRED)).get_task("score.predict").queue == "default"
+
+
+@pytest.mark.parametrize("executor", ["LocalExecutor", "CeleryExecutor"])
+def test_what_the_author_says_of_executors_is_predicts_own(monkeypatch, executor: str):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", f"{executor},mine:acme.executors.Executor")
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", '[{"queue": "any"}]')
+    own = {"executor": "mine", "queue": "theirs", "executor_config": {"some": "thing"}}
+
+    for dag, group in ((group_in_a_dag(**REQUIRED, **own), "score."), (create_execution_dag(**own), "")):
+        predict = serialized(dag).get_task(f"{group}predict")
+        assert (predict.executor, predict.queue) == ("mine", "theirs")
+        assert predict.executor_config == {"some": "thing"}
+        assert dag.get_task(f"{group}plan").queue == "default"

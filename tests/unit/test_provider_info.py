@@ -10,12 +10,17 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+from airflow.providers_manager import ProvidersManager
+from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
+from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 import airflow_batchexec
-from airflow_batchexec import BatchExecutionHook, settings
+from airflow_batchexec import BatchExecutionHook, links, settings
 from airflow_batchexec.engine.locations import AllowedLocations
 from airflow_batchexec.get_provider_info import get_provider_info
+from airflow_batchexec.hooks.connection_extra import ConnectionExtra
 
 _DISTRIBUTION = "airflow-provider-batchexec"
 _OPTIONS = get_provider_info()["config"]["batchexec"]["options"]
@@ -45,24 +50,47 @@ def test_it_is_what_airflow_expects_of_a_provider(schema: str):
 
 def test_every_module_and_class_that_it_names_can_be_imported():
     info = get_provider_info()
-    for kind in ("operators", "hooks"):
+    for kind in ("operators", "sensors", "triggers", "hooks"):
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 assert import_module(module).__all__
     for entry in info["connection-types"]:
         assert isinstance(attribute(entry["hook-class-name"]), type)
+    for path in info["extra-links"]:
+        assert issubclass(attribute(path), BaseOperatorLink)
+    (plugin,) = info["plugins"]
+    assert attribute(plugin["plugin-class"]).name == plugin["name"]
 
 
-def test_every_operator_of_the_package_is_named():
-    folder = Path(airflow_batchexec.__file__).parent / "operators"
-    with_operators = {
-        f"airflow_batchexec.operators.{file.stem}"
-        for file in folder.glob("*.py")
-        if "BaseOperator)" in file.read_text()
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [("operators", "BaseOperator)"), ("sensors", "BaseSensorOperator)"), ("triggers", "BaseTrigger)")],
+)
+def test_every_operator_sensor_and_trigger_of_the_package_is_named(kind: str, base: str):
+    folder = Path(airflow_batchexec.__file__).parent / kind
+    there = {
+        f"airflow_batchexec.{kind}.{file.stem}" for file in folder.glob("*.py") if base in file.read_text()
     }
-    named = {module for entry in get_provider_info()["operators"] for module in entry["python-modules"]}
+    named = {module for entry in get_provider_info()[kind] for module in entry["python-modules"]}
 
-    assert named == with_operators
+    assert named == there
+
+
+def test_every_link_of_the_package_is_named():
+    of_package = {f"{links.__name__}.{name}" for name in links.__all__ if name.endswith("Link")}
+
+    assert set(get_provider_info()["extra-links"]) == of_package
+
+
+def test_airflow_itself_finds_what_is_named():
+    found = ProvidersManager()
+
+    assert set(get_provider_info()["extra-links"]) <= set(found.extra_links_class_names)
+    assert ProvidersManagerTaskRuntime().hooks["batch_execution"].hook_name == "Batch Execution"
+    assert "batchexec" in {section for _, config in found.provider_configs for section in config}
+    assert {info.plugin_class for info in found.plugins} >= {
+        plugin["plugin-class"] for plugin in get_provider_info()["plugins"]
+    }
 
 
 def test_the_connection_type_is_the_hooks_own():
@@ -70,12 +98,32 @@ def test_the_connection_type_is_the_hooks_own():
 
     assert attribute(entry["hook-class-name"]) is BatchExecutionHook
     assert entry["connection-type"] == BatchExecutionHook.conn_type
+    assert entry["hook-name"] == BatchExecutionHook.hook_name
     assert BatchExecutionHook.default_conn_name == f"{BatchExecutionHook.conn_type}_default"
-    assert set(BatchExecutionHook.get_ui_field_behaviour()) == {
-        "hidden_fields",
-        "placeholders",
-        "relabeling",
+
+
+def test_the_connections_form_has_a_field_for_every_extra():
+    (form,) = [
+        f for f in HookMetaService.hook_meta_data() if f.connection_type == BatchExecutionHook.conn_type
+    ]
+
+    assert list(form.extra_fields) == ConnectionExtra.names()
+    assert all(field["schema"]["title"] and field["description"] for field in form.extra_fields.values())
+    assert {name for name, field in form.standard_fields if field and field.hidden} == {
+        *("host", "url_schema", "login", "password", "port")
     }
+
+
+def test_what_a_field_of_the_form_suggests_is_accepted():
+    (entry,) = get_provider_info()["connection-types"]
+    schemas = {name: field["schema"] for name, field in entry["conn-fields"].items()}
+    suggested = {name: schema["examples"][0] for name, schema in schemas.items() if "examples" in schema}
+    seconds = schemas["role_duration_seconds"]
+
+    assert ConnectionExtra.parse(suggested).role("").external_id == suggested["external_id"]
+    for limit in (seconds["minimum"], seconds["maximum"]):
+        role = ConnectionExtra.parse({**suggested, "role_duration_seconds": limit}).role("")
+        assert role.duration_seconds == limit
 
 
 def test_its_options_are_those_that_the_settings_read():

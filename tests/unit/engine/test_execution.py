@@ -96,6 +96,7 @@ class World:
         self, execution_id="first", *, ended=(), allowed=EVERYWHERE, owner=None, started_at=100.0, **fields
     ):
         share_files = fields.pop("share_files", True)
+        more = {name: fields.pop(name) for name in ("admit", "purchase_option_by_default") if name in fields}
         return prepare(
             config=self.config(**fields),
             owner=owner or LockOwner(execution_id),
@@ -111,6 +112,7 @@ class World:
             pods_by_default=0,
             most_shares=1000,
             share_files=share_files,
+            **more,
         )
 
     def record(self, spec, *statuses, **values):
@@ -532,3 +534,44 @@ def test_an_execution_holds_its_lock_until_its_manifest_is_written(world):
         world.conclude(spec)
     assert spec.lock.path.exists()
     assert spec.lock.parent.name == lock.FOLDER
+
+
+# ---- what the machines are
+
+
+@pytest.mark.parametrize(
+    ("requested", "deployed", "configured", "resolved"),
+    [
+        ("on-demand", "spot", "spot", "on-demand"),
+        ("", "spot", "on-demand", "spot"),
+        ("", None, "spot", "spot"),
+        ("", None, "", ""),
+    ],
+)
+def test_the_purchase_option_is_the_requests_else_the_deployments_else_the_configured_one(
+    world, requested, deployed, configured, resolved
+):
+    world.put("a.csv")
+    world.deploy(f'build_id = "v1"\npurchase_option = "{deployed}"\n' if deployed else 'build_id = "v1"\n')
+
+    spec = world.prepare(purchase_option=requested, purchase_option_by_default=configured).spec
+
+    assert read_spec(world.storage, spec.folder).purchase_option == resolved
+    assert world.conclude(spec)["purchase_option"] == resolved
+
+
+def test_machines_that_an_execution_does_not_fit_on_refuse_it_and_nothing_is_left(world):
+    world.put("a.csv")
+    world.deploy('build_id = "v1"\ninstance = "large"\n')
+    asked = []
+
+    def admit(instance, purchase_option):
+        asked.append((instance.name, instance.cpus, purchase_option))
+        raise ConfigurationError("cpus: too many.", field="cpus")
+
+    with pytest.raises(ConfigurationError, match=r"^cpus: too many"):
+        world.prepare(admit=admit, cpus=12, purchase_option="spot")
+
+    assert asked == [("large", 12, "spot")]
+    assert world.storage.changes == []
+    assert not world.destination.exists()

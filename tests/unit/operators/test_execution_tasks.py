@@ -120,10 +120,15 @@ def test_a_refused_execution_says_why_at_once_and_writes_nothing(executions: Inl
     outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
 
     assert outcome.ends("plan") == [("failed", 1)]
-    assert "unknown" in outcome.xcom("plan", "refused")
+    refused = outcome.xcom("plan", "refused")
+    assert refused["error"] == "ModelNotFoundError"
+    assert "unknown" in refused["reason"]
     assert outcome.xcom("plan", "execution") is None
     assert outcome.ends("predict") == [("upstream_failed", 0)]
     assert outcome.ends("finish") == [("failed", 1)]
+    summary = outcome.xcom("finish", "summary")
+    assert (summary["status"], summary["reason"]) == ("FAILED", refused["reason"])
+    assert summary["execution_id"] == outcome.run.run_id
     assert not outcome.destination.exists()
 
 

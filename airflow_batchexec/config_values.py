@@ -1,0 +1,149 @@
+"""What single values of the configuration look like: parameters as they are read, and JSON schemas of texts.
+
+The schemas are what Airflow checks before a run begins, and what the configuration itself refuses, too. They allow white
+space around a text: the configuration drops it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic.config import JsonDict
+
+__all__ = [
+    "BUCKET_SCHEMA",
+    "FOLDER_SCHEMA",
+    "ID_SCHEMA",
+    "OPTIONAL_ID_SCHEMA",
+    "PARAMETERS_SCHEMA",
+    "ROLE",
+    "ROLE_SCHEMA",
+    "SECRET_NAME",
+    "SECRET_NAME_SCHEMA",
+    "check_parameters",
+    "read_parameters",
+]
+
+SECRET_NAME = re.compile(r"[^\s\x00-\x1f\x7f]*")
+ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+_PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What decides which code the pod runs, or is set by the pod itself from its instance.
+_RESERVED = re.compile(
+    r"PATH|HOME|TMPDIR|SHELL|IFS|BASH_ENV|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_(CONF|ENGINES|MODULES)"
+    r"|(CUDA|NVIDIA)_VISIBLE_DEVICES"
+    r"|(LD|DYLD|BATCHEXEC|MALLOC|BASH_FUNC)_.*|PYTHON.*"
+    r"|(OMP|OPENBLAS|MKL|BLIS|NUMEXPR|RAYON)_NUM_THREADS|(NUMEXPR|POLARS)_MAX_THREADS"
+    r"|VECLIB_MAXIMUM_THREADS|ARROW_IO_THREADS|LOKY_MAX_CPU_COUNT",
+    re.IGNORECASE,
+)
+_WHY_RESERVED = "it would change which code the pod runs, or is set from the instance"
+
+_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+ID_SCHEMA: JsonDict = {"pattern": rf"^\s*{_ID}\s*$"}
+OPTIONAL_ID_SCHEMA: JsonDict = {"pattern": rf"^\s*({_ID})?\s*$"}
+BUCKET_SCHEMA: JsonDict = {"pattern": r"^\s*([A-Za-z0-9]+://)?[A-Za-z0-9_]?[A-Za-z0-9._-]{0,254}/*\s*$"}
+FOLDER_SCHEMA: JsonDict = {"pattern": r"\S"}
+SECRET_NAME_SCHEMA: JsonDict = {"pattern": rf"^\s*{SECRET_NAME.pattern}\s*$"}
+ROLE_SCHEMA: JsonDict = {"pattern": rf"^\s*({ROLE.pattern})?\s*$"}
+
+_LINE_START = r"(^|\n)[ \t]*"
+_RESERVED_SCHEMA: JsonDict = {"description": f"reserved: {_WHY_RESERVED}", "type": "string"}
+PARAMETERS_SCHEMA: JsonDict = {
+    "type": ["object", "string"],
+    "additionalProperties": {"type": ["string", "number", "boolean"], "pattern": r"^[^\x00]*$"},
+    "pattern": r"^[^\x00]*$",
+    # Each is a schema of its own: an error shows the one that it comes from, with its description.
+    "allOf": [
+        {
+            "propertyNames": {
+                "description": "the name of an environment variable",
+                "pattern": f"^{_PARAMETER_NAME.pattern}$",
+            }
+        },
+        {"propertyNames": {"not": {**_RESERVED_SCHEMA, "pattern": f"^(?i:{_RESERVED.pattern})$"}}},
+        {
+            "not": {
+                "description": "with a line that is not NAME=VALUE",
+                "type": "string",
+                "pattern": rf"{_LINE_START}(?!{_PARAMETER_NAME.pattern}=)\S",
+            }
+        },
+        {"not": {**_RESERVED_SCHEMA, "pattern": rf"{_LINE_START}(?i:{_RESERVED.pattern})="}},
+    ],
+}
+
+
+def read_parameters(value: Any) -> Any:
+    """An object of parameters, or their lines of ``NAME=VALUE``, as names and texts; anything else as it is.
+
+    White space before a name is no part of it, and white space around a value is part of that.
+
+    Raises:
+        ConfigurationError: A line is no pair, a name is set twice or cannot be one, or a value cannot become text.
+    """
+    if isinstance(value, str):
+        value = _read_lines(value)
+    if not isinstance(value, dict):
+        return value
+    return {_name(name): _text(name, entry) for name, entry in value.items()}
+
+
+def check_parameters(parameters: Mapping[str, str]) -> None:
+    """Refuse what a pod's environment may not hold.
+
+    Raises:
+        ConfigurationError: A name is reserved, or a value cannot stand in an environment variable.
+    """
+    for name, value in parameters.items():
+        if _RESERVED.fullmatch(name):
+            raise ConfigurationError(
+                f"parameters: {name!r} is reserved: {_WHY_RESERVED}.", field="parameters"
+            )
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ConfigurationError(
+                f"parameters: the value of {name!r} holds a NUL, or is not valid Unicode.", field="parameters"
+            )
+
+
+def _read_lines(text: str) -> dict[str, str]:
+    pairs = {}
+    for line in re.split(r"\r?\n", text):
+        name, separator, value = line.lstrip().partition("=")
+        if not name and not separator:
+            continue
+        if not separator:
+            raise ConfigurationError(f"parameters: {line!r} is not NAME=VALUE.", field="parameters")
+        if name in pairs:
+            raise ConfigurationError(f"parameters: {name!r} is set twice.", field="parameters")
+        pairs[name] = value
+    return pairs
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not _PARAMETER_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"parameters: {name!r} cannot be the name of an environment variable: it begins with a letter or '_', "
+            f"and holds letters, digits and '_'.",
+            field="parameters",
+        )
+    return name
+
+
+def _text(name: Any, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"parameters: the value of {name!r} is a {type(value).__name__}; only text, numbers and booleans can "
+            f"become environment variables.",
+            field="parameters",
+        )
+    return value

@@ -1,0 +1,267 @@
+"""The operator that starts an execution from any DAG, and waits for it."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator, conf
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError
+
+from airflow_batchexec import internals, settings
+from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
+from airflow_batchexec.executions import (
+    EXECUTION_DAG_ID,
+    end_of,
+    execution_id_for,
+    tell_run,
+)
+from airflow_batchexec.handle import ExecutionHandle
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.links import ExecutionLink, ResultsLink
+from airflow_batchexec.literals import check_literals, given
+from airflow_batchexec.task_errors import as_task_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.sdk import Context
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
+
+    from airflow_batchexec.engine.stop import StopMark
+
+__all__ = ["BatchExecutionOperator"]
+
+_ENDED = {"success", "failed"}
+
+
+class BatchExecutionOperator(BaseOperator):
+    """Starts an execution: a run of an execution DAG.
+
+    Literal values are validated when the DAG is parsed, templates when they are rendered. A retry finds the execution
+    that an earlier try has started, and waits for that; only where it has ended without success does it start another.
+    A clear starts a new one. While the operator waits, the execution is its own: where it is marked or cleared, or its
+    run is ended, the execution is cancelled.
+
+    The parameters of the execution are those of the guide's table, by flat name, all templated: see
+    :class:`~airflow_batchexec.config.ExecutionConfig`. What is ``None``, or renders to nothing, is unset.
+
+    Args:
+        wait_for_completion: Whether to wait until the execution has ended, and to fail where it has not finished.
+        deferrable: Whether to wait in the triggerer instead of on a worker; by default as Airflow is configured.
+        poll_interval: Seconds that the end may go unnoticed.
+        execution_dag_id: The DAG whose runs are executions. Templated.
+        batch_execution_conn_id: The connection, for cancelling; the execution DAG has its own, which should be the same.
+
+    Returns:
+        A dictionary with the ``execution_id``; where it waited, also with the execution's summary: ``status``, counts
+        of files, ``rows``, ``seconds``, the URI of the ``manifest``.
+
+    Raises:
+        ConfigurationError: While parsing: a literal value is wrong; ``details["field"]`` names it.
+        AirflowFailException: A value is wrong, or the execution was refused or cancelled.
+        AirflowException: The execution ended as FAILED or TIMEOUT.
+    """
+
+    template_fields: Sequence[str] = (*flat_fields(), "execution_dag_id", "batch_execution_conn_id")
+    operator_extra_links = (ExecutionLink(), ResultsLink())
+
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        source_folder: str,
+        destination_folder: str,
+        build_id: str | None = None,
+        branch: str | None = None,
+        bucket: str | None = None,
+        source_bucket: str | None = None,
+        destination_bucket: str | None = None,
+        input_file_type: str | None = None,
+        output_file_type: str | None = None,
+        access_token_name: str | None = None,
+        access_secret_name: str | None = None,
+        job_timeout: int | str | None = None,
+        file_timeout: int | str | None = None,
+        parameters: Mapping[str, Any] | str | None = None,
+        service_account_key_secret_name: str | None = None,
+        pods: int | str | None = None,
+        instance: str | None = None,
+        cpus: float | str | None = None,
+        memory: int | str | None = None,
+        gpu_type: str | None = None,
+        gpu_amount: int | str | None = None,
+        iam_role_arn: str | None = None,
+        purchase_option: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool | None = None,
+        poll_interval: float = 5.0,
+        execution_dag_id: str = EXECUTION_DAG_ID,
+        batch_execution_conn_id: str = BatchExecutionHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_id = model_id
+        self.build_id = build_id
+        self.branch = branch
+        self.bucket = bucket
+        self.source_bucket = source_bucket
+        self.source_folder = source_folder
+        self.destination_bucket = destination_bucket
+        self.destination_folder = destination_folder
+        self.input_file_type = input_file_type
+        self.output_file_type = output_file_type
+        self.access_token_name = access_token_name
+        self.access_secret_name = access_secret_name
+        self.job_timeout = job_timeout
+        self.file_timeout = file_timeout
+        self.parameters = parameters
+        self.service_account_key_secret_name = service_account_key_secret_name
+        self.pods = pods
+        self.instance = instance
+        self.cpus = cpus
+        self.memory = memory
+        self.gpu_type = gpu_type
+        self.gpu_amount = gpu_amount
+        self.iam_role_arn = iam_role_arn
+        self.purchase_option = purchase_option
+        self.wait_for_completion = wait_for_completion
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.execution_dag_id = execution_dag_id
+        self.batch_execution_conn_id = batch_execution_conn_id
+        self._cancel_mark: StopMark | None = None
+        self._killed = False
+        if not poll_interval > 0:
+            raise ConfigurationError(
+                f"poll_interval: {poll_interval} is no number of seconds above 0.", field="poll_interval"
+            )
+        check_literals(self._fields())
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start the execution, or find it again, and wait for it."""
+        with as_task_failure():
+            handle = self._begin(context)
+        run_id = handle.execution_id
+        tell_run(context, dag_id=self.execution_dag_id, run_id=run_id)
+        if not self.wait_for_completion:
+            return {"execution_id": run_id}
+        if self.deferrable:
+            self._defer(context, handle)
+        return self._wait(context, run_id)
+
+    def resume(self, context: Context, event: dict[str, Any], run_id: str) -> dict[str, Any]:
+        """Go on when the trigger has seen the end."""
+        state = event["state"]
+        if state == "timeout":
+            raise AirflowException(
+                f"The execution {run_id} is being ended: its operator took longer than its execution_timeout."
+            )
+        return self._result(context, run_id, None if state == "missing" else state)
+
+    def on_kill(self) -> None:
+        """End the execution: whoever waits for it is ended.
+
+        Runs in a signal handler, in the middle of anything, so it asks Airflow for nothing.
+        """
+        self._killed = True
+        if self._cancel_mark is not None:
+            self._cancel_mark.set(
+                ExecutionCancelledError("The task that started it was ended or cleared, or took too long.")
+            )
+
+    def _fields(self) -> dict[str, Any]:
+        return given({name: getattr(self, name) for name in flat_fields()})
+
+    def _begin(self, context: Context) -> ExecutionHandle:
+        """Start the execution, unless an earlier try has."""
+        ti = context["ti"]
+        config = ExecutionConfig.from_fields(**self._fields())
+        allowed = settings.allowed_locations()
+        allowed.check(config.source, field="source_folder")
+        allowed.check(config.destination, field="destination_folder")
+        for attempt in count(1):
+            handle = ExecutionHandle(
+                execution_id=execution_id_for(ti, attempt),
+                destination=config.destination.uri,
+                fields=config.fields(),
+                batch_execution_conn_id=self.batch_execution_conn_id,
+            )
+            # Also where nothing may ever be cancelled: a secret that is missing is found before anything is started.
+            self._cancel_mark = handle.cancel_mark()
+            state = internals.dag_run_state(self.execution_dag_id, handle.execution_id)
+            if state is None:
+                self._start(ti, handle)
+                break
+            if self._is_ours_still(state, self._cancel_mark):
+                self.log.info(
+                    "Execution %s was started by an earlier try; it is %s.", handle.execution_id, state
+                )
+                break
+            self.log.info("Execution %s of an earlier try has ended.", handle.execution_id)
+        return handle
+
+    def _is_ours_still(self, state: str, cancel: StopMark) -> bool:
+        """Whether an execution that an earlier try has started is the one to wait for."""
+        if state in _ENDED:
+            return state == "success" or not self.wait_for_completion
+        return cancel.read() is None
+
+    def _start(self, ti: RuntimeTaskInstanceProtocol, handle: ExecutionHandle) -> None:
+        dag_id = self.execution_dag_id
+        try:
+            is_paused = internals.is_dag_paused(dag_id)
+        except AirflowRuntimeError as error:
+            raise ConfigurationError(
+                f"execution_dag_id: there is no DAG {dag_id!r}.", field="execution_dag_id"
+            ) from error
+        if is_paused:
+            raise ConfigurationError(
+                f"execution_dag_id: the DAG {dag_id} is paused, so nothing it is given would run. Unpause it.",
+                field="execution_dag_id",
+            )
+        note = f"Started by {ti.dag_id}.{ti.task_id}, run {ti.run_id}."
+        internals.begin_dag_run(dag_id=dag_id, run_id=handle.execution_id, conf=handle.fields, note=note)
+        self.log.info("Execution %s has been started as a run of %s.", handle.execution_id, dag_id)
+
+    def _defer(self, context: Context, handle: ExecutionHandle) -> NoReturn:
+        from airflow_batchexec.triggers.batch_execution import (  # noqa: PLC0415  not for parsing
+            BatchExecutionTrigger,
+        )
+
+        give_up_at = None
+        if self.execution_timeout is not None:
+            started = context["ti"].start_date
+            give_up_at = started.timestamp() + self.execution_timeout.total_seconds()
+        self.defer(
+            trigger=BatchExecutionTrigger(
+                dag_id=self.execution_dag_id,
+                run_id=handle.execution_id,
+                poll_interval=self.poll_interval,
+                execution=handle.to_dict(),
+                give_up_at=give_up_at,
+            ),
+            method_name="resume",
+            kwargs={"run_id": handle.execution_id},
+        )
+
+    def _wait(self, context: Context, run_id: str) -> dict[str, Any]:
+        while True:
+            state = internals.dag_run_state(self.execution_dag_id, run_id)
+            if state is None or state in _ENDED:
+                return self._result(context, run_id, state)
+            time.sleep(self.poll_interval)
+            if self._killed:
+                raise AirflowException(f"The execution {run_id} is being ended, because this task was.")
+
+    def _result(self, context: Context, run_id: str, state: str | None) -> dict[str, Any]:
+        if state is None:
+            raise AirflowFailException(f"The execution {run_id} was deleted while it was waited for.")
+        end = end_of(context, dag_id=self.execution_dag_id, run_id=run_id, state=state)
+        if end.failure:
+            raise AirflowFailException(end.failure) if end.is_final else AirflowException(end.failure)
+        return {"execution_id": run_id, **end.summary}

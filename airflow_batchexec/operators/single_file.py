@@ -1,0 +1,148 @@
+"""One run of a task of one file: everything that an execution does for a file, without an execution."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowException
+
+from airflow_batchexec import settings
+from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedError
+from airflow_batchexec.handle import generation
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.lineage import Lineage
+from airflow_batchexec.operators.file_log import FileLog
+from airflow_batchexec.operators.map_label import label_map_index
+from airflow_batchexec.operators.task_pod import TaskPod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+    from airflow.sdk.types import Logger
+
+    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.single_file import PreparedFile
+
+__all__ = ["SingleFile"]
+
+
+class SingleFile:
+    """One run of the task.
+
+    Args:
+        fields: The parameters that are set, by flat name, with ``file`` for the source.
+        batch_execution_conn_id: The connection.
+        context: The task's context.
+        log: The task's log.
+
+    Attributes:
+        lineage: What has been read and written; ``None`` until the request has been accepted.
+    """
+
+    def __init__(
+        self, *, fields: Mapping[str, Any], batch_execution_conn_id: str, context: Context, log: Logger
+    ) -> None:
+        self._fields = fields
+        self._batch_execution_conn_id = batch_execution_conn_id
+        self._context = context
+        self._ti = context["ti"]
+        self._log = log
+        # Of an unmapped task, Airflow says -1.
+        self._map_index = -1 if self._ti.map_index is None else self._ti.map_index
+        self._pod = TaskPod(
+            name=f"pod-{max(0, self._map_index)}", log=log, batch_execution_conn_id=batch_execution_conn_id
+        )
+        self.lineage: Lineage | None = None
+        label_map_index(context, str(fields.get("file", "")).rstrip("/").rpartition("/")[2])
+
+    def run(self) -> dict[str, Any]:
+        """Predict the file.
+
+        Returns:
+            ``input`` and ``output`` (``uri``, ``size_bytes``, ``etag``, ``rows``), ``seconds`` by step, ``model_id``
+            and ``build_id``.
+
+        Raises:
+            BatchExecError: The request is refused, or the file has no result.
+            AirflowException: The pod was ended, or the file changed meanwhile.
+        """
+        from airflow_batchexec.engine.single_file import predict_file  # noqa: PLC0415  not for parsing
+
+        prepared, hook = self._prepare()
+        spec = prepared.spec
+        files = FileLog(log=self._log, files=1)
+        self.lineage = lineage = Lineage(spec)
+
+        def record(entry: FileRecord) -> None:
+            files.add(entry)
+            lineage.add(entry)
+
+        try:
+            with self._pod.started(spec, pods_at_once=self._pods_at_once()) as pod:
+                end = predict_file(
+                    prepared,
+                    pod=pod,
+                    attempt=self._ti.try_number,
+                    generation=generation(self._context),
+                    source=hook.open_storage(spec.source),
+                    destination=hook.open_storage(spec.destination),
+                    record=record,
+                ).to_dict()
+        except (ExecutionCancelledError, ObjectChangedError) as error:
+            # Whoever ended the task may mean it to be tried again, and the next try takes the file as it is then.
+            raise AirflowException(error.message) from error
+        return {
+            "input": end["input"],
+            "output": end["output"],
+            "seconds": {"load": round(pod.load_seconds, 6), **end["seconds"]},
+            "model_id": spec.build.model_id,
+            "build_id": spec.build.build_id,
+        }
+
+    def kill(self) -> None:
+        """End the pod because somebody or something ends the task; may be called from a signal handler."""
+        self._pod.end(ExecutionCancelledError("Its task was ended from outside."))
+
+    def _prepare(self) -> tuple[PreparedFile, BatchExecutionHook]:
+        from airflow_batchexec.engine.file_request import file_config  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.lock import LockOwner  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.single_file import prepare_file  # noqa: PLC0415  as above
+
+        ti, conn_id = self._ti, self._batch_execution_conn_id
+        config = file_config(self._fields)
+        hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id=conn_id)
+        prepared = prepare_file(
+            config=config,
+            owner=LockOwner(
+                f"{ti.dag_id}.{ti.task_id}.{ti.run_id}.{self._map_index}",
+                deployment=settings.deployment_name(),
+                dag_id=ti.dag_id,
+                run_id=ti.run_id,
+            ),
+            started_at=time.time(),
+            repository=settings.model_repository(BatchExecutionHook(conn_id).open_storage),
+            instances=settings.instance_table(),
+            open_storage=hook.open_storage,
+            allowed=settings.allowed_locations(),
+        )
+        spec = prepared.spec
+        self._log.info(
+            "%s: %s bytes, model %s build %s, instance %s.",
+            spec.source.uri,
+            f"{spec.total_bytes:,}",
+            spec.build.model_id,
+            spec.build.build_id,
+            spec.instance,
+        )
+        return prepared, hook
+
+    def _pods_at_once(self) -> int:
+        """How many files of a fan-out may be predicted at the same time, as far as the DAG says."""
+        ti = self._ti
+        if self._map_index < 0 or not settings.machine_is_shared():
+            return 1
+        files: int = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id])
+        most = self._context["task"].max_active_tis_per_dagrun or files
+        return max(1, min(files, most, self._context["dag"].max_active_tasks))

@@ -1,0 +1,93 @@
+"""The trigger that waits for an execution, and ends it where its task is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_batchexec.exceptions import ExecutionCancelledError
+from airflow_batchexec.handle import ExecutionHandle
+from airflow_batchexec.internals import shortest_deferral_seconds
+from airflow_batchexec.triggers.run_watch import watch_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["BatchExecutionTrigger"]
+
+
+class BatchExecutionTrigger(BaseTrigger):
+    """Waits until an execution's run has ended.
+
+    Its event is ``{"state": …}``: ``success`` or ``failed``; ``missing`` where there is no such run; ``timeout`` where
+    ``give_up_at`` has passed.
+
+    Args:
+        dag_id: The execution DAG.
+        run_id: The execution's run.
+        poll_interval: Seconds that its end may go unnoticed.
+        execution: Where it lies, for whoever owns it (``ExecutionHandle.to_dict``): it is cancelled where the waiting
+            task is marked or cleared by a user, or ``give_up_at`` passes. ``None`` where it is only looked at.
+        give_up_at: When to stop waiting, in seconds since the epoch.
+        not_before: When the event may be told at the earliest, in seconds since the epoch; the start of the trigger plus
+            what Airflow needs where it is left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        dag_id: str,
+        run_id: str,
+        poll_interval: float,
+        execution: dict[str, Any] | None = None,
+        give_up_at: float | None = None,
+        not_before: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's trigger ships no types
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.poll_interval = poll_interval
+        self.execution = execution
+        self.give_up_at = give_up_at
+        self.not_before = time.time() + shortest_deferral_seconds() if not_before is None else not_before
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """What another triggerer needs to go on."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "dag_id": self.dag_id,
+                "run_id": self.run_id,
+                "poll_interval": self.poll_interval,
+                "execution": self.execution,
+                "give_up_at": self.give_up_at,
+                "not_before": self.not_before,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait."""
+        left = None if self.give_up_at is None else max(0.0, self.give_up_at - time.time())
+        waiting = watch_of(self.dag_id).ended(self.run_id, poll_seconds=self.poll_interval)
+        try:
+            state = await asyncio.wait_for(waiting, left)
+        except asyncio.TimeoutError:
+            await self._cancel("The task that waited for it took longer than its execution_timeout.")
+            state = "timeout"
+        await asyncio.sleep(max(0.0, self.not_before - time.time()))
+        yield TriggerEvent({"state": state or "missing"})  # type: ignore[no-untyped-call]  # as above
+
+    async def on_kill(self) -> None:
+        """A user has marked or cleared the waiting task, or ended its run: the execution ends with it."""
+        await self._cancel("The task that started it was ended or cleared.")
+
+    async def _cancel(self, reason: str) -> None:
+        if self.execution is None:
+            return
+        handle = ExecutionHandle.from_dict(self.execution)
+        error = ExecutionCancelledError(reason)
+        if await asyncio.to_thread(lambda: handle.cancel_mark().set(error)):
+            self.log.info("Execution %s is being ended.", handle.execution_id)

@@ -1,0 +1,48 @@
+"""A scheduled pipeline: each day's folder of orders goes through a model, and somebody is told what came of it.
+
+Its buckets are AWS's, or those of the connection ``batch_execution_default``. Change the params, then unpause it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_batchexec import BatchExecutionOperator
+
+with DAG(
+    "example_daily_pipeline",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    is_paused_upon_creation=True,
+    max_active_runs=1,
+    params={"bucket": "shop", "access_token_name": "", "access_secret_name": ""},
+    tags=["batch-execution", "example"],
+) as dag:
+    totals = BatchExecutionOperator(
+        task_id="totals",
+        model_id="order_total",
+        bucket="{{ params.bucket }}",
+        source_folder="orders/{{ ds }}/",
+        destination_folder="totals/{{ ds }}/",
+        output_file_type="parquet",
+        # Names of Airflow Variables; where they are empty, boto3's default chain finds the credentials.
+        access_token_name="{{ params.access_token_name }}",
+        access_secret_name="{{ params.access_secret_name }}",
+        parameters={"TAX_RATE": "0.2"},
+        job_timeout=3600,
+        deferrable=True,
+        # A run that fails is tried again from the start; what failed within one has been tried again already.
+        retries=1,
+        retry_delay=timedelta(minutes=5),
+    )
+
+    @task
+    def report(summary: dict[str, Any]) -> str:
+        """Say what the day gave."""
+        return f"{summary['rows']} rows of {summary['finished_files']} files are in {summary['destination']}."
+
+    report(totals.output)  # type: ignore[arg-type]  # what it will be when it runs

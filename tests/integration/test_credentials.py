@@ -1,0 +1,299 @@
+"""Credentials in a real Airflow: roles, the Test button, a triggerer, and secrets that must not be found anywhere."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from airflow_models import frame
+from aws_policies import MAY_ASSUME, documented_policy, trust
+from aws_proxy import start_aws_proxy
+from pods import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_deployment import Deployment
+    from aws_proxy import AwsProxy
+    from s3_server import Keys, S3Server
+
+TESTS = Path(__file__).resolve().parents[1]
+EXECUTION_KEYS = {"access_token_name": "canary_key", "access_secret_name": "canary_secret"}
+
+
+@pytest.fixture(scope="module")
+def airflow_settings() -> dict[str, str]:
+    return {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled", "PYTHONPATH": str(TESTS)}
+
+
+@pytest.fixture(scope="module")
+def user_dags() -> str:
+    return """
+from airflow.sdk import DAG
+from trigger_probe import WriteFromTrigger
+
+with DAG("from_a_trigger", schedule=None):
+    WriteFromTrigger(task_id="write")
+"""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Keys and a role that only this module's executions use, and where they must not be found.
+
+    Attributes:
+        keys: May assume roles, and nothing else.
+        aws_keys: The same, of a connection of type ``aws``. To Airflow its login is no secret.
+        role: May do what the documented policy of a bucket allows.
+        proxy: In front of S3 and STS; has seen every session that was given.
+    """
+
+    keys: Keys
+    aws_keys: Keys
+    role: str
+    proxy: AwsProxy
+    seen_in_pods: list[str] = field(default_factory=list)
+
+    @property
+    def secrets(self) -> set[str]:
+        """All that must be found nowhere."""
+        of_users = {self.keys.access_key_id, self.keys.secret_access_key, self.aws_keys.secret_access_key}
+        return of_users | self.proxy.given
+
+
+@pytest.fixture(scope="module")
+def canary(deployment: Deployment, s3_server: S3Server) -> Iterator[Canary]:
+    keys, aws_keys = s3_server.make_user(MAY_ASSUME), s3_server.make_user(MAY_ASSUME)
+    policy = documented_policy(
+        "bucket-policy.json",
+        SOURCE_BUCKET=deployment.bucket,
+        DESTINATION_BUCKET=deployment.bucket,
+        SOURCE_FOLDER="canary/in",
+        DESTINATION_FOLDER="canary/out",
+    )
+    role = s3_server.make_role(trust(s3_server.account_id), *policy["Statement"], name="canary-role")
+    for name, value in (("canary_key", keys.access_key_id), ("canary_secret", keys.secret_access_key)):
+        deployment.airflow.api("POST", "variables", json={"key": name, "value": value})
+    with start_aws_proxy(s3_server.endpoint_url) as proxy:
+        extra = json.dumps({"endpoint_url": proxy.endpoint_url, "role_duration_seconds": 900})
+        body = {"connection_id": "batch_execution_default", "conn_type": "batch_execution", "extra": extra}
+        deployment.airflow.api("PATCH", "connections/batch_execution_default", json=body)
+        yield Canary(keys, aws_keys, role, proxy)
+
+
+def folders(deployment: Deployment, name: str, moods: dict[str, str]) -> dict[str, str]:
+    """Input files in the bucket, and the two folders of an execution."""
+    for file, mood in moods.items():
+        body = frame(file, 5, mood=mood).to_csv(index=False).encode()
+        deployment.s3.client.put_object(
+            Bucket=deployment.bucket, Key=f"canary/in/{name}/{file}.csv", Body=body
+        )
+    return {
+        "bucket": deployment.bucket,
+        "source_folder": f"canary/in/{name}",
+        "destination_folder": f"canary/out/{name}",
+        **EXECUTION_KEYS,
+    }
+
+
+def look_at_pods(deployment: Deployment, canary: Canary) -> bool:
+    """Note what the processes of all pods show of themselves; say whether there were any."""
+    pods = deployment.pods()
+    for pod in pods:
+        for process in [pod, *pod.children(recursive=True)]:
+            with suppress(psutil.Error):
+                canary.seen_in_pods.append(" ".join([*process.cmdline(), json.dumps(process.environ())]))
+    return bool(pods)
+
+
+@pytest.fixture(scope="module")
+def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One execution that succeeds, one whose model raises, one that takes too long: their ids by name."""
+    broken = tmp_path_factory.mktemp("broken") / "broken"
+    broken.touch()
+    # Sessions are shorter than the work; the slow files take longer than one.
+    canary.proxy.session_life(4, keys=canary.keys)
+    started = {
+        name: deployment.start(
+            **folders(deployment, name, moods),
+            iam_role_arn=canary.role,
+            parameters={"PAUSE": "3", "BROKEN": str(broken)},
+            pods=1,
+            **more,
+        )
+        for name, moods, more in (
+            ("succeeds", {"a": "slow", "b": "slow", "c": "calm"}, {}),
+            ("fails", {"bad": "fail"}, {}),
+            ("hangs", {"stuck": "hang"}, {"file_timeout": 5}),
+        )
+    }
+    for run_id in started.values():
+        deployment.airflow.wait_for_run(
+            "batch_execution", run_id, timeout=180, on_poll=lambda: look_at_pods(deployment, canary)
+        )
+    return started
+
+
+def test_an_execution_reaches_its_buckets_as_the_role_and_outlives_the_roles_sessions(
+    deployment: Deployment, canary: Canary, runs: dict[str, str]
+) -> None:
+    summary = deployment.airflow.xcom("batch_execution", runs["succeeds"], "finish")
+
+    assert summary["status"] == "FINISHED"
+    assert summary["finished_files"] == 3
+    # Each of the three tasks has assumed it once, and the one that predicts again.
+    of_run = [r for r in canary.proxy.requests if r.action == "AssumeRole"]
+    assert len(of_run) > 3 * len(runs)
+    assert {r.form["RoleArn"] for r in of_run} == {canary.role}
+    # With the keys themselves only the role was assumed.
+    assert {r.action for r in canary.proxy.requests if r.access_key_id == canary.keys.access_key_id} == {
+        "AssumeRole"
+    }
+
+
+def test_the_other_executions_end_as_they_should(deployment: Deployment, runs: dict[str, str]) -> None:
+    for name, status in (("fails", "FAILED"), ("hangs", "TIMEOUT")):
+        key = f"canary/out/{name}/_batchexec/{runs[name]}/manifest.json"
+        body = deployment.s3.client.get_object(Bucket=deployment.bucket, Key=key)["Body"].read()
+        assert [record["status"] for record in json.loads(body)["files"]] == [status]
+
+
+def test_a_role_that_may_not_be_assumed_is_refused_while_planning(
+    deployment: Deployment, canary: Canary
+) -> None:
+    role = f"arn:aws:iam::{deployment.s3.account_id}:role/nobody"
+
+    run, run_id = deployment.execute(**folders(deployment, "refused", {"a": "calm"}), iam_role_arn=role)
+
+    assert run["state"] == "failed"
+    log = deployment.airflow.task_log("batch_execution", run_id, "plan")
+    assert f"iam_role_arn: the role {role} cannot be assumed: AccessDenied" in log
+    assert "the keys of access_token_name and access_secret_name" in log
+    assert "cannot be assumed" in deployment.airflow.task_log("batch_execution", run_id, "finish")
+    assert [i["try_number"] for i in deployment.instances(run_id, "plan")] == [1]
+    listed = deployment.s3.client.list_objects_v2(Bucket=deployment.bucket, Prefix="canary/out/refused")
+    assert listed["KeyCount"] == 0
+
+
+def test_a_triggerer_reaches_a_bucket_from_a_thread(deployment: Deployment, canary: Canary) -> None:
+    canary.proxy.rules.clear()
+    uri = f"s3://{deployment.bucket}/canary/out/from-a-trigger"
+    arguments = {**EXECUTION_KEYS, "iam_role_arn": canary.role}
+
+    run_id = deployment.airflow.trigger("from_a_trigger", {"uri": uri, "arguments": arguments})
+    run = deployment.airflow.wait_for_run("from_a_trigger", run_id, timeout=120)
+
+    assert run["state"] == "success"
+    answer = deployment.s3.client.get_object(Bucket=deployment.bucket, Key="canary/out/from-a-trigger")
+    assert answer["Body"].read() == b"from a trigger"
+
+
+def press_test(deployment: Deployment, **extra: Any) -> tuple[bool, str]:
+    body = {"connection_id": "new_one", "conn_type": "batch_execution", "extra": json.dumps(extra)}
+    answer = deployment.airflow.api("POST", "connections/test", json=body)
+    return answer["status"], answer["message"]
+
+
+def test_the_forms_test_button_says_who_one_is_or_why_one_is_nobody(
+    deployment: Deployment, canary: Canary
+) -> None:
+    deployment.airflow.api(
+        "POST",
+        "connections",
+        json={
+            "connection_id": "canary_aws",
+            "conn_type": "aws",
+            "login": canary.aws_keys.access_key_id,
+            "password": canary.aws_keys.secret_access_key,
+        },
+    )
+    where = {"endpoint_url": canary.proxy.endpoint_url, "region_name": "eu-west-3"}
+
+    as_user = press_test(deployment, **where, aws_conn_id="canary_aws")
+    as_role = press_test(deployment, **where, aws_conn_id="canary_aws", iam_role_arn=canary.role)
+    refused = press_test(deployment, **where, aws_conn_id="canary_aws", iam_role_arn=f"{canary.role}-x")
+    missing = press_test(deployment, **where, aws_conn_id="nobody")
+    without = press_test(deployment, **where)
+    malformed = press_test(deployment, role_duration_seconds=5)
+
+    assert [status for status, _ in (as_user, as_role)] == [True, True]
+    assert ":user/" in as_user[1]
+    assert "eu-west-3" in as_user[1]
+    assert ":assumed-role/canary-role/airflow-batchexec" in as_role[1]
+    for (status, message), words in (
+        (refused, f"the role {canary.role}-x cannot be assumed"),
+        (missing, "aws_conn_id: there is no connection 'nobody'"),
+        (without, "no usable credentials"),
+        (malformed, "role_duration_seconds: 5"),
+    ):
+        assert not status
+        assert words in message
+
+
+def test_the_form_in_the_browser_has_the_fields(deployment: Deployment) -> None:
+    answer = deployment.airflow._session.get(f"{deployment.airflow.url}/ui/connections/hook_meta", timeout=60)
+
+    (form,) = [meta for meta in answer.json() if meta["connection_type"] == "batch_execution"]
+    assert form["hook_name"] == "Batch Execution"
+    assert form["extra_fields"]["role_duration_seconds"]["schema"]["maximum"] == 43_200
+    assert form["extra_fields"]["iam_role_arn"]["schema"]["title"] == "IAM role ARN"
+    assert form["standard_fields"]["password"]["hidden"]
+
+
+def told_by_api(deployment: Deployment, run_id: str) -> str:
+    """All that Airflow's API says of a run: conf, task instances with their rendered fields, XComs, logs."""
+    api = deployment.airflow.api
+    parts = [api("GET", f"dags/batch_execution/dagRuns/{run_id}")]
+    for instance in deployment.airflow.task_instances("batch_execution", run_id):
+        task, index = instance["task_id"], instance["map_index"]
+        path = f"dags/batch_execution/dagRuns/{run_id}/taskInstances/{task}"
+        parts.append(instance)
+        entries = api("GET", f"{path}/xcomEntries", params={"map_index": index})["xcom_entries"]
+        parts += [api("GET", f"{path}/xcomEntries/{e['key']}", params={"map_index": index}) for e in entries]
+        parts += [
+            deployment.airflow.task_log("batch_execution", run_id, task, map_index=index, attempt=attempt)
+            for attempt in range(1, instance["try_number"] + 1)
+        ]
+    return json.dumps(parts)
+
+
+def test_no_secret_is_found_anywhere(deployment: Deployment, canary: Canary, runs: dict[str, str]) -> None:
+    bucket, client = deployment.bucket, deployment.s3.client
+    keys = [
+        entry["Key"]
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        for entry in page["Contents"]
+    ]
+    # Logs, the database, the configuration, what pods have left, and the model repository lie in one folder.
+    on_disk = {str(p): p.read_bytes() for p in deployment.folder.rglob("*") if p.is_file()}
+    places = {
+        **on_disk,
+        **{f"s3://{key}": client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys},
+        **{f"API: {name}": told_by_api(deployment, run_id).encode() for name, run_id in runs.items()},
+        "API: connections": json.dumps(deployment.airflow.api("GET", "connections")).encode(),
+        "pods": "\n".join(canary.seen_in_pods).encode(),
+    }
+
+    def where(text: str) -> set[str]:
+        return {place for place, content in places.items() if text.encode() in content}
+
+    # The search finds what may be found: the secrets' names in the runs' conf, database and documents.
+    for run_id in runs.values():
+        assert any(f"_batchexec/{run_id}/execution.json" in place for place in where("canary_secret"))
+    assert {place.rpartition("/")[2] for place in where("canary_secret")} >= {"airflow.db"}
+    assert {f"API: {name}" for name in runs} <= where("canary_secret")
+    assert "pods" in where("PAUSE")
+    assert any(place.endswith(".log") for place in where(runs["succeeds"]))
+    # And none of what may not be: the user's id and secret, and ids, secrets and tokens of at least nine sessions.
+    assert len(canary.secrets) > 2 + 3 * 9
+    assert {secret[:4]: where(secret) for secret in canary.secrets if where(secret)} == {}
+
+
+def test_pods_are_gone_with_their_executions(deployment: Deployment, runs: dict[str, str]) -> None:
+    assert runs
+    wait_until(lambda: not deployment.pods())

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pods import PodStarter, nothing_left_behind
+
+from airflow_batchexec.engine.file_request import file_config
+from airflow_batchexec.engine.instances import InstanceTable
+from airflow_batchexec.engine.ledger import FileStatus
+from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.lock import LockOwner
+from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.single_file import PreparedFile, predict_file, prepare_file
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.exceptions import (
+    ConfigurationError,
+    LocationError,
+    NoLiveBuildError,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    PredictError,
+    ResultCollisionError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ECHO = "def predict(df):\n    return df\n"
+RAISING = "def predict(df):\n    raise ValueError('as told')\n"
+
+
+class Disk:
+    """A folder of files, and a model that may be asked to predict one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source, self.out = folder / "in", folder / "out"
+        self.source.mkdir()
+        (self.source / "day.csv").write_text("x\n1\n2\n")
+        self.storage = LocalStorage()
+        self.repository = ModelRepository(
+            root=Location.of_path(folder / "repository"), storage=self.storage, cache=folder / "cache"
+        )
+        (folder / "model").mkdir()
+        (folder / "model" / "model.py").write_text(ECHO)
+        (folder / "model" / "model.toml").write_text('entrypoint = "model:predict"\n')
+        self.repository.publish(folder / "model", model_id="m", build_id="b1")
+        self.repository.deploy("m", "b1", instance="tiny")
+
+    def prepare(self, file: str = "in/day.csv", *, allowed: str = "", **fields: Any) -> PreparedFile:
+        request = {"destination_folder": f"file://{self.out}", "model_id": "m", **fields}
+        return prepare_file(
+            config=file_config({"file": f"file://{self.folder}/{file}", **request}),
+            owner=LockOwner("by hand"),
+            started_at=0.0,
+            repository=self.repository,
+            instances=InstanceTable(),
+            open_storage=lambda _: self.storage,
+            allowed=AllowedLocations.parse(allowed or f"file://{self.folder}"),
+        )
+
+    def files(self) -> set[str]:
+        return {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+def test_what_is_left_open_is_decided_and_nothing_is_written(disk: Disk):
+    before = disk.files()
+
+    prepared = disk.prepare(memory=256)
+
+    assert (prepared.spec.build.build_id, prepared.spec.instance.name) == ("b1", "tiny")
+    assert prepared.spec.instance.memory_bytes == 256 * 2**20
+    assert (prepared.task.file, prepared.task.result) == ("day.csv", "day.csv")
+    assert prepared.task.etag == disk.storage.stat(Location.of_path(disk.source / "day.csv")).etag
+    assert disk.files() == before
+    assert not disk.out.exists()
+
+
+def test_a_file_that_is_missing_and_a_folder_are_told_apart(disk: Disk):
+    with pytest.raises(ObjectNotFoundError, match=r"^file: there is no file file://.*/none\.csv"):
+        disk.prepare("in/none.csv")
+    (disk.source / "all.csv").mkdir()
+    with pytest.raises(ConfigurationError, match=r"^file: file://.*/all\.csv is a folder"):
+        disk.prepare("in/all.csv")
+
+
+def test_without_a_build_there_is_nothing_to_predict_with(disk: Disk):
+    disk.repository.publish(disk.folder / "model", model_id="shy", build_id="b1")
+    with pytest.raises(NoLiveBuildError):
+        disk.prepare(model_id="shy")
+
+
+@pytest.mark.parametrize("side", ["file", "destination_folder"])
+def test_both_sides_must_be_allowed_also_behind_links(disk: Disk, tmp_path_factory: Any, side: str):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "day.csv").write_text("x\n1\n")
+    link = disk.folder / "link"
+    link.symlink_to(elsewhere)
+    places = {"file": "link/day.csv", "destination_folder": f"file://{link}"}
+
+    with pytest.raises(LocationError, match="may not be used here") as refused:
+        disk.prepare(**{side: places[side]})
+
+    assert refused.value.details["field"] == side
+
+
+@pytest.mark.parametrize("link", ["folder", "file", "both"])
+def test_a_result_never_takes_the_place_of_its_input_by_whatever_name_that_goes(disk: Disk, link: str):
+    names = disk.folder / "names"
+    file = "names/day.csv"
+    if link == "folder":
+        names.symlink_to(disk.source)
+    else:
+        names.mkdir()
+        (names / "day.csv").symlink_to(disk.source / "day.csv")
+    destination = names if link == "both" else disk.source
+
+    with pytest.raises(ResultCollisionError, match="would overwrite the input"):
+        disk.prepare(file, destination_folder=f"file://{destination}")
+
+
+def test_a_result_is_named_after_the_link_that_was_asked_for(disk: Disk):
+    (disk.source / "today.csv").symlink_to(disk.source / "day.csv")
+
+    assert disk.prepare("in/today.csv", output_file_type="feather").task.result == "today.feather"
+
+
+class Way:
+    """A prepared file on its way through a pod."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.statuses: list[FileStatus] = []
+
+    def predict(self, prepared: PreparedFile, *, model: str = ECHO) -> Any:
+        with PodStarter(self.disk.folder).started(model) as pod:
+            return predict_file(
+                prepared,
+                pod=pod,
+                attempt=3,
+                generation=1,
+                source=self.disk.storage,
+                destination=self.disk.storage,
+                record=lambda entry: self.statuses.append(entry.status),
+            )
+
+
+def test_the_result_is_all_that_is_written_to_the_destination(disk: Disk):
+    way = Way(disk)
+    with nothing_left_behind():
+        record = way.predict(disk.prepare())
+
+    assert [str(path.relative_to(disk.out)) for path in disk.out.rglob("*")] == ["day.csv"]
+    assert (disk.out / "day.csv").read_text() == "x\n1\n2\n"
+    assert (record.status, record.attempt, record.generation) == (FileStatus.FINISHED, 3, 1)
+    assert record.output.uri == f"file://{disk.out}/day.csv"
+    assert way.statuses == [FileStatus.STARTED, FileStatus.FINISHED]
+
+
+def test_where_predict_raises_an_earlier_result_stays_and_nothing_is_added(disk: Disk):
+    disk.out.mkdir()
+    (disk.out / "day.csv").write_text("earlier\n")
+    way = Way(disk)
+
+    with nothing_left_behind(), pytest.raises(PredictError, match="as told"):
+        way.predict(disk.prepare(), model=RAISING)
+
+    assert (disk.out / "day.csv").read_text() == "earlier\n"
+    assert list(disk.out.iterdir()) == [disk.out / "day.csv"]
+    assert way.statuses == [FileStatus.STARTED, FileStatus.FAILED]
+
+
+def test_a_file_that_has_changed_since_it_was_looked_at_is_not_predicted(disk: Disk):
+    prepared = disk.prepare()
+    (disk.source / "day.csv").write_text("x\n1\n2\n3\n")
+
+    with nothing_left_behind(), pytest.raises(ObjectChangedError):
+        Way(disk).predict(prepared)
+
+    assert not disk.out.exists()

@@ -1,0 +1,176 @@
+"""The operator and the sensor while a DAG is parsed, and the ids of what they start; the rest is seen in a real Airflow."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk import DAG, XComArg, task
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec import (
+    BatchExecutionOperator,
+    BatchExecutionSensor,
+    batch_execution_group,
+    create_execution_dag,
+)
+from airflow_batchexec.config import flat_fields
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.specification import ExecutionFolder
+from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.executions import execution_id_for
+from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor as Sensor
+
+FOLDERS = {"source_folder": "s3://b/in", "destination_folder": "s3://b/out"}
+
+
+def operator(**arguments):
+    with DAG("parsed", schedule=None):
+        return BatchExecutionOperator(**{"task_id": "run", "model_id": "m", **FOLDERS, **arguments})
+
+
+def test_every_parameter_of_the_table_is_an_argument_and_templated():
+    arguments = set(inspect.signature(BatchExecutionOperator.__init__).parameters)
+    assert set(flat_fields()) <= arguments
+    assert set(flat_fields()) <= set(BatchExecutionOperator.template_fields)
+
+
+def test_required_parameters_are_required_and_the_others_are_not():
+    parameters = inspect.signature(BatchExecutionOperator.__init__).parameters
+    required = {name for name in flat_fields() if parameters[name].default is inspect.Parameter.empty}
+    assert required == {name for name, field in flat_fields().items() if field.required}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pods", -1),
+        ("pods", "many"),
+        ("input_file_type", "xml"),
+        ("purchase_option", "cheap"),
+        ("iam_role_arn", "role"),
+        ("parameters", {"1": "x"}),
+        ("source_folder", "in"),
+        ("source_folder", "ftp://x/y"),
+        ("model_id", "../m"),
+        ("poll_interval", 0),
+        ("poll_interval", float("nan")),
+    ],
+)
+def test_a_wrong_literal_is_an_error_of_the_dag_that_names_it(field, value):
+    with pytest.raises(ConfigurationError, match=re.escape(field)) as refused:
+        operator(**{field: value})
+    # A folder without a bucket may be cured by either.
+    assert refused.value.details["field"] in {field, "source_bucket"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pods": "{{ params.pods }}"},
+        {"parameters": {"RATE": "{{ ds }}"}},
+        {"bucket": "{{ params.bucket }}", "source_folder": "in", "destination_folder": "out"},
+        {"model_id": "{{ params.model }}"},
+        {"input_file_type": "{% if params.x %}csv{% else %}parquet{% endif %}"},
+    ],
+)
+def test_a_template_is_left_for_when_it_is_rendered(arguments):
+    for name, value in arguments.items():
+        assert getattr(operator(**arguments), name) == value
+
+
+def test_a_literal_beside_a_template_is_still_checked():
+    with pytest.raises(ConfigurationError, match="pods"):
+        operator(model_id="{{ params.model }}", pods=-1)
+
+
+def test_what_another_task_gives_is_taken_for_a_template():
+    with DAG("parsed", schedule=None):
+
+        @task
+        def choose():
+            return "m"
+
+        chosen = choose()
+        run = BatchExecutionOperator(task_id="run", model_id=chosen, **FOLDERS)
+        watch = BatchExecutionSensor(task_id="watch", execution_id=run.output)
+    assert isinstance(run.model_id, XComArg)
+    assert run.upstream_task_ids == {"choose"}
+    assert watch.upstream_task_ids == {"run"}
+
+
+def test_an_unknown_argument_is_an_error():
+    with pytest.raises(TypeError, match="modle_id"):
+        operator(modle_id="m")
+
+
+@pytest.mark.parametrize("value", [None, "", 3, {}, {"id": "x"}])
+def test_a_sensor_is_given_an_id(value):
+    with DAG("parsed", schedule=None):
+        sensor = Sensor(task_id="watch", execution_id=value)
+    with pytest.raises(ConfigurationError, match="execution_id"):
+        sensor._run_id()
+
+
+def ti(**values):
+    return SimpleNamespace(
+        **{"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "max_tries": 1, **values}
+    )
+
+
+names = st.text(min_size=1, max_size=250)
+
+
+@given(names, names, names, st.integers(-1, 5000), st.integers(0, 99), st.integers(1, 99))
+def test_an_execution_of_an_operator_has_an_id_that_airflow_and_a_destination_accept(
+    dag, name, run, index, tries, attempt
+):
+    execution_id = execution_id_for(
+        ti(dag_id=dag, task_id=name, run_id=run, map_index=index, max_tries=tries), attempt
+    )
+    assert re.fullmatch(r"[A-Za-z0-9_.~:+-]{1,250}", execution_id)
+    ExecutionFolder(Location.parse("s3://b/out"), execution_id)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dag_id": "e"},
+        {"task_id": "u"},
+        {"run_id": "s"},
+        {"map_index": 0},
+        {"max_tries": 2},
+        {"dag_id": "d.t", "task_id": "", "run_id": "r"},
+    ],
+)
+def test_other_tasks_and_a_cleared_one_have_other_ids(other):
+    assert execution_id_for(ti(**other), 1) != execution_id_for(ti(), 1)
+
+
+def test_a_retry_has_the_same_ids_in_the_same_order():
+    assert execution_id_for(ti(try_number=1), 1) == execution_id_for(ti(try_number=2), 1)
+    assert len({execution_id_for(ti(), attempt) for attempt in range(1, 5)}) == 4
+
+
+def test_the_last_task_of_an_execution_dag_is_a_teardown_that_fails_its_run():
+    finish = create_execution_dag("made").get_task("finish")
+    assert finish.is_teardown
+    assert finish.on_failure_fail_dagrun
+
+
+def test_what_follows_a_group_waits_for_its_finish_and_a_teardown_does_its_work_where_it_was_skipped():
+    with DAG("grouped", schedule=None) as dag:
+        group = batch_execution_group("g", model_id="m", **FOLDERS)
+
+        @task
+        def after():
+            pass
+
+        group >> after()
+    assert dag.get_task("after").upstream_task_ids == {"g.finish"}
+    assert not dag.get_task("g.finish").is_teardown
+    assert dag.get_task("g.release").is_teardown
+    assert dag.get_task("g.release").unless_done_by == "g.finish"

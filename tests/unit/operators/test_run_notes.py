@@ -1,0 +1,157 @@
+"""Notes on runs in Airflow's own database: what they cost its scheduler, and that nothing that fails in them reaches it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from airflow.models.dagrun import DagRun, DagRunNote
+from airflow.sdk import DAG, BaseOperator
+from airflow.utils.session import create_session
+from airflow.utils.sqlalchemy import prohibit_commit
+from sqlalchemy import event, select, text
+
+from airflow_batchexec import run_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inline_executions import InlineExecutions, Outcome
+    from sqlalchemy.orm import Session
+
+
+def note_of(outcome: Outcome) -> str:
+    """What the listener notes, called as the scheduler calls it: in a transaction that nobody else may commit."""
+    with create_session() as session, prohibit_commit(session) as guard:
+        run = session.get(DagRun, outcome.run.id)
+        run.dag = outcome.run.dag
+        run_notes.on_dag_run_success(dag_run=run, msg="")
+        guard.commit()
+    return stored_note(outcome)
+
+
+def stored_note(outcome: Outcome) -> str:
+    with create_session() as session:
+        of_run = DagRunNote.dag_run_id == outcome.run.id
+        return session.scalar(select(DagRunNote.content).where(of_run)) or ""
+
+
+@contextmanager
+def statements(session: Session) -> Iterator[list[str]]:
+    """What is asked of the database meanwhile."""
+    seen: list[str] = []
+
+    def see(*arguments: object) -> None:
+        seen.append(str(arguments[2]))
+
+    engine = session.get_bind()
+    event.listen(engine, "before_cursor_execute", see)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", see)
+
+
+@contextmanager
+def notes_refused() -> Iterator[None]:
+    """The database takes no note."""
+    refuse = "BEGIN SELECT RAISE(ABORT, 'no notes today'); END"
+    with create_session() as session:
+        session.execute(text(f"CREATE TRIGGER no_notes BEFORE INSERT ON dag_run_note {refuse}"))
+    try:
+        yield
+    finally:
+        with create_session() as session:
+            session.execute(text("DROP TRIGGER no_notes"))
+
+
+def test_a_run_says_that_its_execution_has_finished(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm", "b": "calm"}, model_id="moody")
+
+    assert note_of(outcome).startswith("Execution FINISHED: 2 of 2 files, 4 rows in ")
+
+
+def test_a_run_says_which_file_has_failed(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm", "bad": "wrong"}, model_id="moody")
+
+    assert note_of(outcome).startswith("Execution FAILED: 1 of 2 files failed: bad.csv: ")
+
+
+def test_a_run_says_why_its_execution_was_refused(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
+
+    note = note_of(outcome)
+    assert note.startswith("Execution FAILED: ")
+    assert "unknown" in note
+
+
+def test_each_task_group_of_a_run_has_a_line(executions: InlineExecutions):
+    outcome = executions.run("grouped", {"a": "calm"})
+
+    first, second = note_of(outcome).split("\n\n")
+    assert first.startswith("Execution first FINISHED: 1 of 1 files")
+    assert second.startswith("Execution second FINISHED: 1 of 1 files")
+
+
+def test_a_database_that_refuses_the_note_takes_what_else_the_scheduler_has_decided(
+    executions: InlineExecutions,
+):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    with notes_refused(), create_session() as session, prohibit_commit(session) as guard:
+        run = session.get(DagRun, outcome.run.id)
+        run.dag = outcome.run.dag
+        run.state = "queued"
+        run_notes.on_dag_run_failed(dag_run=run, msg="")
+        guard.commit()
+
+    with create_session() as session:
+        assert session.get(DagRun, outcome.run.id).state == "queued"
+    assert stored_note(outcome) == ""
+
+
+def test_of_a_run_without_an_execution_the_database_is_asked_nothing(executions: InlineExecutions):
+    with DAG("without_execution", schedule=None) as dag:
+        for number in range(100):
+            BaseOperator(task_id=f"task_{number}")
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    with create_session() as session:
+        run = session.get(DagRun, outcome.run.id)
+        run.dag = dag
+        with statements(session) as seen:
+            run_notes.on_dag_run_success(dag_run=run, msg="")
+    assert seen == []
+
+
+def test_a_run_with_an_execution_costs_a_handful_of_statements(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    with create_session() as session:
+        run = session.get(DagRun, outcome.run.id)
+        run.dag = outcome.run.dag
+        with statements(session) as seen:
+            run_notes.on_dag_run_success(dag_run=run, msg="")
+    assert [statement.split()[0] for statement in seen] == [
+        "SAVEPOINT",
+        "SELECT",
+        "SELECT",
+        "INSERT",
+        "RELEASE",
+    ]
+
+
+def test_a_note_that_somebody_has_written_is_kept_and_one_that_is_being_written_left_alone(
+    executions: InlineExecutions,
+):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    with create_session() as session:
+        run = session.get(DagRun, outcome.run.id)
+        run.dag = outcome.run.dag
+        run.note = ("mine", "ada")
+        run_notes.on_dag_run_failed(dag_run=run, msg="")
+    assert stored_note(outcome) == "mine"
+
+    assert note_of(outcome).startswith("mine\n\nExecution FINISHED: ")
+    assert note_of(outcome).count("Execution") == 1

@@ -1,0 +1,175 @@
+"""What OpenLineage is told, in the classes of its own client."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from airflow.providers.openlineage.extractors import OperatorLineage
+from openlineage.client.serde import Serde
+
+from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine.builds import Build, BuildKind
+from airflow_batchexec.engine.instances import InstanceTable
+from airflow_batchexec.engine.ledger import FileRecord, FileStatus, StoredFile
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.lock import LockOwner
+from airflow_batchexec.engine.specification import ExecutionSpec
+from airflow_batchexec.lineage import Lineage, facets_of
+
+
+def make_spec(source: str, destination: str) -> ExecutionSpec:
+    fields = {"model_id": "totals", "source_folder": source, "destination_folder": destination}
+    return ExecutionSpec(
+        execution_id="daily",
+        round_id="r1",
+        config=ExecutionConfig.from_fields(**fields),
+        build=Build(
+            model_id="totals",
+            build_id="v7",
+            kind=BuildKind.PYTHON,
+            entrypoint="model:predict",
+            interpreter=None,
+            requirements=(),
+            location=Location.parse("s3://models/repository/totals/v7"),
+        ),
+        instance=InstanceTable.parse("").get("tiny"),
+        pods=1,
+        source=Location.parse(source),
+        root=Location.parse(source),
+        destination=Location.parse(destination),
+        owner=LockOwner("daily"),
+        started_at=0.0,
+        total_files=2,
+        total_bytes=10,
+        skipped_files=0,
+    )
+
+
+SPEC = make_spec("s3://shop/orders", "s3://results/totals")
+
+
+def finished(name: str, *, rows: int = 3) -> FileRecord:
+    return FileRecord(
+        file=f"{name}.csv",
+        etag="e",
+        status=FileStatus.FINISHED,
+        input=StoredFile(f"s3://shop/orders/{name}.csv", 100, "e", rows),
+        output=StoredFile(f"s3://results/totals/{name}.csv", 40, "f", rows - 1),
+    )
+
+
+def failed(name: str) -> FileRecord:
+    return FileRecord(
+        file=f"{name}.csv",
+        etag="e",
+        status=FileStatus.FAILED,
+        input=StoredFile(f"s3://shop/orders/{name}.csv", 100, "e", 3),
+        reason="no",
+    )
+
+
+def told(lineage: Lineage):
+    """Inputs and outputs as they are sent."""
+    facets = lineage.facets()
+    return [Serde.to_dict(entry) for entry in facets.inputs], [
+        Serde.to_dict(entry) for entry in facets.outputs
+    ]
+
+
+def names(datasets):
+    return [(dataset["namespace"], dataset["name"]) for dataset in datasets]
+
+
+def statistics(dataset):
+    (facet,) = [*dataset.get("inputFacets", {}).values(), *dataset.get("outputFacets", {}).values()]
+    return {name: value for name, value in facet.items() if not name.startswith("_")}
+
+
+def test_a_task_tells_of_each_file_and_of_the_build():
+    lineage = Lineage(SPEC)
+    for record in (finished("a"), failed("b"), finished("c", rows=5)):
+        lineage.add(record)
+
+    inputs, outputs = told(lineage)
+
+    assert names(inputs) == [
+        ("s3://shop", "orders/a.csv"),
+        ("s3://shop", "orders/c.csv"),
+        ("s3://models", "repository/totals/v7"),
+    ]
+    assert names(outputs) == [("s3://results", "totals/a.csv"), ("s3://results", "totals/c.csv")]
+    assert statistics(inputs[1]) == {"rowCount": 5, "size": 100, "fileCount": 1}
+    assert statistics(outputs[1]) == {"rowCount": 4, "size": 40, "fileCount": 1}
+    assert inputs[-1]["facets"]["version"]["datasetVersion"] == "v7"
+    assert inputs[-1]["facets"]["datasetType"]["datasetType"] == "MODEL"
+
+
+@pytest.mark.parametrize(("files", "datasets"), [(4, 4), (5, 1), (5000, 1)])
+def test_of_many_files_the_folders_are_told_with_what_they_add_up_to(files: int, datasets: int):
+    lineage = Lineage(SPEC, most_files=4)
+    for number in range(files):
+        lineage.add(finished(str(number)))
+
+    inputs, outputs = told(lineage)
+
+    assert (len(inputs) - 1, len(outputs)) == (datasets, datasets)
+    if datasets == 1:
+        assert names(inputs)[0] == ("s3://shop", "orders")
+        assert names(outputs) == [("s3://results", "totals")]
+        assert statistics(inputs[0]) == {"rowCount": 3 * files, "size": 100 * files, "fileCount": files}
+        assert statistics(outputs[0]) == {"rowCount": 2 * files, "size": 40 * files, "fileCount": files}
+
+
+def test_an_execution_tells_of_its_folders_and_of_what_was_done_until_it_failed():
+    manifest = {"files": [record.to_dict() for record in (finished("a"), failed("b"))]}
+
+    inputs, outputs = told(Lineage.of_execution(SPEC, manifest))
+
+    assert names(inputs) == [("s3://shop", "orders"), ("s3://models", "repository/totals/v7")]
+    assert names(outputs) == [("s3://results", "totals")]
+    assert statistics(outputs[0]) == {"rowCount": 2, "size": 40, "fileCount": 1}
+
+
+def test_where_nothing_was_written_no_output_is_told():
+    inputs, outputs = told(Lineage.of_execution(SPEC, {"files": [failed("b").to_dict()]}))
+
+    assert names(inputs) == [("s3://models", "repository/totals/v7")]
+    assert outputs == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("s3://shop/a/b", ("s3://shop", "a/b")),
+        ("s3://shop/", ("s3://shop", "/")),
+        ("gs://shop/a", ("gs://shop", "a")),
+        ("file:///data/a", ("file", "/data/a")),
+    ],
+)
+def test_datasets_are_named_as_openlineage_says(folder: str, name: tuple[str, str]):
+    lineage = Lineage(make_spec("s3://shop/orders", folder), most_files=0)
+    lineage.add(finished("a"))
+
+    _, outputs = told(lineage)
+
+    assert names(outputs) == [name]
+
+
+def test_of_a_task_that_came_to_no_file_nothing_is_told():
+    assert facets_of(None) == OperatorLineage()
+
+
+def test_until_it_is_asked_for_nothing_of_openlineage_is_imported():
+    program = (
+        "import sys\n"
+        "import airflow_batchexec.operators.finish_execution, airflow_batchexec.operators.predict_file\n"
+        "import airflow_batchexec.lineage\n"
+        "client, provider = 'openlineage.', 'airflow.providers.openlineage.extractors.'\n"
+        "assert not [name for name in sys.modules if (name + '.').startswith((client, provider))]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,91 @@
+"""What a note says, and that it leaves alone what people have written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec.run_notes import note_text, with_lines
+
+FINISHED: dict[str, Any] = {
+    "status": "FINISHED",
+    "reason": "",
+    "total_files": 1022,
+    "finished_files": 1022,
+    "rows": 4500,
+    "seconds": 12.345,
+}
+
+
+def failed(reason: str) -> dict[str, Any]:
+    return {"status": "FAILED", "reason": reason}
+
+
+def test_it_says_how_much_was_done():
+    assert note_text(FINISHED) == "Execution FINISHED: 1,022 of 1,022 files, 4,500 rows in 12.3 s"
+
+
+def test_it_says_why_it_was_not():
+    reason = "1 of 3 files failed: bad.csv: it is empty."
+
+    assert note_text(failed(reason)) == f"Execution FAILED: {reason}"
+
+
+def test_it_names_the_task_group():
+    assert note_text(failed("no."), group="shop.totals") == "Execution shop.totals FAILED: no."
+
+
+def test_a_reason_is_put_into_one_line_that_any_database_takes():
+    assert note_text(failed("a\x00b\n\tc\ud800d")) == "Execution FAILED: a b c d"
+    assert len(note_text(failed("x" * 5000))) == 400
+
+
+def test_lines_are_put_below_what_a_person_has_written_and_above_what_a_program_has():
+    note, lines = "asked for by Ada\n\nsee the ticket", ["Execution FAILED: no."]
+
+    assert with_lines(note, lines, is_a_persons=True) == f"{note}\n\nExecution FAILED: no."
+    assert with_lines(note, lines, is_a_persons=False) == f"Execution FAILED: no.\n\n{note}"
+
+
+def test_the_lines_of_an_earlier_end_are_replaced():
+    before = with_lines("mine", ["Execution a FAILED: no.", "Execution b FINISHED: yes"], is_a_persons=True)
+
+    assert with_lines(before, [note_text(FINISHED)], is_a_persons=True) == f"mine\n\n{note_text(FINISHED)}"
+
+
+def test_what_a_person_has_written_is_never_shortened():
+    theirs = "x" * 990
+
+    assert with_lines(theirs, ["Execution FAILED: no."]) == theirs
+    assert (
+        with_lines("x" * 960, ["Execution FAILED: no.", "Execution FAILED: again no."]).count("FAILED") == 1
+    )
+
+
+def test_a_note_stays_as_it_is_where_there_is_nothing_to_say():
+    assert with_lines("mine", [], is_a_persons=True) == "mine"
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=1000),
+    st.lists(st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), max_size=6),
+    st.booleans(),
+)
+def test_whatever_was_written_stays_and_the_note_fits_its_column(
+    theirs: str, lines: list[str], is_a_persons: bool
+):
+    note = with_lines(theirs, lines, is_a_persons=is_a_persons)
+
+    assert len(note) <= 1000
+    assert [part for part in theirs.split("\n\n") if part.strip()] == [
+        part for part in note.split("\n\n") if part.strip() and part not in lines
+    ]
+    assert with_lines(note, lines, is_a_persons=is_a_persons) == note
+
+
+@pytest.mark.parametrize("theirs", ["FAILED: I know why", "Execution of the plan", "Executions FAILED: all"])
+def test_only_lines_of_ours_are_taken_for_ours(theirs: str):
+    assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True).startswith(theirs)

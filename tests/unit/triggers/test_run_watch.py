@@ -1,0 +1,419 @@
+"""One question for many waiting triggers, put to an Airflow that is counted, in a time that need not pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import selectors
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec.triggers.run_watch import RunWatch, find, watch_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+ENDED = {"success", "failed"}
+ROUNDS_PER_CENSUS = 10
+
+
+class _Leap(selectors.DefaultSelector):
+    """Waits for nothing: the time that would pass has passed."""
+
+    passed = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        assert timeout is not None, "everything waits for something that never comes"
+        self.passed += timeout
+        return super().select(0)
+
+
+def in_no_time(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, with a clock that leaps from one event to the next; nothing may go on afterwards."""
+    leap = _Leap()
+    loop = asyncio.SelectorEventLoop(leap)
+    loop.time = lambda: leap.passed
+    loop.slow_callback_duration = math.inf
+
+    async def all_of_it() -> None:
+        await scenario
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+
+    try:
+        loop.run_until_complete(all_of_it())
+    finally:
+        loop.close()
+
+
+class Question(NamedTuple):
+    """What Airflow was asked: how many of these runs are in one of these states, or there."""
+
+    at: float
+    run_ids: list[str]
+    states: list[str] | None
+
+
+class World:
+    """The runs of an Airflow, and every question that is put to it."""
+
+    def __init__(self, run_ids: Sequence[str]) -> None:
+        self.states = dict.fromkeys(run_ids, "running")
+        self.questions: list[Question] = []
+        self.failures = 0
+        self.refused: str | None = None
+
+    async def count(self, dag_id: str, run_ids: list[str], states: list[str] | None) -> int:
+        assert dag_id == "daily"
+        assert run_ids, "Airflow takes no ids for all"
+        assert len(run_ids) == len(set(run_ids))
+        self.questions.append(Question(now(), run_ids, states))
+        await asyncio.sleep(0.01)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("Airflow does not answer")
+        if self.refused in run_ids:
+            raise RuntimeError("Airflow does not like that one")
+        found = [self.states[run_id] for run_id in run_ids if run_id in self.states]
+        return len(found) if states is None else sum(state in states for state in found)
+
+    def watch(self) -> RunWatch:
+        return RunWatch("daily", count=self.count)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def names(count: int) -> list[str]:
+    return [f"run-{i:04d}" for i in range(count)]
+
+
+def wait_for(
+    watch: RunWatch, run_ids: Sequence[str], *, poll_seconds: float = 5.0
+) -> list[asyncio.Task[str | None]]:
+    return [asyncio.ensure_future(watch.ended(run_id, poll_seconds=poll_seconds)) for run_id in run_ids]
+
+
+async def cancel(waiting: Sequence[asyncio.Task[str | None]]) -> None:
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def rounds(world: World) -> list[list[Question]]:
+    """The questions by round: between two of one round there passes no more than a question takes."""
+    found: list[list[Question]] = []
+    for question in world.questions:
+        if not found or question.at - found[-1][-1].at > 0.5:
+            found.append([])
+        found[-1].append(question)
+    return found
+
+
+@pytest.mark.parametrize(("runs", "questions"), [(1, 1), (1000, 10)])
+def test_a_thousand_waiters_put_a_question_for_each_hundred_runs(runs: int, questions: int):
+    async def scenario() -> None:
+        world = World(names(runs))
+        waiting = wait_for(world.watch(), names(runs) * (1000 // runs))
+        await asyncio.sleep(300)
+        *whole, _ = rounds(world)
+        assert 59 <= len(whole) <= 75
+        for number, round_ in enumerate(whole):
+            census = [question for question in round_ if question.states is None]
+            assert len(round_) - len(census) == questions
+            assert len(census) == (0 if number % ROUNDS_PER_CENSUS else questions)
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+@pytest.mark.parametrize("poll_seconds", [1.0, 5.0, 60.0, 3600.0])
+def test_no_end_goes_unnoticed_for_longer_than_the_waiter_allows(poll_seconds: float):
+    async def scenario() -> None:
+        world = World(names(1))
+        (waiting,) = wait_for(world.watch(), names(1), poll_seconds=poll_seconds)
+        await asyncio.sleep(50 * poll_seconds)
+        times = [round_[0].at for round_ in rounds(world)]
+        gaps = [b - a for a, b in pairwise(times)]
+        assert all(0.8 * poll_seconds <= gap <= poll_seconds + 0.1 for gap in gaps)
+        assert len(set(gaps)) > 10, "triggerers that were started together ask together"
+        await cancel([waiting])
+
+    in_no_time(scenario())
+
+
+def test_nobody_is_so_impatient_that_airflow_is_asked_more_than_about_once_a_second():
+    async def scenario() -> None:
+        world = World(names(1))
+        waiting = wait_for(world.watch(), names(1), poll_seconds=0.001)
+        await asyncio.sleep(100)
+        assert 90 <= len(world.questions) <= 140
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_a_waiter_with_less_patience_than_those_before_it_need_not_wait_as_long_as_they():
+    async def scenario() -> None:
+        world = World(names(2))
+        watch = world.watch()
+        patient = wait_for(watch, names(1), poll_seconds=3600)
+        await asyncio.sleep(10)
+        (impatient,) = wait_for(watch, names(2)[1:], poll_seconds=5)
+        await asyncio.sleep(10)
+        world.states["run-0001"] = "success"
+        started = now()
+        assert await impatient == "success"
+        assert now() - started < 6
+        await cancel(patient)
+
+    in_no_time(scenario())
+
+
+def test_each_waiter_hears_how_its_own_run_has_ended():
+    async def scenario() -> None:
+        world = World(names(250))
+        waiting = wait_for(world.watch(), names(250))
+        for i in range(0, 250, 7):
+            world.states[f"run-{i:04d}"] = "failed" if i % 2 else "success"
+        await asyncio.sleep(20)
+        for i, task in enumerate(waiting):
+            assert task.done() == (i % 7 == 0)
+            if task.done():
+                assert task.result() == ("failed" if i % 2 else "success")
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_a_thousand_runs_that_end_at_once_are_told_with_a_few_questions():
+    async def scenario() -> None:
+        world = World(names(1000))
+        waiting = wait_for(world.watch(), names(1000))
+        await asyncio.sleep(20)
+        before = len(world.questions)
+        world.states = dict.fromkeys(names(1000), "success")
+        started = now()
+        assert set(await asyncio.gather(*waiting)) == {"success"}
+        assert now() - started < 6
+        assert len(world.questions) - before <= 10 * 3
+
+    in_no_time(scenario())
+
+
+def test_one_run_of_a_thousand_is_found_by_halves():
+    async def scenario() -> None:
+        world = World(names(1000))
+        waiting = wait_for(world.watch(), names(1000))
+        await asyncio.sleep(60)
+        world.questions.clear()
+        world.states["run-0777"] = "failed"
+        assert await waiting[777] == "failed"
+        # Ten for the hundreds, the halves of 100 down to the run, its state, and a census.
+        assert len(world.questions) <= 10 + 2 * 7 + 2 + 10
+        assert sum(task.done() for task in waiting) == 1
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_all_who_wait_for_one_run_are_told_by_one_question_also_where_some_have_left():
+    async def scenario() -> None:
+        world = World(names(1))
+        waiting = wait_for(world.watch(), names(1) * 50)
+        await asyncio.sleep(1)
+        await cancel(waiting[:25])
+        world.states["run-0000"] = "success"
+        assert set(await asyncio.gather(*waiting[25:])) == {"success"}
+        assert all(question.run_ids == ["run-0000"] for question in world.questions)
+
+    in_no_time(scenario())
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked_about():
+    async def scenario() -> None:
+        world = World(names(10))
+        waiting = wait_for(world.watch(), names(10))
+        await asyncio.sleep(6)
+        await cancel(waiting[5:])
+        world.questions.clear()
+        await asyncio.sleep(6)
+        assert [question.run_ids for question in world.questions] == [names(5)]
+        await cancel(waiting)
+        world.questions.clear()
+        await asyncio.sleep(600)
+        assert world.questions == []
+
+    in_no_time(scenario())
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.0, 100.0])
+def test_waiters_that_come_when_all_have_left_are_told_as_well(pause: float):
+    async def scenario() -> None:
+        world = World(names(2))
+        watch = world.watch()
+        for run_id in names(2):
+            (waiting,) = wait_for(watch, [run_id])
+            await asyncio.sleep(pause)
+            world.states[run_id] = "success"
+            assert await waiting == "success"
+        (waiting,) = wait_for(watch, names(1))
+        await asyncio.sleep(pause)
+        await cancel([waiting])
+        assert await watch.ended("run-0001", poll_seconds=5) == "success"
+
+    in_no_time(scenario())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_waiter_that_comes_while_the_watch_ends_is_told_as_well(steps: int):
+    async def scenario() -> None:
+        world = World(names(1))
+        watch = world.watch()
+        waiting = wait_for(watch, names(1))
+        await asyncio.sleep(1)
+        waiting[0].cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        world.states["run-0000"] = "success"
+        assert await watch.ended("run-0000", poll_seconds=5) == "success"
+
+    in_no_time(scenario())
+
+
+def test_a_run_that_was_never_there_is_missing_at_the_first_look():
+    async def scenario() -> None:
+        world = World(names(3))
+        waiting = wait_for(world.watch(), [*names(3), "nowhere"])
+        await asyncio.sleep(6)
+        assert [task.done() for task in waiting] == [False, False, False, True]
+        assert waiting[3].result() is None
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_a_run_that_is_deleted_is_missed_after_some_rounds_and_no_other_is():
+    async def scenario() -> None:
+        world = World(names(300))
+        waiting = wait_for(world.watch(), names(300))
+        await asyncio.sleep(30)
+        del world.states["run-0123"]
+        started = now()
+        assert await waiting[123] is None
+        assert now() - started <= ROUNDS_PER_CENSUS * 5.5
+        assert sum(task.done() for task in waiting) == 1
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_an_airflow_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture):
+    async def scenario() -> None:
+        world = World(names(200))
+        waiting = wait_for(world.watch(), names(200))
+        await asyncio.sleep(20)
+        world.failures = 7
+        world.states = dict.fromkeys(names(200), "success")
+        assert set(await asyncio.gather(*waiting)) == {"success"}
+        assert world.failures == 0
+
+    with caplog.at_level(logging.ERROR):
+        in_no_time(scenario())
+    assert len(caplog.records) == 7
+    assert "The runs of daily could not be looked at; they will be again." in caplog.text
+
+
+def test_runs_that_airflow_will_not_speak_of_do_not_keep_the_others_waiting():
+    async def scenario() -> None:
+        world = World(names(200))
+        world.refused = "run-0042"
+        waiting = wait_for(world.watch(), names(200))
+        world.states = dict.fromkeys(names(200), "success")
+        await asyncio.sleep(6)
+        assert [task.done() for task in waiting] == [False] * 100 + [True] * 100
+        await cancel(waiting)
+
+    in_no_time(scenario())
+
+
+def test_a_watch_that_is_ended_ends_who_waits_as_airflow_starts_cancelled_triggers_again():
+    async def scenario() -> None:
+        world = World(names(3))
+        waiting = wait_for(world.watch(), names(3))
+        await asyncio.sleep(6)
+        (watching,) = [task for task in asyncio.all_tasks() if task.get_name() == "batchexec-run-watch"]
+        watching.cancel()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+
+    in_no_time(scenario())
+
+
+def test_there_is_one_watch_for_a_dag():
+    async def scenario() -> None:
+        assert watch_of("daily") is watch_of("daily")
+        assert watch_of("daily") is not watch_of("weekly")
+
+    in_no_time(scenario())
+
+
+def ask(hits: Callable[[], set[str]], asked: list[list[str]]) -> Callable[[Sequence[str]], Awaitable[int]]:
+    async def count(run_ids: Sequence[str]) -> int:
+        assert run_ids
+        asked.append(list(run_ids))
+        return len(hits() & set(run_ids))
+
+    return count
+
+
+@given(data=st.data(), size=st.integers(0, 100))
+def test_the_search_finds_all_that_are_counted_and_asks_little(data: st.DataObject, size: int):
+    runs = names(size)
+    hits = data.draw(st.sets(st.sampled_from(runs)) if runs else st.just(set()))
+    asked: list[list[str]] = []
+
+    async def scenario() -> None:
+        assert set(await find(runs, ask(lambda: hits, asked))) == hits
+
+    in_no_time(scenario())
+    assert len(asked) <= 1 + 2 * len(hits) * math.ceil(math.log2(max(size, 2)))
+    assert len(asked) <= 2 * size
+
+
+@given(moments=st.lists(st.sets(st.sampled_from(names(30))), min_size=1, max_size=60))
+def test_whatever_the_runs_do_during_a_search_it_finds_only_what_had_ended(moments: list[set[str]]):
+    asked: list[list[str]] = []
+
+    def ended() -> set[str]:
+        return moments[min(len(asked), len(moments)) - 1]
+
+    async def scenario() -> None:
+        found = await find(names(30), ask(ended, asked))
+        assert len(found) == len(set(found))
+        assert set(found) <= set().union(*moments)
+        seen = [moments[min(i, len(moments) - 1)] & set(run_ids) for i, run_ids in enumerate(asked)]
+        assert set(found) <= set().union(*seen)
+
+    in_no_time(scenario())
+
+
+@given(
+    first=st.sets(st.sampled_from(names(30))),
+    later=st.lists(st.sampled_from(names(30)), max_size=30, unique=True),
+)
+def test_runs_that_end_during_a_search_do_not_hide_as_many_that_had(first: set[str], later: list[str]):
+    asked: list[list[str]] = []
+
+    async def scenario() -> None:
+        found = await find(names(30), ask(lambda: first | set(later[: len(asked) - 1]), asked))
+        assert len(found) >= len(first)
+        assert set(found) <= first | set(later)
+
+    in_no_time(scenario())
