@@ -29,6 +29,7 @@ lint: $(STAMP)
 	@$(VENV)/bin/lint-imports
 
 test: lint
+	@scripts/install_browser.sh
 	@$(VENV)/bin/coverage erase
 	@$(VENV)/bin/coverage run -m pytest
 	@$(VENV)/bin/coverage report

@@ -1,0 +1,53 @@
+"""A real browser for tests: Chromium or Chrome as the machine has it, headless, which reaches this machine only."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from playwright.sync_api import expect, sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+__all__ = ["open_page"]
+
+# As in scripts/install_browser.sh.
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# For an Airflow on a machine that is busy.
+_PATIENCE_MILLISECONDS = 30_000
+_ARGUMENTS = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+@contextmanager
+def open_page() -> Iterator[Page]:
+    """An empty page of a browser that ends with the block.
+
+    Within the block, nothing else in this thread may run an asyncio loop.
+    """
+    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    if executable is None:
+        raise RuntimeError(
+            f"There is no browser: none of {', '.join(_NAMES)} is on the PATH. On Debian: apt-get install chromium."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
+        try:
+            page = browser.new_page(
+                viewport={"width": 1280, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
+            )
+            page.set_default_timeout(_PATIENCE_MILLISECONDS)
+            expect.set_options(timeout=_PATIENCE_MILLISECONDS)
+            yield page
+        finally:
+            browser.close()
