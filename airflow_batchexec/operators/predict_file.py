@@ -19,7 +19,6 @@ from airflow_batchexec.task_errors import as_task_failure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
@@ -166,6 +165,7 @@ class PredictFileOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Predict the file, or the share's files."""
+        internals.die_with_supervisor()
         with as_task_failure():
             self._refuse_mixture()
             if self._is_share():
@@ -185,7 +185,7 @@ class PredictFileOperator(BaseOperator):
     def get_openlineage_facets_on_complete(
         self,
         task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
-    ) -> OperatorLineage[Any, Any]:
+    ) -> Any:
         """What OpenLineage is told: the files that have finished, also where others have failed."""
         return facets_of(self._work.lineage if self._work else None)
 

@@ -59,10 +59,9 @@ def test_the_lines_of_an_earlier_end_are_replaced():
 def test_what_a_person_has_written_is_never_shortened():
     theirs = "x" * 990
 
-    assert with_lines(theirs, ["Execution FAILED: no."]) == theirs
-    assert (
-        with_lines("x" * 960, ["Execution FAILED: no.", "Execution FAILED: again no."]).count("FAILED") == 1
-    )
+    assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True) == theirs
+    both = ["Execution FAILED: no.", "Execution FAILED: again no."]
+    assert with_lines("x" * 960, both, is_a_persons=True).count("FAILED") == 1
 
 
 def test_a_note_stays_as_it_is_where_there_is_nothing_to_say():
@@ -70,12 +69,14 @@ def test_a_note_stays_as_it_is_where_there_is_nothing_to_say():
 
 
 @given(
-    st.text(st.characters(codec="utf-8"), max_size=1000),
-    st.lists(st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), max_size=6),
-    st.booleans(),
+    theirs=st.text(st.characters(codec="utf-8"), max_size=1000),
+    lines=st.lists(
+        st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), max_size=6
+    ),
+    is_a_persons=st.booleans(),
 )
 def test_whatever_was_written_stays_and_the_note_fits_its_column(
-    theirs: str, lines: list[str], is_a_persons: bool
+    theirs: str, lines: list[str], *, is_a_persons: bool
 ):
     note = with_lines(theirs, lines, is_a_persons=is_a_persons)
 

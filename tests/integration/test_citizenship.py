@@ -1,0 +1,315 @@
+"""What an execution leaves in the rest of Airflow: links, asset events, lineage and notes, in one that is below a path.
+
+AWS is the tests' S3 server here: it is reached by the names of AWS through a proxy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+import requests
+from airflow_models import frame
+from aws_proxy import start_aws_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from airflow_deployment import Deployment
+    from s3_server import S3Server
+
+DAGS = """
+from pathlib import Path
+
+from airflow.sdk import DAG, Asset, AssetAlias, task
+
+from airflow_batchexec import BatchExecutionOperator, BatchExecutionSensor, create_execution_dag
+
+FOLDER = Path(__file__).parents[1]
+
+
+@task
+def seen(triggering_asset_events=None):
+    # An event that came by an alias is there under the alias as well.
+    assets = [asset for asset in triggering_asset_events if isinstance(asset, Asset)]
+    return [event.extra for asset in assets for event in triggering_asset_events[asset]]
+
+
+with DAG("after_folder", schedule=Asset(f"file://{FOLDER}/watched/out/")):
+    seen()
+
+with DAG("after_any", schedule=AssetAlias("batch_execution")):
+    seen()
+
+on_aws = create_execution_dag("on_aws", batch_execution_conn_id="like_aws")
+
+with DAG("parent", schedule=None):
+    BatchExecutionOperator.partial(
+        task_id="run",
+        model_id="scaler",
+        bucket="{{ dag_run.conf['bucket'] }}",
+        access_token_name="bucket_key",
+        access_secret_name="bucket_secret",
+        execution_dag_id="on_aws",
+        batch_execution_conn_id="like_aws",
+        poll_interval=1,
+        deferrable=False,
+        retries=0,
+    ).expand_kwargs(
+        [
+            {"source_folder": "linked/in", "destination_folder": "linked/out"},
+            {"source_folder": "nowhere", "destination_folder": "linked/none"},
+        ]
+    ) >> BatchExecutionSensor(
+        task_id="look",
+        execution_id="{{ ti.xcom_pull('run', key='execution_run', map_indexes=0)['run_id'] }}",
+        execution_dag_id="on_aws",
+        trigger_rule="all_done",
+        deferrable=True,
+        poke_interval=1,
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def user_dags() -> str:
+    return DAGS
+
+
+@pytest.fixture(scope="module")
+def airflow_path() -> str:
+    return "/tools/airflow"
+
+
+@pytest.fixture(scope="module")
+def lineage_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where OpenLineage's events are written, a file each."""
+    return tmp_path_factory.mktemp("lineage")
+
+
+@pytest.fixture(scope="module")
+def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict[str, str]]:
+    with start_aws_proxy(s3_server.endpoint_url) as proxy:
+        # Whoever asks a proxy names the server as well.
+        proxy.rules.append(
+            lambda request, pass_on: pass_on(
+                replace(request, path=re.sub(r"^http://[^/]+", "", request.path))
+            )
+        )
+        yield {
+            "HTTP_PROXY": proxy.endpoint_url,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(lineage_events / "event")}
+            ),
+            "AIRFLOW_CONN_LIKE_AWS": json.dumps(
+                {
+                    "conn_type": "batch_execution",
+                    "extra": {
+                        "endpoint_url": "http://s3.us-east-1.amazonaws.com",
+                        "region_name": s3_server.region,
+                    },
+                }
+            ),
+        }
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.2)
+    return value
+
+
+def links(
+    deployment: Deployment, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1
+) -> dict[str, str | None]:
+    """What the server shows."""
+    path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+    found: dict[str, str | None] = deployment.airflow.api("GET", path, params={"map_index": map_index})[
+        "extra_links"
+    ]
+    return found
+
+
+def ended_link(deployment: Deployment, *place: Any, map_index: int = -1) -> dict[str, str | None]:
+    """What the server shows of a task that has ended: its process stores the last of it after its state is known."""
+    return wait_for(
+        lambda: (found := links(deployment, *place, map_index=map_index)) and any(found.values()) and found
+    )
+
+
+def lineage(
+    events: Path, job: str, run_id: str, *, kind: str = "COMPLETE", tasks: int = 1
+) -> list[dict[str, Any]]:
+    """The events of a job's tasks in one run."""
+
+    def found() -> list[dict[str, Any]]:
+        every = [json.loads(file.read_text() or "{}") for file in events.iterdir()]
+        return [
+            event
+            for event in every
+            if event.get("eventType") == kind
+            and event["job"]["name"] == job
+            and event["run"]["facets"]["airflow"]["dagRun"]["run_id"] == run_id
+        ]
+
+    return wait_for(lambda: (ones := found()) and len(ones) >= tasks and ones)
+
+
+def datasets(event: dict[str, Any], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Inputs or outputs with their statistics, by namespace and name."""
+    facets = {"inputs": ("inputFacets", "inputStatistics"), "outputs": ("outputFacets", "outputStatistics")}
+    group, facet = facets[kind]
+    return {
+        (entry["namespace"], entry["name"]): {
+            name: value
+            for name, value in entry.get(group, {}).get(facet, {}).items()
+            if not name.startswith("_")
+        }
+        for entry in event[kind]
+    }
+
+
+def asset_events(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
+    """The events that an execution's run has emitted."""
+
+    def answer() -> dict[str, Any] | None:
+        # Airflow 3.3.2 answers 500 while a run that an event has begun is queued: it has no start date.
+        with suppress(RuntimeError):
+            return deployment.airflow.api(
+                "GET",
+                "assets/events",
+                params={"source_dag_id": "batch_execution", "source_run_id": run_id},
+            )
+        return None
+
+    found: list[dict[str, Any]] = wait_for(answer)["asset_events"]
+    return found
+
+
+def note(deployment: Deployment, dag_id: str, run_id: str) -> str:
+    """The note of a run that has ended."""
+    return str(deployment.airflow.run(dag_id, run_id)["note"] or "")
+
+
+def test_an_execution_that_finishes_updates_its_folders_asset_and_tells_what_it_did(
+    deployment: Deployment, lineage_events: Path
+) -> None:
+    folders = deployment.write_files("watched", {"a": "calm", "b": "calm"}, rows=5)
+    source, destination = (folders[name].removeprefix("file://") for name in folders)
+
+    run, run_id = deployment.execute(**folders)
+
+    assert run["state"] == "success"
+    assert re.fullmatch(
+        r"Execution FINISHED: 2 of 2 files, 10 rows in \d+\.\d s", note(deployment, "batch_execution", run_id)
+    )
+    manifest = deployment.manifest("watched", run_id)
+    extra = {"execution_id": run_id, "files": 2, "rows": 10, "manifest": manifest["manifest"]}
+    (event,) = asset_events(deployment, run_id)
+    assert (event["uri"], event["extra"]) == (folders["destination_folder"], extra)
+    for dag_id in ("after_folder", "after_any"):
+        (follower,) = wait_for(
+            lambda dag_id=dag_id: deployment.airflow.api("GET", f"dags/{dag_id}/dagRuns")["dag_runs"]
+        )
+        follower_id = follower["dag_run_id"]
+        assert deployment.airflow.wait_for_run(dag_id, follower_id)["state"] == "success"
+        assert deployment.airflow.xcom(dag_id, follower_id, "seen") == [extra]
+        assert note(deployment, dag_id, follower_id) == ""
+
+    (end,) = lineage(lineage_events, "batch_execution.finish", run_id)
+    sizes = [(record["input"]["size_bytes"], record["output"]["size_bytes"]) for record in manifest["files"]]
+    inputs, outputs = datasets(end, "inputs"), datasets(end, "outputs")
+    assert inputs["file", source] == {"rowCount": 10, "size": sum(i for i, _ in sizes), "fileCount": 2}
+    assert outputs == {
+        ("file", destination): {"rowCount": 10, "size": sum(o for _, o in sizes), "fileCount": 2}
+    }
+    assert ("file", str(deployment.folder / "repository" / "scaler" / "b1")) in inputs
+    files = [
+        datasets(event, "outputs")
+        for event in lineage(lineage_events, "batch_execution.predict", run_id, tasks=2)
+    ]
+    assert {name for outputs in files for name in outputs} == {
+        ("file", f"{destination}/a.csv"),
+        ("file", f"{destination}/b.csv"),
+    }
+
+
+def test_an_execution_that_fails_says_so_below_a_persons_note_and_updates_nothing(
+    deployment: Deployment, lineage_events: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    folders = deployment.write_files("failing", {"good": "calm", "bad": "fail"})
+    conf = {"model_id": "scaler", "pods": 1, "parameters": {"BROKEN": str(broken)}, **folders}
+    body = {"logical_date": None, "conf": conf, "note": "asked for by Ada"}
+
+    run_id = deployment.airflow.api("POST", "dags/batch_execution/dagRuns", json=body)["dag_run_id"]
+    run = deployment.airflow.wait_for_run("batch_execution", run_id)
+
+    assert run["state"] == "failed"
+    theirs, ours = note(deployment, "batch_execution", run_id).split("\n\n")
+    assert theirs == "asked for by Ada"
+    assert ours.startswith("Execution FAILED: 1 of 2 files failed: bad.csv: ")
+    assert asset_events(deployment, run_id) == []
+    (end,) = lineage(lineage_events, "batch_execution.finish", run_id, kind="FAIL")
+    finished = deployment.manifest("failing", run_id)["finished_files"]
+    assert [facet["fileCount"] for facet in datasets(end, "outputs").values()] == [finished] * bool(finished)
+
+    broken.unlink()
+    run = deployment.clear(run_id)
+
+    assert run["state"] == "success"
+    theirs, ours = note(deployment, "batch_execution", run_id).split("\n\n")
+    assert theirs == "asked for by Ada"
+    assert ours.startswith("Execution FINISHED: 2 of 2 files, ")
+    assert len(asset_events(deployment, run_id)) == 1
+
+
+def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment: Deployment) -> None:
+    body = frame("a", 3).to_csv(index=False).encode()
+    deployment.s3.client.put_object(Bucket=deployment.bucket, Key="linked/in/a.csv", Body=body)
+
+    run_id = deployment.airflow.trigger("parent", {"bucket": deployment.bucket})
+
+    def started() -> str | None:
+        instances = deployment.airflow.task_instances("parent", run_id)
+        return next((str(i["state"]) for i in instances if i["map_index"] == 0), None)
+
+    while_waiting = wait_for(
+        lambda: started() and links(deployment, "parent", run_id, "run", map_index=0)["Execution"]
+    )
+    assert started() == "running"
+    run = deployment.airflow.wait_for_run("parent", run_id)
+    assert run["state"] == "success"
+
+    page = f"{deployment.airflow.url}/dags/on_aws/runs/"
+    console = (
+        f"https://console.aws.amazon.com/s3/buckets/{deployment.bucket}"
+        f"?region={deployment.s3.region}&prefix=linked/out/"
+    )
+    good = ended_link(deployment, "parent", run_id, "run", map_index=0)
+    refused = ended_link(deployment, "parent", run_id, "run", map_index=1)
+    looking = ended_link(deployment, "parent", run_id, "look")
+    assert good == looking == {"Execution": while_waiting, "Results": console}
+    assert refused["Results"] is None
+    executions = [str(found["Execution"]) for found in (good, refused)]
+    assert executions[0] != executions[1]
+    for link, state in zip(executions, ("success", "failed"), strict=True):
+        assert link.startswith(page)
+        assert deployment.airflow.run("on_aws", unquote(link.removeprefix(page)))["state"] == state
+        assert requests.get(link, timeout=30).headers["content-type"].startswith("text/html")
+    execution = unquote(executions[0].removeprefix(page))
+    assert ended_link(deployment, "on_aws", execution, "finish") == {"Results": console}
+    ours, operators = note(deployment, "on_aws", execution).split("\n\n")
+    assert ours.startswith("Execution FINISHED: 1 of 1 files, 3 rows in ")
+    assert operators.startswith("Started by parent.run")
