@@ -1,5 +1,5 @@
 # Two commands: `make demo` runs the main job, `make test` proves it. Each installs what it needs first.
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint coverage format clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -10,6 +10,7 @@ help:
 	@echo "make test     check style, types and layers, then run all tests"
 	@echo "make install  only create $(VENV)"
 	@echo "make lint     only style, types and layers"
+	@echo "make coverage which lines the tests run, in one process (half an hour)"
 	@echo "make format   rewrite the code in the project's style"
 	@echo "make clean    remove what the other targets have made"
 
@@ -30,6 +31,9 @@ lint: $(STAMP)
 
 test: lint
 	@scripts/install_browser.sh
+	@$(PYTHON) -m pytest --numprocesses 3 --dist loadfile
+
+coverage: $(STAMP)
 	@$(VENV)/bin/coverage erase
 	@$(VENV)/bin/coverage run -m pytest
 	@$(VENV)/bin/coverage report

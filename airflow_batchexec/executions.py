@@ -7,20 +7,34 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.internals import dag_run_state
+from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
+from airflow_batchexec.internals import dag_run_state, is_task_in
 from airflow_batchexec.links import RUN_KEY, ExecutionLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-__all__ = ["EXECUTION_DAG_ID", "End", "check_run_state", "end_of", "execution_id_for", "tell_run"]
+    from airflow_batchexec.engine.stop import StopMark
+
+__all__ = [
+    "EXECUTION_DAG_ID",
+    "End",
+    "cancel",
+    "check_run_state",
+    "end_of",
+    "execution_id_for",
+    "goes_on",
+    "tell_run",
+]
 
 EXECUTION_DAG_ID = "batch_execution"
 """The DAG whose runs are executions, where no other is named."""
 _NO_ID_LETTER = re.compile(r"[^A-Za-z0-9_.~:+-]")
 _LONGEST_NAME = 200
+_ENDED = {"success", "failed"}
+# What is running may be so in another process: a scheduler that takes over from one that was lost starts its tasks again.
+_GOING_ON = ("null", "scheduled", "queued", "running", "deferred", "up_for_reschedule", "up_for_retry")
 
 
 def execution_id_for(ti: RuntimeTaskInstanceProtocol, attempt: int) -> str:
@@ -59,6 +73,33 @@ def check_run_state(dag_id: str, run_id: str) -> str:
             f"execution_id: there is no execution {run_id!r} of the DAG {dag_id}.", field="execution_id"
         )
     return state
+
+
+def goes_on(ti: RuntimeTaskInstanceProtocol) -> bool:
+    """Whether a task goes on, though its process is being ended: it will be tried again, or is already.
+
+    Airflow ends a task's process in the same way where somebody marks or clears the task, where the worker stops, and
+    where the task has been started elsewhere because its scheduler was lost.
+
+    Raises:
+        AirflowRuntimeError: Airflow does not say.
+    """
+    return is_task_in(
+        _GOING_ON, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
+    )
+
+
+def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
+    """Leave the mark that ends an execution, unless it has ended: its next clear would find the mark.
+
+    Returns:
+        Whether it was this call that left it.
+
+    Raises:
+        AirflowRuntimeError: Airflow does not say whether it has ended.
+        StorageError: The destination cannot be written.
+    """
+    return dag_run_state(dag_id, run_id) not in _ENDED and mark.set(ExecutionCancelledError(reason))
 
 
 @dataclass(frozen=True, slots=True)

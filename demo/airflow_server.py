@@ -18,6 +18,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import psutil
 import requests
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class AirflowServer:
         home: Its folder, made where it is missing; database, logs and configuration lie there.
         dags_folder: Its DAGs.
         settings: More of its configuration, as environment variables ``AIRFLOW__SECTION__KEY``.
+        path: Below which path of its server it is, such as ``/tools/airflow``, as behind a proxy that has others as well.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class AirflowServer:
         home: Path,
         dags_folder: Path,
         settings: Mapping[str, str] | None = None,
+        path: str = "",
     ) -> None:
         self.home = home
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}{path}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
@@ -75,7 +78,8 @@ class AirflowServer:
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             **(settings or {}),
         }
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._orphans: list[psutil.Process] = []
         self._logs: list[IO[bytes]] = []
         self._session = requests.Session()
 
@@ -100,9 +104,9 @@ class AirflowServer:
         migrate = self._spawn("db-migrate", "db", "migrate")
         if migrate.wait(timeout=_START_SECONDS):
             raise RuntimeError(f"Airflow's database could not be made; see {self.home / 'db-migrate.log'}.")
-        self._processes.remove(migrate)
+        del self._processes["db-migrate"]
         for part in _PARTS:
-            self._spawn(part[0], *(word.format(port=self.port) for word in part))
+            self._start_part(part)
         self._wait(self._is_healthy, "Airflow did not become healthy")
         # Its first request makes the execution API build its routes, which takes seconds that no run should wait.
         self._session.get(f"{self.url}/execution/health", timeout=60)
@@ -111,19 +115,53 @@ class AirflowServer:
 
     def stop(self) -> None:
         """End every process that was started here."""
-        for process in self._processes:
+        for process in self._processes.values():
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
-        for process in self._processes:
+        for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, deadline - time.monotonic()))
             _signal_group(process, signal.SIGKILL)
             process.wait()
+        for orphan in self._orphans:
+            _kill_tree(orphan)
         self._processes.clear()
+        self._orphans.clear()
         for log in self._logs:
             log.close()
         self._logs.clear()
         self._session.close()
+
+    def kill(self, part: str, *, with_children: bool = False) -> None:
+        """Kill the process of one part (``scheduler``, ``triggerer`` …), as the machine might.
+
+        Args:
+            part: The part.
+            with_children: Whether all that it has started dies as well, as in a container. Otherwise that is left to
+                itself, until the server ends.
+        """
+        process = self._processes.pop(part)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for child in children if with_children else ():
+            _kill_tree(child)
+        self._orphans += children
+
+    def restart(self, part: str) -> None:
+        """Start a part again that was killed."""
+        self._start_part(next(words for words in _PARTS if words[0] == part))
+
+    def add(self, part: str) -> str:
+        """Start one more of a part that may be there several times, and give its name."""
+        words = next(words for words in _PARTS if words[0] == part)
+        name = f"{part}-{len(self._processes)}"
+        self._spawn(name, *words)
+        return name
+
+    def pid(self, part: str) -> int:
+        """The process of one part."""
+        return self._processes[part].pid
 
     def api(self, method: str, path: str, **arguments: Any) -> Any:
         """Call Airflow's REST API.
@@ -203,6 +241,9 @@ class AirflowServer:
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.api("GET", path, params={"deserialize": "true"})["value"]
 
+    def _start_part(self, words: tuple[str, ...]) -> None:
+        self._spawn(words[0], *(word.format(port=self.port) for word in words))
+
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self.home / f"{name}.log").open("ab")
         self._logs.append(log)
@@ -215,7 +256,7 @@ class AirflowServer:
             cwd=self.home,
             start_new_session=True,
         )
-        self._processes.append(process)
+        self._processes[name] = process
         return process
 
     def _is_healthy(self) -> bool:
@@ -230,7 +271,7 @@ class AirflowServer:
     def _wait(self, condition: Callable[[], bool], failure: str, *, timeout: float = _START_SECONDS) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            for process in self._processes:
+            for process in self._processes.values():
                 if process.poll() is not None:
                     raise RuntimeError(
                         f"A part of Airflow ended with {process.returncode}: {process.args!r}; see {self.home}."
@@ -258,3 +299,9 @@ def _event_text(event: Any) -> str:
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def _kill_tree(root: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in (*root.children(recursive=True), root):
+            process.kill()

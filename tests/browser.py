@@ -18,7 +18,7 @@ __all__ = ["open_page"]
 # As in scripts/install_browser.sh.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # For an Airflow on a machine that is busy.
-_PATIENCE_MILLISECONDS = 30_000
+_PATIENCE_MILLISECONDS = 90_000
 _ARGUMENTS = (
     "--disable-gpu",
     "--disable-background-networking",

@@ -234,7 +234,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Audit an execution and write its manifest; on success ``_SUCCESS`` after it. Then release the lock.
 
-    The mark that somebody cancelled it has done its work then, and is taken away: a clear means to go on.
+    A mark that somebody cancelled it has done its work then, or came too late, and is taken away: a clear means to go on.
 
     Args:
         spec: The execution.
@@ -258,19 +258,20 @@ def conclude(
     )
     skipped = _read_skipped(storage, folder) if spec.skipped_files else []
     manifest = _manifest(spec, account, skipped, ended_at)
-    if account.status is not ExecutionStatus.FINISHED:
+    # This may be done a second time, after the lock was released: then the mark is that of a twin that has begun since.
+    mark_is_ours = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
+    if account.status is not ExecutionStatus.FINISHED and mark_is_ours:
         # An execution that had finished may have been cleared, and failed since.
         storage.delete(folder.success)
     storage.write(folder.manifest, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    if account.status is ExecutionStatus.FINISHED:
+    if account.status is ExecutionStatus.FINISHED and mark_is_ours:
         mark = {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
         storage.write(folder.success, (json.dumps(mark) + "\n").encode())
     staging = storage.staging(folder.location)
     if staging is not None:
         # What pods that were killed had not published.
         shutil.rmtree(staging, ignore_errors=True)
-    if ended_as is ExecutionStatus.CANCELLED:
-        storage.delete(folder.cancel)
+    storage.delete(folder.cancel)
     lock.release(storage=storage, location=spec.lock, owner=spec.owner)
     return manifest
 

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["FOLDER", "LockOwner", "OwnerState", "acquire", "local_owner_state", "lock_location", "release"]
+__all__ = [
+    "FOLDER",
+    "LockOwner",
+    "OwnerState",
+    "acquire",
+    "is_held_by_another",
+    "local_owner_state",
+    "lock_location",
+    "release",
+]
 
 FOLDER = "locks"
 """Where the locks lie, beside the folders of the executions."""
@@ -155,6 +164,16 @@ def release(*, storage: Storage, location: Location, owner: LockOwner) -> None:
             storage.delete(location, etag=etag)
     except (ObjectNotFoundError, ObjectChangedError, ExecutionRunningError):
         return
+
+
+def is_held_by_another(*, storage: Storage, location: Location, owner: LockOwner) -> bool:
+    """Whether another execution holds the lock, or may."""
+    try:
+        return not _read_owner(storage.read(location), location).is_same_execution(owner)
+    except ObjectNotFoundError:
+        return False
+    except ExecutionRunningError:
+        return True
 
 
 def local_owner_state(owner: LockOwner) -> OwnerState:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRuntimeError,
+    AirflowTaskTimeout,
+)
 
 from airflow_batchexec import internals, settings
 from airflow_batchexec.config import ExecutionConfig, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
 from airflow_batchexec.executions import (
     EXECUTION_DAG_ID,
+    cancel,
     end_of,
     execution_id_for,
+    goes_on,
     tell_run,
 )
 from airflow_batchexec.handle import ExecutionHandle
@@ -35,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchExecutionOperator"]
 
 _ENDED = {"success", "failed"}
+# Airflow lets a process that it ends live for 5 seconds: how soon it notices, and how long it may then ask.
+_LOOK_SECONDS = 0.5
+_ANSWER_SECONDS = 2.5
 
 
 class BatchExecutionOperator(BaseOperator):
@@ -42,8 +53,9 @@ class BatchExecutionOperator(BaseOperator):
 
     Literal values are validated when the DAG is parsed, templates when they are rendered. A retry finds the execution
     that an earlier try has started, and waits for that; only where it has ended without success does it start another.
-    A clear starts a new one. While the operator waits, the execution is its own: where it is marked or cleared, or its
-    run is ended, the execution is cancelled.
+    A clear starts a new one. While the operator waits, the execution is its own: where it is marked or cleared, its run
+    is ended, or it takes longer than its ``execution_timeout``, the execution is cancelled. Where only its worker stops
+    or is lost, the execution goes on, and a retry waits for it.
 
     The parameters of the execution are those of the guide's table, by flat name, all templated: see
     :class:`~airflow_batchexec.config.ExecutionConfig`. What is ``None``, or renders to nothing, is unset.
@@ -136,6 +148,7 @@ class BatchExecutionOperator(BaseOperator):
         self.batch_execution_conn_id = batch_execution_conn_id
         self._cancel_mark: StopMark | None = None
         self._killed = False
+        self._decided = False
         if not poll_interval > 0:
             raise ConfigurationError(
                 f"poll_interval: {poll_interval} is no number of seconds above 0.", field="poll_interval"
@@ -150,9 +163,17 @@ class BatchExecutionOperator(BaseOperator):
         tell_run(context, dag_id=self.execution_dag_id, run_id=run_id)
         if not self.wait_for_completion:
             return {"execution_id": run_id}
-        if self.deferrable:
-            self._defer(context, handle)
-        return self._wait(context, run_id)
+        try:
+            if self.deferrable:
+                self._check_alive(context, run_id)
+                self._defer(context, handle)
+            return self._wait(context, run_id)
+        except AirflowTaskTimeout:
+            self._decided = True
+            # It may have struck in the middle of a question, so Airflow is not asked anything more.
+            if self._cancel_mark is not None:
+                self._cancel_mark.set(ExecutionCancelledError("The task that started it took too long."))
+            raise
 
     def resume(self, context: Context, event: dict[str, Any], run_id: str) -> dict[str, Any]:
         """Go on when the trigger has seen the end."""
@@ -164,15 +185,20 @@ class BatchExecutionOperator(BaseOperator):
         return self._result(context, run_id, None if state == "missing" else state)
 
     def on_kill(self) -> None:
-        """End the execution: whoever waits for it is ended.
+        """This process is being ended. Runs in a signal handler, in the middle of anything, so it only leaves word.
 
-        Runs in a signal handler, in the middle of anything, so it asks Airflow for nothing.
+        Where Airflow does not answer in time whether the task goes on elsewhere, the execution is ended: one that nobody
+        wants is worse than one that is begun again.
         """
         self._killed = True
-        if self._cancel_mark is not None:
-            self._cancel_mark.set(
-                ExecutionCancelledError("The task that started it was ended or cleared, or took too long.")
-            )
+        if self._cancel_mark is not None and not self._decided:
+            timer = threading.Timer(_ANSWER_SECONDS, self._end_without_an_answer)
+            timer.daemon = True
+            timer.start()
+
+    def _end_without_an_answer(self) -> None:
+        if self._cancel_mark is not None and not self._decided:
+            self._cancel_mark.set(ExecutionCancelledError("The task that started it was ended."))
 
     def _fields(self) -> dict[str, Any]:
         return given({name: getattr(self, name) for name in flat_fields()})
@@ -254,9 +280,30 @@ class BatchExecutionOperator(BaseOperator):
             state = internals.dag_run_state(self.execution_dag_id, run_id)
             if state is None or state in _ENDED:
                 return self._result(context, run_id, state)
-            time.sleep(self.poll_interval)
-            if self._killed:
-                raise AirflowException(f"The execution {run_id} is being ended, because this task was.")
+            self._pause()
+            self._check_alive(context, run_id)
+
+    def _pause(self) -> None:
+        until = time.monotonic() + self.poll_interval
+        while not self._killed and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+
+    def _check_alive(self, context: Context, run_id: str) -> None:
+        """Where this process is being ended, end the execution with it, unless the task goes on in another.
+
+        Raises:
+            AirflowException: It is being ended.
+        """
+        if not self._killed:
+            return
+        if goes_on(context["ti"]):
+            self._decided = True
+            raise AirflowException(f"This process is being ended. The execution {run_id} goes on.")
+        if self._cancel_mark is not None:
+            reason = "The task that started it was ended or cleared."
+            cancel(self._cancel_mark, dag_id=self.execution_dag_id, run_id=run_id, reason=reason)
+        self._decided = True
+        raise AirflowException(f"The execution {run_id} is being ended, because this task was.")
 
     def _result(self, context: Context, run_id: str, state: str | None) -> dict[str, Any]:
         if state is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_batchexec import settings
+from airflow_batchexec import internals, settings
 from airflow_batchexec.assets import execution_alias, update_asset
 from airflow_batchexec.exceptions import ExecutionCancelledError
 from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, generation
@@ -17,7 +17,6 @@ from airflow_batchexec.links import ResultsLink
 from airflow_batchexec.task_errors import as_task_failure
 
 if TYPE_CHECKING:
-    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
@@ -77,6 +76,7 @@ class FinishExecutionOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Audit the execution."""
+        internals.die_with_supervisor()
         ti = context["ti"]
         if self.unless_done_by:
             done = ti.xcom_pull(task_ids=self.unless_done_by, key=SUMMARY_KEY)
@@ -99,7 +99,7 @@ class FinishExecutionOperator(BaseOperator):
     def get_openlineage_facets_on_complete(
         self,
         task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
-    ) -> OperatorLineage[Any, Any]:
+    ) -> Any:
         """What OpenLineage is told, also where the execution has failed."""
         return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
 
@@ -143,7 +143,8 @@ class FinishExecutionOperator(BaseOperator):
 
         cancel = StopMark(storage=storage, location=spec.folder.cancel)
         cancelled = cancel.read()
-        if cancelled is not None:
+        # One of this task's own is that of an earlier try, which was lost while it waited for pods.
+        if cancelled is not None and cancelled["reason"] != _FROM_OUTSIDE:
             return ExecutionStatus.CANCELLED, cancelled["reason"]
         mark = StopMark(storage=storage, location=spec.folder.stop(str(generation(context)))).read()
         if mark is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_batchexec import settings
+from airflow_batchexec import internals, settings
 from airflow_batchexec.engine.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, owner_state
@@ -64,6 +64,7 @@ class PlanExecutionOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[list[int]]:
         """Plan the execution."""
+        internals.die_with_supervisor()
         ti = context["ti"]
         try:
             return self._plan(context)

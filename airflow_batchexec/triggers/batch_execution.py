@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_batchexec.exceptions import ExecutionCancelledError
+from airflow_batchexec.executions import cancel
 from airflow_batchexec.handle import ExecutionHandle
-from airflow_batchexec.internals import shortest_deferral_seconds
+from airflow_batchexec.internals import is_task_in, shortest_deferral_seconds
 from airflow_batchexec.triggers.run_watch import watch_of
 
 if TYPE_CHECKING:
@@ -81,13 +81,28 @@ class BatchExecutionTrigger(BaseTrigger):
         yield TriggerEvent({"state": state or "missing"})  # type: ignore[no-untyped-call]  # as above
 
     async def on_kill(self) -> None:
-        """A user has marked or cleared the waiting task, or ended its run: the execution ends with it."""
+        """A user has marked or cleared the waiting task, or ended its run: the execution ends with it.
+
+        Airflow calls this also where another triggerer has taken the trigger over; then the task is still deferred.
+        """
+        if self.execution is None or await asyncio.to_thread(self._is_deferred):
+            return
         await self._cancel("The task that started it was ended or cleared.")
+
+    def _is_deferred(self) -> bool:
+        ti = self.task_instance
+        return ti is not None and is_task_in(
+            ["deferred"], dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
+        )
 
     async def _cancel(self, reason: str) -> None:
         if self.execution is None:
             return
         handle = ExecutionHandle.from_dict(self.execution)
-        error = ExecutionCancelledError(reason)
-        if await asyncio.to_thread(lambda: handle.cancel_mark().set(error)):
+
+        def leave_mark() -> bool:
+            return cancel(handle.cancel_mark(), dag_id=self.dag_id, run_id=self.run_id, reason=reason)
+
+        # Where many are ended at once, Airflow's patience may end before all have had their turn.
+        if await asyncio.shield(asyncio.to_thread(leave_mark)):
             self.log.info("Execution %s is being ended.", handle.execution_id)

@@ -264,7 +264,6 @@ def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_lef
         ("build", {"build_id": "b9"}, "b9"),
         ("place", {"source_folder": "file:///etc"}, "source_folder"),
         ("climb", {"source_folder": "file:///tmp/../etc"}, "source_folder"),
-        ("reserved", {"parameters": {"LD_PRELOAD": "x.so"}}, "LD_PRELOAD"),
         ("unknown", {"modle": "x"}, "modle"),
         ("secret", {"access_token_name": "nope", "access_secret_name": "nope"}, "nope"),
     ],

@@ -105,7 +105,10 @@ def look_at_pods(deployment: Deployment, canary: Canary) -> bool:
     """Note what the processes of all pods show of themselves; say whether there were any."""
     pods = deployment.pods()
     for pod in pods:
-        for process in [pod, *pod.children(recursive=True)]:
+        family = [pod]
+        with suppress(psutil.Error):
+            family += pod.children(recursive=True)
+        for process in family:
             with suppress(psutil.Error):
                 canary.seen_in_pods.append(" ".join([*process.cmdline(), json.dumps(process.environ())]))
     return bool(pods)

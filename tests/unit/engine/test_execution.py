@@ -18,12 +18,14 @@ from airflow_batchexec.engine.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.plan import read_tasks
 from airflow_batchexec.engine.repository import ModelRepository
 from airflow_batchexec.engine.specification import ExecutionFolder, ExecutionSpec, read_spec
+from airflow_batchexec.engine.stop import StopMark
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
     BatchExecError,
     BuildNotFoundError,
     ConfigurationError,
     DiskFullError,
+    ExecutionCancelledError,
     ExecutionRunningError,
     LocationError,
     ModelNotFoundError,
@@ -453,6 +455,7 @@ def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world
     assert world.storage.changes == [
         ("write", "manifest.json"),
         ("write", "_SUCCESS"),
+        ("delete", "cancel"),
         ("delete", spec.lock.name),
     ]
     assert manifest == read_manifest(world.storage, spec.folder)
@@ -511,11 +514,36 @@ def test_an_execution_that_was_ended_from_outside(world, status):
     assert not (world.destination / "_SUCCESS").exists()
 
 
+def test_a_cancel_that_comes_as_the_execution_ends_does_not_lie_in_wait_for_its_next_clear(world):
+    world.put("a.csv")
+    spec = world.prepare().spec
+    world.record(spec, FileStatus.FINISHED)
+    cancel = StopMark(storage=world.storage, location=spec.folder.cancel)
+    cancel.set(ExecutionCancelledError("Too late."))
+    assert world.conclude(spec)["status"] == "FINISHED"
+    assert cancel.read() is None
+
+
 def test_ending_twice_gives_the_same(world):
     world.put("a.csv")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED)
     assert world.conclude(spec) == world.conclude(spec)
+
+
+@pytest.mark.parametrize("status", [FileStatus.FINISHED, FileStatus.FAILED])
+def test_an_end_that_is_repeated_leaves_the_mark_to_a_twin_that_has_begun_since(world, status):
+    world.put("a.csv")
+    first = world.prepare("first").spec
+    world.record(first, status)
+    world.conclude(first)
+    second = world.prepare("second").spec
+    marks = [world.destination / "_SUCCESS", second.lock.path]
+    if status is FileStatus.FAILED:
+        marks[0].write_text("of the second")
+    before = [mark.exists() and mark.read_text() for mark in marks]
+    world.conclude(first)
+    assert [mark.exists() and mark.read_text() for mark in marks] == before
 
 
 def test_an_execution_that_was_never_prepared_has_no_specification(world):

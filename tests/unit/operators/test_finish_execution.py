@@ -1,0 +1,103 @@
+"""How the last task of an execution sees that it was ended from outside, also where an earlier try of it was lost."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine.audit import ExecutionStatus
+from airflow_batchexec.engine.execution import prepare
+from airflow_batchexec.engine.instances import InstanceTable
+from airflow_batchexec.engine.ledger import FileRecord, FileStatus, LedgerWriter
+from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.stop import StopMark
+from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.exceptions import ExecutionCancelledError
+from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_batchexec.engine.specification import ExecutionSpec
+
+
+class Killed(LocalStorage):
+    """Ends with its process when it lists: what a task does while it waits for pods."""
+
+    def list(self, location: Location) -> Any:
+        raise SystemExit
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ExecutionSpec:
+    """An execution of one file whose pod was ended."""
+    build = tmp_path / "models" / "m" / "b1"
+    build.mkdir(parents=True)
+    (build / "model.toml").write_text('entrypoint = "model:predict"\n')
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("x\n1\n")
+    prepared = prepare(
+        config=ExecutionConfig.from_fields(
+            model_id="m",
+            build_id="b1",
+            source_folder=f"file://{tmp_path}/in",
+            destination_folder=f"file://{tmp_path}/out",
+        ),
+        owner=LockOwner("run"),
+        owner_state=lambda _: OwnerState.RUNNING,
+        round_id="0",
+        started_at=100.0,
+        repository=ModelRepository(
+            root=Location.of_path(tmp_path / "models"), storage=LocalStorage(), cache=tmp_path / "cache"
+        ),
+        instances=InstanceTable(),
+        open_storage=lambda _: LocalStorage(),
+        allowed=AllowedLocations((Location.parse("file:///"),)),
+        pods_by_default=0,
+        most_shares=1,
+    )
+    spec, (task,) = prepared.spec, prepared.plan.tasks
+    ledger = LedgerWriter(storage=LocalStorage(), folder=spec.folder.ledger("0"), writer="0")
+    ledger.add(
+        FileRecord(
+            file=task.file, etag=task.etag, status=FileStatus.CANCELLED, pod="pod-0", attempt=1, at=101.0
+        )
+    )
+    ledger.close()
+    return spec
+
+
+def ended(spec: ExecutionSpec, storage: LocalStorage, **instances: int) -> tuple[ExecutionStatus | None, str]:
+    """What the task says of an execution, so many of whose mapped tasks are in which state."""
+    finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
+    ti = SimpleNamespace(
+        dag_id="d", run_id="r", get_ti_count=lambda *, states, **_: sum(instances.get(s, 0) for s in states)
+    )
+    return finish._ended(spec, storage, {"ti": ti, "dag_run": SimpleNamespace(clear_number=0)})
+
+
+def cancel_mark(spec: ExecutionSpec) -> StopMark:
+    return StopMark(storage=LocalStorage(), location=spec.folder.cancel)
+
+
+def test_a_try_that_was_lost_while_it_ended_pods_changes_nothing_of_what_the_next_says(spec: ExecutionSpec):
+    with pytest.raises(SystemExit):
+        ended(spec, Killed(), failed=1)
+    assert cancel_mark(spec).read() is not None
+
+    assert ended(spec, LocalStorage(), failed=1) == (None, "")
+    assert cancel_mark(spec).read() is None
+
+
+def test_a_cancel_by_somebody_else_is_one(spec: ExecutionSpec):
+    cancel_mark(spec).set(ExecutionCancelledError("Somebody did not want it."))
+
+    assert ended(spec, LocalStorage(), failed=1) == (
+        ExecutionStatus.CANCELLED,
+        "Somebody did not want it.",
+    )

@@ -1,0 +1,51 @@
+"""The trigger as it travels; what it does is seen in a real Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+from airflow.sdk.serde import deserialize, serialize
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchexec.triggers.batch_execution import BatchExecutionTrigger
+
+texts = st.text(max_size=20)
+seconds = st.floats(0, 2**40, allow_nan=False)
+HANDLE = {
+    "execution_id": "run",
+    "destination": "file:///out",
+    "fields": {"model_id": "m", "parameters": {"RATE": "2"}},
+    "batch_execution_conn_id": "batch_execution_default",
+}
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {"dag_id": texts, "run_id": texts, "poll_interval": seconds},
+        optional={
+            "execution": st.none() | st.just(HANDLE),
+            "give_up_at": st.none() | seconds,
+            "not_before": seconds,
+        },
+    )
+)
+def test_a_trigger_survives_the_way_through_the_database_as_it_was(values):
+    trigger = BatchExecutionTrigger(**values)
+    path, stored = trigger.serialize()
+    assert path == "airflow_batchexec.triggers.batch_execution.BatchExecutionTrigger"
+    assert values.items() <= stored.items()
+    again = BatchExecutionTrigger(**deserialize(json.loads(json.dumps(serialize(stored)))))
+    assert again.serialize() == (path, stored)
+
+
+def test_the_event_is_held_back_from_the_deferral_on_and_not_from_each_start_of_a_triggerer():
+    first = BatchExecutionTrigger(dag_id="d", run_id="r", poll_interval=5)
+    assert first.not_before > time.time() + 5
+    assert BatchExecutionTrigger(**first.serialize()[1]).not_before == first.not_before
+
+
+def test_a_trigger_that_only_looks_on_is_ended_without_a_word():
+    asyncio.run(BatchExecutionTrigger(dag_id="d", run_id="r", poll_interval=5).on_kill())
