@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_EXITING = 0x4
 
 
-def fork_worker(*, connection: int, lifeline: int, scratch: str) -> None:
+def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) -> None:
     """Return in the worker alone; the keeper waits in here, and ends the way the worker has ended.
 
     Args:
         connection: The worker's socket, which the keeper gives up, so that the worker's end closes it.
         lifeline: A pipe whose other end only the parent holds: it breaks when the parent ends, or cuts it.
         scratch: The pod's folder, which a parent that was killed cannot remove.
+        parent: The process that has started the keeper; it may be gone already.
     """
-    parent = os.getppid()
     child_ended, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -58,7 +59,7 @@ def fork_worker(*, connection: int, lifeline: int, scratch: str) -> None:
     status = _wait(worker, child_ended=child_ended, lifeline=lifeline)
     if adopts:
         _end_descendants()
-    if os.getppid() != parent:
+    if _is_gone(parent):
         shutil.rmtree(scratch, ignore_errors=True)
     _exit_as(os.waitstatus_to_exitcode(status))
 
@@ -106,6 +107,21 @@ def _exit_as(code: int) -> None:
     os._exit(code)
 
 
+def _is_gone(parent: int) -> bool:
+    """Whether the parent has ended, or is about to.
+
+    A process that is killed closes its files, the lifeline among them, before its children are given to another.
+    """
+    if os.getppid() != parent:
+        return True
+    try:
+        with open(f"/proc/{parent}/stat") as file:  # noqa: PTH123  as above
+            flags = int(file.read().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _PF_EXITING)
+
+
 def _die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -132,7 +148,9 @@ def _load(path: str, name: str) -> ModuleType:
 
 if __name__ == "__main__":
     connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5])
+    fork_worker(
+        connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5], parent=int(sys.argv[6])
+    )
     os.set_inheritable(connection_fd, False)
     worker_module = _load(sys.argv[3], "batchexec_worker")
     worker_module.main(connection_fd, formats=_load(sys.argv[4], "batchexec_formats"))

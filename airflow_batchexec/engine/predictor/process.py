@@ -276,6 +276,7 @@ class Pod:
                     str(_WORKER),
                     str(_FORMATS),
                     str(spec.scratch),
+                    str(os.getpid()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
