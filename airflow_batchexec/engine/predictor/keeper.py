@@ -148,9 +148,7 @@ def _load(path: str, name: str) -> ModuleType:
 
 if __name__ == "__main__":
     connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    fork_worker(
-        connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5], parent=int(sys.argv[6])
-    )
+    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5], parent=int(sys.argv[6]))
     os.set_inheritable(connection_fd, False)
     worker_module = _load(sys.argv[3], "batchexec_worker")
     worker_module.main(connection_fd, formats=_load(sys.argv[4], "batchexec_formats"))
