@@ -1,0 +1,289 @@
+"""A thousand deferred sensors in one triggerer: what their waiting costs, and how soon they hear of the end.
+
+In a real Airflow (LocalExecutor, SQLite), beside Airflow's own ``DagStateTrigger``, which is what ``ExternalTaskSensor``
+and ``TriggerDagRunOperator`` wait with, with the same poll interval. Two cases: all wait for one execution, a real run
+whose model waits for a word; and each waits for a run of its own, a thousand that are held in the queue.
+
+The scheduler maps one sensor over a thousand ids and creates its task instances. They are not started on workers, which
+would take a quarter of an hour and measure Airflow's start of a task: a pool without slots holds them, and this script
+writes into the database what the execution API writes when a task defers (a trigger's row, and its number with the task
+instance). From there on all is Airflow's: the triggerer takes the triggers, runs them, stores their events, and gives
+the tasks back to the scheduler.
+
+    python -m benchmarks.waiting_sensors --repeat 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from demo.airflow_server import AirflowServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[1]
+POLL_SECONDS = 5.0
+TRIGGERS = ("ours", "peer")
+CASES = ("one execution", "a run each")
+
+DAGS = """
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
+from airflow_batchexec import BatchExecutionSensor
+
+with DAG("waiting", schedule=None):
+    BatchExecutionSensor.partial(task_id="wait", deferrable=True, pool="closed").expand(
+        execution_id=[f"id-{number}" for number in range(SENSORS)]
+    )
+
+with DAG("held", schedule=None, is_paused_upon_creation=True):
+    EmptyOperator(task_id="nothing")
+"""
+MODEL = """
+import os
+import time
+from pathlib import Path
+
+
+def predict(frame):
+    while not Path(os.environ["WORD"]).exists():
+        time.sleep(0.2)
+    return frame
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="how many rounds")
+    parser.add_argument("--sensors", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long waiting is measured")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
+        bench = Bench(Path(folder), sensors=arguments.sensors, seconds=arguments.seconds)
+        with bench.server:
+            bench.prepare()
+            idle = bench.cpu_per_minute()
+            print(f"An idle triggerer uses {idle:.2f} s of CPU a minute.", flush=True)
+            rounds = [bench.round() for _ in range(arguments.repeat)]
+    report(rounds)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one trigger's waiting came to.
+
+    Attributes:
+        cpu: Seconds of CPU that the triggerer's two processes used in a minute of waiting.
+        questions: How often Airflow was asked in a minute of waiting.
+        fired: Seconds from the end of the last run until all triggers had fired.
+        resumed: Seconds until all tasks had been given back to the scheduler.
+        asked_at_end: How often Airflow was asked from the end on.
+    """
+
+    cpu: float
+    questions: float
+    fired: float
+    resumed: float
+    asked_at_end: int
+
+
+Round = dict[tuple[str, str], Figures]
+
+
+class Bench:
+    def __init__(self, folder: Path, *, sensors: int, seconds: float) -> None:
+        self.folder = folder
+        self.sensors = sensors
+        self.seconds = seconds
+        self.notes = folder / "notes"
+        (folder / "dags").mkdir()
+        shutil.copy(ROOT / "dags" / "batch_execution.py", folder / "dags")
+        (folder / "dags" / "waiting.py").write_text(DAGS.replace("SENSORS", str(sensors)))
+        self.server = AirflowServer(
+            home=folder / "airflow",
+            dags_folder=folder / "dags",
+            settings={
+                "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
+                "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}",
+                "BATCHEXEC_BENCHMARK_NOTES": str(self.notes),
+                "PYTHONPATH": str(ROOT),
+            },
+        )
+        self.executions = 0
+
+    def prepare(self) -> None:
+        """A model, a thousand task instances that nothing starts, and a thousand runs that do not begin."""
+        self.notes.mkdir()
+        (self.folder / "build").mkdir()
+        (self.folder / "build" / "model.py").write_text(MODEL)
+        (self.folder / "build" / "model.toml").write_text('entrypoint = "model:predict"\n')
+        (self.folder / "in").mkdir()
+        (self.folder / "in" / "a.csv").write_text("x\n1\n")
+        models = [str(Path(sys.executable).with_name("batchexec")), "models"]
+        names = [
+            "--model-id",
+            "waits",
+            "--build-id",
+            "v1",
+            "--model-repository",
+            str(self.folder / "repository"),
+        ]
+        subprocess.run(
+            [*models, "build", str(self.folder / "build"), *names], check=True, stdout=subprocess.DEVNULL
+        )
+        subprocess.run(
+            [*models, "deploy", *names, "--instance", "tiny"], check=True, stdout=subprocess.DEVNULL
+        )
+        for dag_id in ("batch_execution", "waiting", "held"):
+            self.server.wait_for_dag(dag_id)
+        self.server.api("POST", "pools", json={"name": "closed", "slots": 0})
+        self.held = [self.server.trigger("held", {}) for _ in range(self.sensors)]
+        self.waiting = self.server.trigger("waiting", {})
+        wait(lambda: self.count("state = 'scheduled'") == self.sensors, seconds=600)
+        # The first question makes the triggerer build the API that answers it.
+        self.defer("peer", "held", self.held[:1])
+        self.end_held()
+        wait(lambda: self.noted("fired") == 1, seconds=120)
+
+    def round(self) -> Round:
+        figures = {(case, trigger): self.measure(case, trigger) for case in CASES for trigger in TRIGGERS}
+        for key, value in figures.items():
+            print(*key, value, f"load {os.getloadavg()[0]:.1f}", flush=True)
+        return figures
+
+    def measure(self, case: str, trigger: str) -> Figures:
+        """Let a thousand triggers wait, end what they wait for, and see how soon all have heard of it."""
+        dag_id, run_ids, end = self.begin(case)
+        for path in self.notes.iterdir():
+            # Not removed: the triggerer has them open.
+            os.truncate(path, 0)
+        self.defer(trigger, dag_id, run_ids)
+        wait(lambda: self.noted("started") == self.sensors, seconds=600)
+        before = self.noted("questions")
+        cpu = self.cpu_per_minute()
+        questions = (self.noted("questions") - before) * 60 / self.seconds
+        ended_at = end()
+        asked_before = self.noted("questions")
+        fired = wait(lambda: self.noted("fired") == self.sensors, seconds=900) - ended_at
+        resumed = wait(lambda: not self.count("state = 'deferred'"), seconds=900) - ended_at
+        return Figures(cpu, questions, fired, resumed, self.noted("questions") - asked_before)
+
+    def begin(self, case: str) -> tuple[str, list[str], Callable[[], float]]:
+        """What is waited for: its DAG, the run of each sensor, and how to end it all, which gives the moment."""
+        if case == "a run each":
+            self.write("UPDATE dag_run SET state = 'queued', end_date = NULL WHERE dag_id = 'held'")
+            return "held", self.held, self.end_held
+        self.executions += 1
+        word = self.folder / f"word-{self.executions}"
+        conf = {
+            "model_id": "waits",
+            "source_folder": f"file://{self.folder}/in",
+            "destination_folder": f"file://{self.folder}/out",
+            "parameters": {"WORD": str(word)},
+        }
+        run_id = self.server.trigger("batch_execution", conf)
+
+        def end() -> float:
+            word.touch()
+            ended = "SELECT count(*) FROM dag_run WHERE run_id = ? AND state IN ('success', 'failed')"
+            return wait(lambda: self.read(ended, run_id) == 1, seconds=120)
+
+        return "batch_execution", [run_id] * self.sensors, end
+
+    def end_held(self) -> float:
+        self.write("UPDATE dag_run SET state = 'success', end_date = CURRENT_TIMESTAMP WHERE dag_id = 'held'")
+        return time.monotonic()
+
+    def defer(self, trigger: str, dag_id: str, run_ids: list[str]) -> None:
+        """What the execution API does when a task defers, for all task instances at once."""
+        with closing(self.database()) as database, database:
+            (last,) = database.execute("SELECT coalesce(max(id), 0) FROM trigger").fetchone()
+            for index, run_id in enumerate(run_ids):
+                kwargs = {"dag_id": dag_id, "poll_interval": POLL_SECONDS}
+                kwargs |= {"run_id": run_id} if trigger == "ours" else PEER | {"run_ids": [run_id]}
+                database.execute(
+                    "INSERT INTO trigger (id, classpath, kwargs, created_date) VALUES (?, ?, ?, CURRENT_TIMESTAMP)",
+                    (last + 1 + index, CLASSES[trigger], json.dumps(kwargs)),
+                )
+                database.execute(
+                    "UPDATE task_instance SET state = 'deferred', trigger_id = ?, next_method = 'resume', "
+                    "next_kwargs = '{}' WHERE run_id = ? AND map_index = ?",
+                    (last + 1 + index, self.waiting, index),
+                )
+
+    def cpu_per_minute(self) -> float:
+        triggerer = psutil.Process(self.server.pid("triggerer"))
+        processes = [triggerer, *triggerer.children()]
+        before = sum(sum(process.cpu_times()[:2]) for process in processes)
+        time.sleep(self.seconds)
+        return (sum(sum(process.cpu_times()[:2]) for process in processes) - before) * 60 / self.seconds
+
+    def noted(self, what: str) -> int:
+        path = self.notes / what
+        return path.stat().st_size if path.exists() else 0
+
+    def count(self, condition: str) -> int:
+        return self.read(f"SELECT count(*) FROM task_instance WHERE run_id = ? AND {condition}", self.waiting)
+
+    def read(self, query: str, *values: str) -> int:
+        with closing(self.database()) as database:
+            (value,) = database.execute(query, values).fetchone()
+        return int(value)
+
+    def write(self, statement: str) -> None:
+        with closing(self.database()) as database, database:
+            database.execute(statement)
+
+    def database(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.folder / "airflow" / "airflow.db", timeout=60)
+
+
+PEER = {"states": ["success", "failed"]}
+CLASSES = {"ours": "benchmarks.counted_triggers.Ours", "peer": "benchmarks.counted_triggers.Peer"}
+
+
+def wait(condition: Callable[[], bool], *, seconds: float) -> float:
+    """Wait until something holds, and give the moment."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"It does not hold after {seconds:g} s.")
+        time.sleep(0.05)
+    return time.monotonic()
+
+
+def report(rounds: list[Round]) -> None:
+    print(
+        f"medians of {len(rounds)} rounds (smallest to largest); the peer's figure over ours, within a round"
+    )
+    for case in CASES:
+        for name in ("cpu", "questions", "fired", "resumed", "asked_at_end"):
+            values = {t: [getattr(round_[case, t], name) for round_ in rounds] for t in TRIGGERS}
+            ratios = [peer / ours for ours, peer in zip(values["ours"], values["peer"], strict=True)]
+            columns = "   ".join(
+                f"{t} {statistics.median(v):8.2f} ({min(v):.2f} to {max(v):.2f})" for t, v in values.items()
+            )
+            print(f"{case:<14} {name:<12} {columns}   {statistics.median(ratios):.1f} x")
+
+
+if __name__ == "__main__":
+    main()
