@@ -44,6 +44,7 @@ __all__ = ["BatchExecutionOperator"]
 
 _ENDED = {"success", "failed"}
 # Airflow lets a process that it ends live for 5 seconds: how soon it notices, and how long it may then ask.
+_STATE_KEY = "batch_execution"
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 2.5
 
@@ -158,8 +159,13 @@ class BatchExecutionOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the execution, or find it again, and wait for it."""
         with as_task_failure():
+            if self.wait_for_completion:
+                self._end_execution_before_clear(context)
             handle = self._begin(context)
         run_id = handle.execution_id
+        context["task_state_store"].set(
+            _STATE_KEY, {"max_tries": context["ti"].max_tries, **handle.to_dict()}
+        )
         tell_run(context, dag_id=self.execution_dag_id, run_id=run_id)
         if not self.wait_for_completion:
             return {"execution_id": run_id}
@@ -230,6 +236,20 @@ class BatchExecutionOperator(BaseOperator):
                 break
             self.log.info("Execution %s of an earlier try has ended.", handle.execution_id)
         return handle
+
+    def _end_execution_before_clear(self, context: Context) -> None:
+        """Where the task was cleared while it waited, its old execution is to end, though nobody may have said so yet.
+
+        A triggerer that is told to drop a trigger cannot tell a task that has been cleared, and defers again, from one
+        whose trigger another triggerer has taken over.
+        """
+        state: Any = context["task_state_store"].get(_STATE_KEY)
+        if not state or state.pop("max_tries") == context["ti"].max_tries:
+            return
+        old = ExecutionHandle.from_dict(state)
+        reason = "The task that started it was cleared."
+        if internals.dag_run_state(self.execution_dag_id, old.execution_id) is not None:
+            cancel(old.cancel_mark(), dag_id=self.execution_dag_id, run_id=old.execution_id, reason=reason)
 
     def _is_ours_still(self, state: str, cancel: StopMark) -> bool:
         """Whether an execution that an earlier try has started is the one to wait for."""

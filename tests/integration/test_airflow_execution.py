@@ -303,7 +303,7 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
     deployment: Deployment,
 ) -> None:
     folders = deployment.write_files("twins", {"f": "slow"})
-    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "12"})
+    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "30"})
     locks = Path(folders["destination_folder"].removeprefix("file://")) / "_batchexec" / "locks"
     wait_until(lambda: locks.is_dir() and any(locks.glob("*.json")))
 
