@@ -88,6 +88,26 @@ class ExecutionConfig(Section):
     resources: _Resources = Field(default_factory=Resources)
     advanced_options: _AdvancedOptions = Field(default_factory=AdvancedOptions)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_options_of_the_execution(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        execution = values.get("execution")
+        if isinstance(execution, dict):
+            execution = _Execution(**execution)
+        if not isinstance(execution, _Execution):
+            return values
+        execution, options = execution.split()
+        if options is None:
+            return {**values, "execution": execution}
+        if values.get("advanced_options") is not None:
+            raise ConfigurationError(
+                "advanced_options: they are given to the configuration and to its execution; give them once.",
+                field="advanced_options",
+            )
+        return {**values, "execution": execution, "advanced_options": options}
+
     @model_validator(mode="after")
     def _check_locations(self) -> ExecutionConfig:
         _ = self.source, self.destination

@@ -16,9 +16,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from airflow_batchexec.config_values import (
@@ -32,6 +34,7 @@ from airflow_batchexec.config_values import (
     SECRET_NAME,
     SECRET_NAME_SCHEMA,
     check_parameters,
+    instance_by_one_name,
     read_parameters,
 )
 from airflow_batchexec.engine.formats import FileType
@@ -72,7 +75,13 @@ class Section(BaseModel):
 
 
 class Execution(Section):
-    """What is predicted, from where to where."""
+    """What is predicted, from where to where.
+
+    Existing clients may give ``advanced_options`` here, too: the configuration that this becomes part of takes them.
+    """
+
+    # No field: it belongs to the configuration, and stands in no table or schema of this section.
+    _advanced_options: AdvancedOptions | None = PrivateAttr(None)
 
     model_id: str = Field(
         title="Model ID",
@@ -172,6 +181,26 @@ class Execution(Section):
         json_schema_extra=SECRET_NAME_SCHEMA,
     )
 
+    def __init__(self, **values: Any) -> None:
+        options = values.pop("advanced_options", None)
+        super().__init__(**values)
+        if isinstance(options, dict):
+            options = AdvancedOptions(**options)
+        elif not (options is None or isinstance(options, AdvancedOptions)):
+            raise ConfigurationError(
+                f"advanced_options: input should be AdvancedOptions, not {type(options).__name__}.",
+                field="advanced_options",
+            )
+        self._advanced_options = options
+
+    def split(self) -> tuple[Execution, AdvancedOptions | None]:
+        """The execution alone, and the advanced options that were given with it."""
+        if self._advanced_options is None:
+            return self, None
+        alone = self.model_copy()
+        alone._advanced_options = None  # noqa: SLF001  a copy of its own kind
+        return alone, self._advanced_options
+
     @field_validator("model_id", "build_id")
     @classmethod
     def _check_id(cls, value: str, info: Any) -> str:
@@ -217,7 +246,10 @@ class Execution(Section):
 
 
 class Resources(Section):
-    """What the pods are made of; what is unset comes from the deployment."""
+    """What the pods are made of; what is unset comes from the deployment.
+
+    ``instance`` is another name of ``instance_size``.
+    """
 
     pods: _Count = Field(
         0,
@@ -255,6 +287,11 @@ class Resources(Section):
         description="How many GPUs each pod has.",
         json_schema_extra={"unset": "the instance's"},
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_instance(cls, values: Any) -> Any:
+        return instance_by_one_name(values)
 
 
 class AdvancedOptions(Section):

@@ -27,6 +27,7 @@ __all__ = [
     "SECRET_NAME",
     "SECRET_NAME_SCHEMA",
     "check_parameters",
+    "instance_by_one_name",
     "read_parameters",
 ]
 
@@ -92,6 +93,25 @@ def read_parameters(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {_name(name): _text(name, entry) for name, entry in value.items()}
+
+
+def instance_by_one_name(values: Any) -> Any:
+    """The values of the resources, with what came as ``instance`` under its other name, ``instance_size``.
+
+    Raises:
+        ConfigurationError: Both are set, and to different instances.
+    """
+    if not isinstance(values, dict) or "instance" not in values:
+        return values
+    values = dict(values)
+    instance, size = values.pop("instance"), values.get("instance_size")
+    if not size:
+        return {**values, "instance_size": instance}
+    if instance and str(instance).strip().lower() != str(size).strip().lower():
+        raise ConfigurationError(
+            f"instance: {instance!r} is not the instance_size, {size!r}; set one of them.", field="instance"
+        )
+    return values
 
 
 def check_parameters(parameters: Mapping[str, str]) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import jsonschema
 import pytest
+from execution_fields import VALUES, valid_fields
 from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from airflow_batchexec.config import ExecutionConfig, Identity, flat_fields
@@ -172,6 +172,9 @@ def test_an_amount_is_finite(value):
         ("SPOT", "spot"),
         ("on-demand", "on-demand"),
         ("ondemand", "on-demand"),
+        ("ONDEMAND", "on-demand"),
+        ("On-Demand", "on-demand"),
+        ("Spot", "spot"),
         ("On_Demand", "on-demand"),
         ("", ""),
     ],
@@ -402,6 +405,98 @@ def test_the_sections_of_the_guide_and_nested_dictionaries_give_the_same():
     assert ExecutionConfig.from_fields(**flat) == by_class
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"instance": "medium"},
+        {"instance": "medium", "instance_size": "medium"},
+        {"instance": " Medium ", "instance_size": "medium"},
+        {"instance": None, "instance_size": "medium"},
+        {"instance": "medium", "instance_size": ""},
+        {"instance": "", "instance_size": "medium"},
+    ],
+)
+def test_the_guide_calls_the_instance_size_instance(names):
+    resources = ExecutionConfig.Resources(pods=2, **names)
+    assert resources == ExecutionConfig.Resources(pods=2, instance_size="medium")
+    assert ExecutionConfig(execution=REQUIRED, resources={"pods": 2, **names}).resources == resources
+
+
+def test_two_names_cannot_mean_two_instances():
+    with pytest.raises(
+        ConfigurationError, match="instance: 'small' is not the instance_size, 'medium'"
+    ) as caught:
+        ExecutionConfig.Resources(instance="small", instance_size="medium")
+    assert caught.value.details["field"] == "instance"
+
+
+def test_an_instance_is_a_text_under_either_name():
+    for name in ("instance", "instance_size"):
+        with pytest.raises(ConfigurationError, match="instance: input should be a valid string"):
+            ExecutionConfig.Resources(**{name: 7})
+
+
+OPTIONS = {"purchase_option": "spot", "custom_iam_role_arn": "arn:aws:iam::123456789012:role/reader"}
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ExecutionConfig.AdvancedOptions(**OPTIONS)])
+def test_advanced_options_may_come_with_the_execution_as_in_the_guide(options):
+    apart = ExecutionConfig(execution=REQUIRED, advanced_options=OPTIONS)
+    execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=options)
+
+    for c in (
+        ExecutionConfig(execution=execution),
+        ExecutionConfig(execution=execution, advanced_options=None),
+        ExecutionConfig(execution={**REQUIRED, "advanced_options": options}),
+        ExecutionConfig.model_validate({"execution": {**REQUIRED, "advanced_options": options}}),
+        pickle.loads(pickle.dumps(ExecutionConfig(execution=pickle.loads(pickle.dumps(execution))))),
+    ):
+        assert c == apart
+        assert (c.fields(), c.model_dump()) == (apart.fields(), apart.model_dump())
+
+
+def test_no_advanced_options_with_the_execution_leave_those_of_the_configuration():
+    execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=None)
+    assert ExecutionConfig(execution=execution, advanced_options=OPTIONS) == ExecutionConfig(
+        execution=REQUIRED, advanced_options=OPTIONS
+    )
+
+
+def test_an_execution_serves_more_than_one_configuration():
+    execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=OPTIONS)
+    assert ExecutionConfig(execution=execution) == ExecutionConfig(execution=execution)
+
+
+def test_advanced_options_are_given_once():
+    execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=OPTIONS)
+    with pytest.raises(ConfigurationError, match=r"advanced_options: .* give them once") as caught:
+        ExecutionConfig(execution=execution, advanced_options=OPTIONS)
+    assert caught.value.details["field"] == "advanced_options"
+
+
+@pytest.mark.parametrize("options", ["spot", [], ExecutionConfig.Resources(pods=2)])
+def test_advanced_options_of_another_kind_are_refused(options):
+    with pytest.raises(
+        ConfigurationError, match="advanced_options: input should be AdvancedOptions"
+    ) as caught:
+        ExecutionConfig.Execution(**REQUIRED, advanced_options=options)
+    assert caught.value.details["field"] == "advanced_options"
+
+
+@pytest.mark.parametrize("options", [{"purchase_option": "reserved"}, {"pods": 3}])
+def test_wrong_advanced_options_are_refused_with_the_execution_as_without(options):
+    with pytest.raises(ConfigurationError) as apart:
+        ExecutionConfig.AdvancedOptions(**options)
+    with pytest.raises(ConfigurationError) as together:
+        ExecutionConfig.Execution(**REQUIRED, advanced_options=options)
+    assert together.value.details == apart.value.details
+
+
+def test_what_clients_call_otherwise_is_no_field_of_its_own():
+    assert "advanced_options" not in ExecutionConfig.Execution.model_json_schema()["properties"]
+    assert "instance" not in ExecutionConfig.Resources.model_json_schema()["properties"]
+
+
 def test_a_section_of_another_kind_is_refused():
     with pytest.raises(ConfigurationError, match="execution: input should be"):
         ExecutionConfig(execution=ExecutionConfig.Resources(pods=2))
@@ -441,54 +536,11 @@ def test_the_google_key_is_found_in_either_section():
     assert ExecutionConfig.from_fields(**c.fields()).fields() == c.fields()
 
 
-ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
-folders = st.lists(
-    st.text("abcä .+=%&", min_size=1, max_size=6).map(lambda t: f"x{t}x"), min_size=1, max_size=3
-).map("/".join)
-numbers = st.integers(0, 2**31 - 1)
-names = st.text("abcXYZ_019-/", max_size=12)
-types = st.sampled_from(["CSV", "csv", "Parquet", "FEATHER", FileType.CSV, FileType.FEATHER])
-values = {
-    "model_id": ids,
-    "build_id": st.just("") | ids,
-    "branch": st.sampled_from(["main", "dev", ""]),
-    "bucket": st.just("bucket-1"),
-    "source_bucket": st.sampled_from(["", "other", "s3://other"]),
-    "destination_bucket": st.sampled_from(["", "third"]),
-    "source_folder": folders,
-    "destination_folder": folders,
-    "input_file_type": types,
-    "output_file_type": types,
-    "access_token_name": names,
-    "access_secret_name": names,
-    "job_timeout": numbers,
-    "file_timeout": numbers | numbers.map(str),
-    "parameters": st.dictionaries(
-        st.from_regex(r"[a-z]_[a-z0-9_]{0,8}", fullmatch=True),
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10),
-        max_size=3,
-    ),
-    "service_account_key_secret_name": st.just("") | st.just("key"),
-    "pods": numbers,
-    "instance": st.sampled_from(["", "small", "gpu.t4.xl"]),
-    "cpus": st.floats(0, 64) | st.integers(0, 64),
-    "memory": numbers,
-    "gpu_type": st.sampled_from(["", "NVIDIA_T4"]),
-    "gpu_amount": st.integers(0, 8),
-    "iam_role_arn": st.sampled_from(["", "arn:aws:iam::123456789012:role/reader"]),
-    "purchase_option": st.sampled_from(["", "spot", "ondemand"]),
-}
-optional = {name: strategy for name, strategy in values.items() if name not in {*REQUIRED, "bucket"}}
-configs = st.fixed_dictionaries(
-    {name: values[name] for name in (*REQUIRED, "bucket")}, optional=optional
-).filter(lambda f: not (f.get("service_account_key_secret_name") and "://" in f.get("source_bucket", "")))
-
-
 def test_the_property_covers_every_field():
-    assert set(values) == set(flat_fields())
+    assert set(VALUES) == set(flat_fields())
 
 
-@given(configs)
+@given(valid_fields)
 def test_the_flat_fields_of_a_configuration_give_it_back(fields):
     c = ExecutionConfig.from_fields(**fields)
     flat = c.fields()

@@ -19,6 +19,8 @@ _PUBLIC_AIRFLOW = "airflow.sdk"
 # Beyond the task SDK: the documented home of the plugin's base class.
 _ALLOWED_BEYOND = {
     "plugin.py": {"airflow.plugins_manager"},
+    # What a provider adds to Airflow's command line.
+    "airflow_commands.py": {"airflow.cli.cli_config", "airflow.cli.utils"},
     # The one door to the Amazon provider's sessions.
     "hooks/aws_connection.py": {"airflow.providers.amazon.aws.hooks.base_aws"},
     # Runs in the scheduler; says which version of it was read.
@@ -34,6 +36,41 @@ _ALLOWED_BEYOND = {
     "lineage.py": {"airflow.providers.openlineage.extractors"},
     # Makes the pod that this executor is told of, by its own functions.
     "kubernetes_pod.py": {"airflow.providers.cncf.kubernetes.pod_generator"},
+    # The REST API runs in the API server, with its users, its database and what its own calls do.
+    "api/auth.py": {
+        "airflow.api_fastapi.app",
+        "airflow.api_fastapi.auth.managers.models.base_user",
+        "airflow.api_fastapi.auth.managers.models.resource_details",
+        "airflow.api_fastapi.core_api.security",
+        "airflow.models.dag",
+    },
+    "api/cancel.py": {
+        "airflow.api_fastapi.auth.managers.models.base_user",
+        "airflow.api_fastapi.core_api.datamodels.dag_run",
+        "airflow.api_fastapi.core_api.services.public.dag_run",
+        "airflow.models.dagrun",
+        "airflow.state",
+    },
+    "api/dag_bag.py": {"airflow.api_fastapi.common.dagbag", "airflow.models.dagbag"},
+    "api/database.py": {"airflow.utils.session"},
+    "api/queries.py": {
+        "airflow.models.dag",
+        "airflow.models.dag_version",
+        "airflow.models.dagrun",
+        "airflow.models.log",
+        "airflow.models.task_state_store",
+        "airflow.models.taskinstance",
+        "airflow.serialization.definitions.dag",
+        "airflow.utils.state",
+    },
+    "api/reading.py": {"airflow.api_fastapi.auth.managers.models.base_user"},
+    "api/start.py": {
+        "airflow.api_fastapi.auth.managers.models.base_user",
+        "airflow.exceptions",
+        "airflow.serialization.definitions.dag",
+        "airflow.utils.state",
+        "airflow.utils.types",
+    },
 }
 # Within the SDK, but not public: only this module may use them.
 _INTERNAL_AIRFLOW = ("airflow.sdk.execution_time", "airflow.sdk._shared")
@@ -51,6 +88,13 @@ def top_level_modules(code: str) -> set[str]:
 
 def test_importing_the_package_imports_nothing_that_it_stands_on():
     assert not (_HEAVY | {"airflow", "pydantic"}) & top_level_modules("import airflow_batchexec")
+
+
+def test_importing_the_wire_and_the_configuration_imports_neither_airflow_nor_what_reads_files():
+    assert not (_HEAVY | {"airflow", "numpy", "pydantic"}) & top_level_modules(
+        "import airflow_batchexec.wire"
+    )
+    assert not (_HEAVY | {"airflow", "numpy"}) & top_level_modules("import airflow_batchexec.config")
 
 
 def test_importing_the_command_line_imports_neither_airflow_nor_pandas_nor_boto3():
