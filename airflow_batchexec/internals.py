@@ -19,6 +19,7 @@ __all__ = [
     "die_with_supervisor",
     "is_dag_paused",
     "is_made_by_mapping",
+    "is_supervised",
     "is_task_in",
     "read_xcom",
     "shortest_deferral_seconds",
@@ -165,11 +166,20 @@ def die_with_supervisor() -> None:
     """
     import ctypes  # noqa: PLC0415  not for parsing
 
-    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415  as above
+    if is_supervised() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def is_supervised() -> bool:
+    """Whether a process of its own supervises this task: one that any thread of the task may speak to.
+
+    ``CommsDecoder.send`` holds a lock from question to answer, so it may not be used in a signal handler. Where a task
+    runs within its supervisor's process (``DAG.test``), one that asks is in the way of another that does.
+    """
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415  not for parsing
     from airflow.sdk.execution_time.comms import CommsDecoder  # noqa: PLC0415  as above
 
-    if isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder) and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder)
 
 
 def cannot_be_asked(*, conn_id: str = "", variable: str = "") -> bool:

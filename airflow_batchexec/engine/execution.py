@@ -157,6 +157,7 @@ def prepare(
         total_files=len(plan.tasks),
         total_bytes=sum(task.size_bytes for task in plan.tasks),
         skipped_files=len(plan.skipped),
+        shares=len(shares),
     )
     storage = open_storage(destination)
     cancel = StopMark(storage=storage, location=spec.folder.cancel)

@@ -122,6 +122,7 @@ class ExecutionSpec:
         total_files: File tasks.
         total_bytes: The size of all inputs.
         skipped_files: Files that are no input.
+        shares: Mapped tasks; 0 in documents of versions that did not say.
     """
 
     execution_id: str
@@ -139,6 +140,7 @@ class ExecutionSpec:
     total_bytes: int
     skipped_files: int
     purchase_option: str = ""
+    shares: int = 0
 
     @property
     def folder(self) -> ExecutionFolder:

@@ -10,10 +10,12 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_batchexec import internals, settings
 from airflow_batchexec.assets import execution_alias, update_asset
-from airflow_batchexec.exceptions import ExecutionCancelledError
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError
 from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, generation
 from airflow_batchexec.lineage import Lineage, facets_of
 from airflow_batchexec.links import ResultsLink
+from airflow_batchexec.operators.task_journal import TaskJournal
+from airflow_batchexec.operators.unfinished_plan import UnfinishedPlan
 from airflow_batchexec.task_errors import as_task_failure
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = ["SUMMARY_KEY", "FinishExecutionOperator"]
 SUMMARY_KEY = "summary"
 """The XCom that says how an execution has ended, whatever its end was."""
 _FROM_OUTSIDE = "Its run, or tasks of it, were ended from outside."
+_LONGEST_NAME = 200
 
 
 class FinishExecutionOperator(BaseOperator):
@@ -82,13 +85,15 @@ class FinishExecutionOperator(BaseOperator):
             done = ti.xcom_pull(task_ids=self.unless_done_by, key=SUMMARY_KEY)
             if done and done["generation"] == generation(context):
                 return None
-        execution = ti.xcom_pull(task_ids=self.plan_task_id, key="execution")
-        if execution:
+        journal = TaskJournal(context, name=self.task_id, log=self.log)
+        try:
+            summary = self._end(context, cancelled=_cancelled_by(journal, context), journal=journal)
+        except BatchExecError as error:
+            journal.add_failure(error)
             with as_task_failure():
-                summary = self._conclude(ExecutionHandle.from_dict(execution), context)
-        else:
-            summary = self._refusal(context)
-        summary |= {"generation": generation(context)}
+                raise
+        finally:
+            journal.close()
         ti.xcom_push(SUMMARY_KEY, summary)
         if summary["status"] != "FINISHED":
             raise AirflowFailException(_text(summary))
@@ -103,14 +108,38 @@ class FinishExecutionOperator(BaseOperator):
         """What OpenLineage is told, also where the execution has failed."""
         return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
 
-    def _refusal(self, context: Context) -> dict[str, Any]:
+    def _end(self, context: Context, *, cancelled: str, journal: TaskJournal) -> dict[str, Any]:
+        """Conclude the execution, and give its summary."""
+        execution = self._plan_of_run(context, cancelled=cancelled)
+        if execution:
+            summary = self._conclude(ExecutionHandle.from_dict(execution), context, cancelled, journal)
+        else:
+            summary = self._refusal(context, cancelled)
+        summary |= {"generation": generation(context)}
+        _tell_end(journal, context, summary, self._concluded[1] if self._concluded else None)
+        return summary
+
+    def _plan_of_run(self, context: Context, *, cancelled: str) -> Any:
+        """The XCom ``execution`` of this generation's plan; ``None`` where there is none."""
+        if _count_tasks(context, self.plan_task_id, "skipped"):
+            # What is there is what an earlier generation has left.
+            return None
+        plan = UnfinishedPlan(context, task_id=self.plan_task_id, name=self.name, log=self.log)
+        if cancelled and not plan.has_ended() and _count_tasks(context, self.plan_task_id, "failed"):
+            return plan.end(cancelled)
+        return plan.pull("execution")
+
+    def _refusal(self, context: Context, cancelled: str) -> dict[str, Any]:
         """The summary of an execution that has no plan."""
         ti = context["ti"]
-        refused = ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
+        skipped = _count_tasks(context, self.plan_task_id, "skipped")
+        refused = None if skipped else ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
         if not refused:
-            reason = f"It was ended before it had a plan; see the log of {self.plan_task_id}."
-            skipped = _count_tasks(context, self.plan_task_id, "skipped")
-            refused = {"error": "ExecutionCancelledError" if skipped else "", "reason": reason}
+            reason = cancelled or f"It was ended before it had a plan; see the log of {self.plan_task_id}."
+            refused = {
+                "error": "ExecutionCancelledError" if skipped or cancelled else "",
+                "reason": reason,
+            }
         cancelled = refused["error"] == "ExecutionCancelledError"
         return {
             "execution_id": execution_id_of(ti, self.name),
@@ -118,7 +147,9 @@ class FinishExecutionOperator(BaseOperator):
             "reason": refused["reason"],
         }
 
-    def _conclude(self, handle: ExecutionHandle, context: Context) -> dict[str, Any]:
+    def _conclude(
+        self, handle: ExecutionHandle, context: Context, cancelled: str, journal: TaskJournal
+    ) -> dict[str, Any]:
         from airflow_batchexec.engine.execution import conclude  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
 
@@ -127,21 +158,38 @@ class FinishExecutionOperator(BaseOperator):
         ResultsLink.show(
             context["ti"], spec.destination.uri, batch_execution_conn_id=handle.batch_execution_conn_id
         )
-        status, reason = self._ended(spec, storage, context)
+        status, reason = self._ended(spec, storage, context, cancelled)
         manifest = conclude(
             spec=spec, storage=storage, ended_at=time.time(), ended_as=status, ended_because=reason
         )
         self._concluded = spec, manifest
+        journal.add(
+            "audited",
+            finished=manifest["finished_files"],
+            failed=manifest["failed_files"],
+            not_started=manifest["not_started_files"],
+            rows=manifest["rows"],
+        )
         return {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
 
     def _ended(
-        self, spec: ExecutionSpec, storage: Storage, context: Context
+        self, spec: ExecutionSpec, storage: Storage, context: Context, cancelled_by: str = ""
     ) -> tuple[ExecutionStatus | None, str]:
-        """The status and reason that the files' records alone do not give."""
+        """The status and reason that the files' records alone do not give.
+
+        Args:
+            spec: The execution.
+            storage: The destination's storage.
+            context: The task's context.
+            cancelled_by: Why somebody has cancelled it, in a sentence; empty where nobody has.
+        """
         from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
 
         cancel = StopMark(storage=storage, location=spec.folder.cancel)
+        if cancelled_by:
+            self._end_pods(spec, storage, cancel, context, cancelled_by)
+            return ExecutionStatus.CANCELLED, cancelled_by
         cancelled = cancel.read()
         # One of this task's own is that of an earlier try, which was lost while it waited for pods.
         if cancelled is not None and cancelled["reason"] != _FROM_OUTSIDE:
@@ -158,13 +206,24 @@ class FinishExecutionOperator(BaseOperator):
     ) -> tuple[ExecutionStatus | None, str]:
         """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
         from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution import wait_for_pods  # noqa: PLC0415  as above
+
+        skipped = _count_tasks(context, self.predict_task_id, "skipped")
+        self._end_pods(spec, storage, cancel, context, _FROM_OUTSIDE)
+        timeout = spec.config.execution.job_timeout
+        if timeout and time.time() > dag_run_start(context) + timeout:
+            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
+        # Only a mark makes a pod skip its files, so it was somebody else.
+        return (ExecutionStatus.CANCELLED, _FROM_OUTSIDE) if skipped else (None, "")
+
+    def _end_pods(
+        self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context, reason: str
+    ) -> None:
+        """Airflow says at once that a task has failed, but its process may hear of it only at its next heartbeat."""
+        from airflow_batchexec.engine.execution import wait_for_pods  # noqa: PLC0415  not for parsing
 
         failed = _count_tasks(context, self.predict_task_id, "failed")
-        skipped = _count_tasks(context, self.predict_task_id, "skipped")
         if failed:
-            # Airflow says so at once, but a task's process hears of it only at its next heartbeat.
-            cancel.set(ExecutionCancelledError(_FROM_OUTSIDE))
+            cancel.set(ExecutionCancelledError(reason))
             wait_for_pods(
                 spec=spec,
                 storage=storage,
@@ -173,11 +232,41 @@ class FinishExecutionOperator(BaseOperator):
                 seconds=settings.task_end_seconds(),
             )
             cancel.remove()
-        timeout = spec.config.execution.job_timeout
-        if timeout and time.time() > dag_run_start(context) + timeout:
-            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
-        # Only a mark makes a pod skip its files, so it was somebody else.
-        return (ExecutionStatus.CANCELLED, _FROM_OUTSIDE) if skipped else (None, "")
+
+
+def _cancelled_by(journal: TaskJournal, context: Context) -> str:
+    """Why the execution was cancelled through the REST API, in a sentence; empty where it was not."""
+    row = journal.get("cancelled")
+    if not isinstance(row, dict) or row.get("generation") != generation(context):
+        return ""
+    by = "".join(letter if letter.isprintable() else " " for letter in str(row.get("by") or "somebody"))
+    return f"It was cancelled by {by[:_LONGEST_NAME]}."
+
+
+def _tell_end(
+    journal: TaskJournal, context: Context, summary: dict[str, Any], manifest: dict[str, Any] | None
+) -> None:
+    """Leave the row ``ended``, and say how it has."""
+    from airflow_batchexec.engine.journal import pack  # noqa: PLC0415  not for parsing
+
+    row = {name: summary[name] for name in ("generation", "status", "reason")}
+    if manifest is not None:
+        row |= {name: manifest[name] for name in ("total_files", "finished_files", "rows")}
+        row["not_finished"] = pack(
+            {
+                record["file"]: record["status"]
+                for record in manifest["files"]
+                if record["status"] != "FINISHED"
+            }
+        )
+    journal.put("ended", row)
+    journal.add(
+        "ended",
+        status=summary["status"],
+        reason=summary["reason"],
+        manifest=summary.get("manifest", ""),
+        seconds=summary.get("seconds", round(time.time() - dag_run_start(context), 3)),
+    )
 
 
 def _count_tasks(context: Context, task_id: str, state: str) -> int:

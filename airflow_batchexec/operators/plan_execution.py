@@ -10,8 +10,15 @@ from airflow.sdk import BaseOperator
 from airflow_batchexec import internals, settings
 from airflow_batchexec.engine.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
-from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, owner_state
+from airflow_batchexec.handle import (
+    ExecutionHandle,
+    dag_run_start,
+    execution_id_of,
+    generation,
+    owner_state,
+)
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.placement import Placement, admission
 from airflow_batchexec.task_errors import task_failure
 
@@ -20,9 +27,15 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_batchexec.engine.execution import Prepared
+
 __all__ = ["PlanExecutionOperator"]
 
 _MAX_NAMED_SKIPPED = 100
+# What the REST API keeps in a run's conf for itself; no parameter has its name.
+_CLIENT_KEY = "client"
+# Of a row of the journal; Airflow warns of values above 64 KiB.
+_ROW_BYTES = 47 * 1024
 
 
 class PlanExecutionOperator(BaseOperator):
@@ -66,19 +79,31 @@ class PlanExecutionOperator(BaseOperator):
         """Plan the execution."""
         internals.die_with_supervisor()
         ti = context["ti"]
+        journal = TaskJournal(context, name=self.task_id, log=self.log)
         try:
-            return self._plan(context)
+            return self._plan(context, journal)
         except BatchExecError as error:
             ti.xcom_push("refused", {"error": type(error).__name__, "reason": error.message})
+            journal.add("refused", error=type(error).__name__, reason=error.message)
             raise task_failure(error) from error
+        finally:
+            journal.close()
 
-    def _plan(self, context: Context) -> list[list[int]]:
+    def fields_of_run(self, context: Context) -> dict[str, Any]:
+        """The execution's parameters by flat name, as the run gives them."""
+        if self.fields is not None:
+            return dict(self.fields)
+        fields = dict(context["params"])
+        if isinstance(fields.get(_CLIENT_KEY), dict):
+            del fields[_CLIENT_KEY]
+        return fields
+
+    def _plan(self, context: Context, journal: TaskJournal) -> list[list[int]]:
         from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution import prepare  # noqa: PLC0415  as above
 
         ti = context["ti"]
-        fields = dict(context["params"] if self.fields is None else self.fields)
-        config = ExecutionConfig.from_fields(**fields)
+        config = ExecutionConfig.from_fields(**self.fields_of_run(context))
         hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id=self.batch_execution_conn_id)
         builds = BatchExecutionHook(self.batch_execution_conn_id)
         execution_id = execution_id_of(ti, self.name)
@@ -127,4 +152,41 @@ class PlanExecutionOperator(BaseOperator):
             batch_execution_conn_id=self.batch_execution_conn_id,
         )
         ti.xcom_push("execution", handle.to_dict())
+        _tell(journal, prepared, generation(context))
         return [share.to_descriptor() for share in prepared.places]
+
+
+def _tell(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
+    """Say what was planned. The row ``planned`` comes last: what it speaks of is there by then."""
+    from airflow_batchexec.engine.journal import pack_in_rows  # noqa: PLC0415  not for parsing
+
+    spec, plan = prepared.spec, prepared.plan
+    build = {"model_id": spec.build.model_id, "build_id": spec.build.build_id}
+    journal.add(
+        "planned",
+        files=spec.total_files,
+        bytes=spec.total_bytes,
+        **build,
+        instance=spec.instance.name,
+        purchase_option=spec.purchase_option,
+        shares=spec.shares,
+        pods=spec.pods,
+        source=spec.root.uri,
+        destination=spec.destination.uri,
+        generation=generation,
+    )
+    for skipped in plan.skipped[:_MAX_NAMED_SKIPPED]:
+        journal.add("skipped", file=skipped.file, reason=skipped.reason)
+    if len(plan.skipped) > _MAX_NAMED_SKIPPED:
+        journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
+    share_of = {task.file: index for index, share in enumerate(prepared.shares) for task in share}
+    rows = pack_in_rows([[task.file, share_of[task.file]] for task in plan.tasks], most_bytes=_ROW_BYTES)
+    planned = {
+        "generation": generation,
+        "total_files": spec.total_files,
+        "shares": spec.shares,
+        **build,
+        "files_rows": len(rows),
+    }
+    if all(journal.put(f"files-{number:03d}", row) for number, row in enumerate(rows)):
+        journal.put("planned", planned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -19,11 +20,12 @@ from airflow_batchexec.handle import ExecutionHandle, dag_run_start, generation,
 from airflow_batchexec.lineage import Lineage
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
+from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.task_pod import TaskPod
 from airflow_batchexec.task_errors import task_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
@@ -50,14 +52,19 @@ class ShareOfPlan:
     """
 
     def __init__(self, *, execution: Any, share: Any, context: Context, log: Logger) -> None:
-        from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.stop import StopMark, StopWatch  # noqa: PLC0415  as above
-
         self._log = log
         self._context = context
         self._ti = context["ti"]
         self._generation = generation(context)
+        self._journal = TaskJournal(context, name=f"pod-{self._ti.map_index}", log=log)
+        with self._journaled(goes_on=True):
+            self._read_plan(execution, share)
+
+    def _read_plan(self, execution: Any, share: Any) -> None:
+        from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.stop import StopMark, StopWatch  # noqa: PLC0415  as above
+
         self._handle = ExecutionHandle.from_dict(execution)
         self._hook, self._storage, folder = self._handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
@@ -70,14 +77,15 @@ class ShareOfPlan:
         cancel = StopMark(storage=self._storage, location=folder.cancel)
         self._pod = TaskPod(
             name=f"pod-{self._ti.map_index}",
-            log=log,
+            log=self._log,
             batch_execution_conn_id=self._handle.batch_execution_conn_id,
+            on_line=self._journal.add_line,
         )
         self._watch = StopWatch(stop=self._stop, cancel=cancel, on_cancel=self._pod.end)
         self._killed: ExecutionCancelledError | None = None
         self._mapped_per_file = place.files == 1
         name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
-        label_map_index(context, name)
+        label_map_index(self._context, name)
 
     def run(self) -> None:
         """Predict what is to be done.
@@ -86,13 +94,15 @@ class ShareOfPlan:
             AirflowSkipException: The execution has ended; nothing was begun.
             AirflowException: A file failed, or the pod was ended.
         """
-        with self._watch as watch:
+        with self._journaled(), self._watch as watch:
             if watch.is_set():
                 self._skip_siblings()
                 reason = watch.cancelled.message if watch.cancelled else "Another file has failed."
                 raise AirflowSkipException(f"The execution has ended, so this was not started. {reason}")
             self._hold_lock()
             tasks = self._tasks_to_do()
+            self._finished_before = len(self._tasks) - len(tasks)
+            self._say_progress(0)
             if not tasks:
                 self._log.info("All %d files have been finished by an earlier attempt.", len(self._tasks))
                 return
@@ -101,6 +111,8 @@ class ShareOfPlan:
                 error = self._predict(tasks)
             except BatchExecError as failure:
                 error = failure
+            if error is not None and "file" not in error.details:
+                self._journal.add_failure(error)
             self._end(tasks, error)
 
     def kill(self) -> None:
@@ -183,6 +195,7 @@ class ShareOfPlan:
             with self._pod.started(
                 self._spec, pods_at_once=self._spec.pods_at_once, deadline=deadline
             ) as pod:
+                self._journal.add("loaded", pod=pod.name, seconds=round(pod.load_seconds, 3))
                 error = self._run_files(tasks, pod, deadline)
         except DeadlineExceeded:
             return self._job_timeout()
@@ -255,8 +268,30 @@ class ShareOfPlan:
             ledger.add(entry)
             self._files.add(entry)
             self.lineage.add(entry)
+            self._journal.add_record(entry)
+            self._say_progress(self._files.finished)
 
         return record
+
+    @contextmanager
+    def _journaled(self, *, goes_on: bool = False) -> Iterator[None]:
+        """Keep the journal up to what fails the task, or to its end."""
+        try:
+            yield
+        except BatchExecError as error:
+            self._journal.add_failure(error)
+            self._journal.close()
+            raise
+        except BaseException:
+            self._journal.close()
+            raise
+        if not goes_on:
+            self._journal.close()
+
+    def _say_progress(self, finished: int) -> None:
+        """Say how many files have finished, of a task that has others than its one."""
+        if self._spec.shares < self._spec.total_files:
+            self._journal.set_progress(self._finished_before + finished)
 
     def _record_end(self, task: FileTask, reason: ExecutionCancelledError) -> None:
         """Where the task was ended before its pod had a file, the account would not know that it was."""
@@ -271,20 +306,20 @@ class ShareOfPlan:
             return
         writer = f"{self._generation}-{self._ti.try_number}-killed-{uuid.uuid4().hex[:6]}"
         ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=writer)
-        ledger.add(
-            FileRecord(
-                file=task.file,
-                etag=task.etag,
-                status=FileStatus.CANCELLED,
-                pod=f"pod-{self._ti.map_index}",
-                attempt=self._ti.try_number,
-                at=now(),
-                generation=self._generation,
-                reason=f"{task.file}: {reason.message}",
-                error=type(reason).__name__,
-            )
+        record = FileRecord(
+            file=task.file,
+            etag=task.etag,
+            status=FileStatus.CANCELLED,
+            pod=f"pod-{self._ti.map_index}",
+            attempt=self._ti.try_number,
+            at=now(),
+            generation=self._generation,
+            reason=f"{task.file}: {reason.message}",
+            error=type(reason).__name__,
         )
+        ledger.add(record)
         ledger.close()
+        self._journal.add_record(record)
 
     def _end_execution_unless_retried(self, error: BatchExecError) -> None:
         """Where this was the last try, no further file of the execution is begun."""

@@ -9,7 +9,7 @@ from airflow_batchexec import settings
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow.sdk.types import Logger
 
@@ -27,12 +27,21 @@ class TaskPod:
         name: How records and messages call it.
         log: The task's log.
         batch_execution_conn_id: The connection that the model repository is reached through.
+        on_line: Is also given what the model prints, as (file, stream, line); the file is empty while it is loaded.
     """
 
-    def __init__(self, *, name: str, log: Logger, batch_execution_conn_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        log: Logger,
+        batch_execution_conn_id: str,
+        on_line: Callable[[str, str, str], None] = lambda *_: None,
+    ) -> None:
         self._name = name
         self._log = log
         self._batch_execution_conn_id = batch_execution_conn_id
+        self._on_line = on_line
         self._pod: Pod | None = None
         self._ended_by: BatchExecError | None = None
 
@@ -78,4 +87,6 @@ class TaskPod:
             self._pod.end(reason)
 
     def _print(self, stream: str, line: str) -> None:
+        # First, so that a log that cannot be written is not in its way.
+        self._on_line(self._pod.file if self._pod else "", stream, line)
         self._log.info("[%s] %s", stream, line)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import select
+import struct
+import termios
 import threading
 from typing import IO, TYPE_CHECKING
 
@@ -29,28 +33,34 @@ class LineForwarder:
     Args:
         stream: The pipe to read.
         name: ``stdout`` or ``stderr``.
-        on_line: Is given (name, line).
+        on_line: Is given (name, line); from one thread at a time, mostly the forwarder's own.
     """
 
     def __init__(self, *, stream: IO[bytes], name: str, on_line: Callable[[str, str], None]) -> None:
         self._stream = stream
         self._name = name
         self._on_line = on_line
+        # Whoever holds it reads, and passes on what was read.
         self._lock = threading.Lock()
+        self._rest = b""
+        self._skipping = False
         self._bytes_left = _BUDGET_BYTES
         self._lines_left = _BUDGET_LINES
         self._dropped_bytes = 0
         self._broken = False
+        # Another thread may have read what this one was told of.
+        os.set_blocking(stream.fileno(), False)
         self._thread = threading.Thread(target=self._run, name=f"pod-{name}", daemon=True)
         self._thread.start()
 
-    def renew_budget(self) -> None:
-        """Begin the next file's budget, and say what the last one left out."""
+    def end_file(self) -> None:
+        """Pass on all that is in the pipe by now; what comes later is the next file's, and has a budget of its own."""
         with self._lock:
-            dropped, self._dropped_bytes = self._dropped_bytes, 0
-            self._bytes_left, self._lines_left = _BUDGET_BYTES, _BUDGET_LINES
-        if dropped:
-            self._say(f"… {dropped:,} more bytes of output were left out of the log")
+            left = _unread_bytes(self._stream)
+            while left > 0 and (piece := self._read(min(left, _READ_BYTES))):
+                left -= len(piece)
+            self._end_line()
+            self._renew_budget()
 
     def join(self, timeout: float) -> None:
         """Wait until the stream has ended and all of it has been passed on."""
@@ -58,48 +68,71 @@ class LineForwarder:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        rest = b""
-        skipping = False
-        with self._stream:
-            while piece := os.read(self._stream.fileno(), _READ_BYTES):
-                if self._is_spent():
-                    # Not worth splitting: a model may print faster than its lines could be looked at.
-                    self._drop(len(rest) + len(piece))
-                    rest, skipping = b"", not piece.endswith(b"\n")
-                    continue
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    self._take(line, skipping=skipping)
-                    skipping = False
-                if len(rest) > _LINE_BYTES:
-                    self._take(rest, skipping=skipping)
-                    rest, skipping = b"", True
-        if rest:
-            self._take(rest, skipping=skipping)
-        self.renew_budget()
+        # Not select: it takes no descriptor above 1023.
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        while True:
+            poll.poll()
+            with self._lock:
+                if self._read(_READ_BYTES) == b"":
+                    self._end_line()
+                    self._renew_budget()
+                    self._stream.close()
+                    return
+
+    def _read(self, size: int) -> bytes | None:
+        """Read once, and pass on the lines of it.
+
+        Returns:
+            What was read; empty at the stream's end, ``None`` where there is nothing yet.
+        """
+        try:
+            piece = os.read(self._stream.fileno(), size)
+        except BlockingIOError:
+            return None
+        if piece and self._is_spent():
+            # Not worth splitting: a model may print faster than its lines could be looked at.
+            self._dropped_bytes += len(self._rest) + len(piece)
+            self._rest, self._skipping = b"", not piece.endswith(b"\n")
+            return piece
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            self._take(line)
+            self._skipping = False
+        if len(self._rest) > _LINE_BYTES:
+            self._take(self._rest)
+            self._rest, self._skipping = b"", True
+        return piece
+
+    def _end_line(self) -> None:
+        """Pass on a line that has no end."""
+        if self._rest:
+            self._take(self._rest)
+        self._rest, self._skipping = b"", False
+
+    def _renew_budget(self) -> None:
+        """Begin the next file's budget, and say what the last one left out."""
+        dropped, self._dropped_bytes = self._dropped_bytes, 0
+        self._bytes_left, self._lines_left = _BUDGET_BYTES, _BUDGET_LINES
+        if dropped:
+            self._say(f"… {dropped:,} more bytes of output were left out of the log")
 
     def _is_spent(self) -> bool:
-        with self._lock:
-            return self._bytes_left <= 0 or self._lines_left <= 0
+        return self._bytes_left <= 0 or self._lines_left <= 0
 
-    def _drop(self, size: int) -> None:
-        with self._lock:
-            self._dropped_bytes += size
-
-    def _take(self, line: bytes, *, skipping: bool) -> None:
+    def _take(self, line: bytes) -> None:
         """Pass a line on, or leave it out where the budget is spent or its beginning has been passed on already."""
-        if skipping:
-            self._drop(len(line))
+        if self._skipping:
+            self._dropped_bytes += len(line)
             return
         kept = line[:_LINE_BYTES]
-        with self._lock:
-            self._dropped_bytes += len(line) - len(kept)
-            if self._lines_left <= 0 or self._bytes_left < len(kept):
-                self._bytes_left = 0
-                self._dropped_bytes += len(kept) + 1
-                return
-            self._lines_left -= 1
-            self._bytes_left -= len(kept)
+        self._dropped_bytes += len(line) - len(kept)
+        if self._lines_left <= 0 or self._bytes_left < len(kept):
+            self._bytes_left = 0
+            self._dropped_bytes += len(kept) + 1
+            return
+        self._lines_left -= 1
+        self._bytes_left -= len(kept)
         self._say(kept.decode("utf-8", errors="replace").rstrip("\r"))
 
     def _say(self, line: str) -> None:
@@ -111,3 +144,11 @@ class LineForwarder:
         except Exception:  # noqa: BLE001  whatever it is, the stream is read to its end
             self._broken = True
             _log.exception("What the pod prints on %s cannot be passed on any more.", self._name)
+
+
+def _unread_bytes(stream: IO[bytes]) -> int:
+    """How much there is to read at once; nothing where the stream has ended."""
+    if stream.closed:
+        return 0
+    size: int = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0" * 4))[0]
+    return size

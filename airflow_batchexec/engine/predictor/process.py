@@ -99,13 +99,19 @@ class Pod:
     Args:
         spec: What it is made of.
         name: How logs and records call it.
-        on_line: Is given what the model prints, as (stream, line), from threads of the pod's own.
+        on_line: Is given what the model prints, as (stream, line), from threads of the pod's own or from the pod's
+            user's; never two lines of one stream at once.
+
+    Attributes:
+        file: The file that it predicts, or has predicted last; empty until the first. What is passed to ``on_line``
+            was printed for that file.
     """
 
     def __init__(self, *, spec: PodSpec, name: str, on_line: Callable[[str, str], None]) -> None:
         self.spec = spec
         self.name = name
         self.load_seconds = 0.0
+        self.file = ""
         self._on_line = on_line
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -147,6 +153,8 @@ class Pod:
             raise ModelLoadError(
                 f"The build did not load within {spec.load_timeout_seconds:g} s ({spec.folder})."
             ) from None
+        finally:
+            self._end_output()
         if not answer["ok"]:
             error = _error(answer, prefix="The build does not load: ")
             self.end(error)
@@ -184,19 +192,21 @@ class Pod:
             PodDiedError: The pod ended.
             DeadlineExceeded: The deadline passed; the pod has been ended.
         """
-        for forwarder in self._forwarders:
-            forwarder.renew_budget()
-        answer = self._ask(
-            {
-                "op": "predict",
-                "input": str(input_path),
-                "input_name": input_name,
-                "input_type": input_type.value,
-                "output": str(output_path),
-                "output_type": output_type.value,
-            },
-            deadline=deadline,
-        )
+        # What a thread of the model has printed since the last file.
+        self._end_output()
+        self.file = input_name
+        request = {
+            "op": "predict",
+            "input": str(input_path),
+            "input_name": input_name,
+            "input_type": input_type.value,
+            "output": str(output_path),
+            "output_type": output_type.value,
+        }
+        try:
+            answer = self._ask(request, deadline=deadline)
+        finally:
+            self._end_output()
         if not answer["ok"]:
             error = _error(answer, prefix=f"{input_name}: ", file=input_name)
             if isinstance(error, PodMemoryError):
@@ -302,6 +312,15 @@ class Pod:
             LineForwarder(stream=self._process.stdout, name="stdout", on_line=self._on_line),
             LineForwarder(stream=self._process.stderr, name="stderr", on_line=self._on_line),
         ]
+
+    def _end_output(self) -> None:
+        """Pass on what the model has printed for the file.
+
+        The worker flushes before it answers, and prints nothing until it is asked again: what is in the pipes by then
+        is the file's, and all of it.
+        """
+        for forwarder in self._forwarders:
+            forwarder.end_file()
 
     def _ask(self, request: dict[str, Any], *, deadline: float | None) -> dict[str, Any]:
         connection = self._connection

@@ -294,7 +294,7 @@ class _StandardStreams:
                 os.dup2(copy, fd)
 
     def flush(self) -> None:
-        """Pass on what Python still holds of a file's output."""
+        """Pass on what Python still holds of a file's output; what C code prints is not held, as Python runs with -u."""
         for stream in (sys.stdout, sys.stderr):
             # A model may have closed them, or put anything in their place.
             with suppress(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from airflow_batchexec.engine.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.repository import ModelRepository
 from airflow_batchexec.engine.stop import StopMark
 from airflow_batchexec.engine.storage import LocalStorage
-from airflow_batchexec.exceptions import ExecutionCancelledError
-from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
+from airflow_batchexec.exceptions import ExecutionCancelledError, ModelLoadError
+from airflow_batchexec.operators.finish_execution import FinishExecutionOperator, _cancelled_by
+from airflow_batchexec.operators.task_journal import TaskJournal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,13 +74,16 @@ def spec(tmp_path: Path) -> ExecutionSpec:
     return spec
 
 
-def ended(spec: ExecutionSpec, storage: LocalStorage, **instances: int) -> tuple[ExecutionStatus | None, str]:
+def ended(
+    spec: ExecutionSpec, storage: LocalStorage, *, cancelled_by: str = "", **instances: int
+) -> tuple[ExecutionStatus | None, str]:
     """What the task says of an execution, so many of whose mapped tasks are in which state."""
     finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
     ti = SimpleNamespace(
         dag_id="d", run_id="r", get_ti_count=lambda *, states, **_: sum(instances.get(s, 0) for s in states)
     )
-    return finish._ended(spec, storage, {"ti": ti, "dag_run": SimpleNamespace(clear_number=0)})
+    context: Any = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0)}
+    return finish._ended(spec, storage, context, cancelled_by)
 
 
 def cancel_mark(spec: ExecutionSpec) -> StopMark:
@@ -101,3 +106,49 @@ def test_a_cancel_by_somebody_else_is_one(spec: ExecutionSpec):
         ExecutionStatus.CANCELLED,
         "Somebody did not want it.",
     )
+
+
+def test_a_cancel_through_the_api_waits_until_no_pod_is_left_and_takes_its_mark_away(spec: ExecutionSpec):
+    why = "It was cancelled by maria."
+    with pytest.raises(SystemExit):
+        ended(spec, Killed(), cancelled_by=why, failed=1)
+    # While it waits, the pods are told to end.
+    mark = cancel_mark(spec).read()
+    assert mark is not None
+    assert mark["reason"] == why
+
+    assert ended(spec, LocalStorage(), cancelled_by=why, failed=1) == (ExecutionStatus.CANCELLED, why)
+    assert cancel_mark(spec).read() is None
+
+
+def test_a_cancel_through_the_api_goes_before_what_a_pod_has_said(spec: ExecutionSpec):
+    stop = StopMark(storage=LocalStorage(), location=spec.folder.stop("0"))
+    stop.set(ModelLoadError("The build does not load."))
+
+    assert ended(spec, LocalStorage(), cancelled_by="So.") == (ExecutionStatus.CANCELLED, "So.")
+    assert ended(spec, LocalStorage()) == (ExecutionStatus.FAILED, "The build does not load.")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"generation": 2, "by": "maria", "at": 1.0}, "It was cancelled by maria."),
+        ({"generation": 2, "by": "two\nlines\x1b[31m", "at": 1.0}, "It was cancelled by two lines [31m."),
+        ({"generation": 2, "by": "x" * 10_000}, f"It was cancelled by {'x' * 200}."),
+        ({"generation": 2}, "It was cancelled by somebody."),
+        ({"generation": 1, "by": "maria", "at": 1.0}, ""),
+        ("maria", ""),
+        (None, ""),
+    ],
+)
+def test_only_a_cancel_of_this_generation_counts(row: Any, reason: str):
+    store = SimpleNamespace(get={"cancelled": row}.get, set=lambda *_: None)
+    context: Any = {
+        "ti": SimpleNamespace(try_number=1),
+        "dag_run": SimpleNamespace(clear_number=2),
+        "task_state_store": store,
+    }
+    journal = TaskJournal(context, name="finish", log=logging.getLogger("task"))
+
+    assert _cancelled_by(journal, context) == reason
+    journal.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -94,17 +95,64 @@ def test_output_over_the_budget_is_counted_and_left_out(line):
     assert omitted(last) == len(data) - len(kept) * (len(line) + 1)
 
 
-def test_each_file_has_a_budget_of_its_own_and_is_told_what_the_last_one_left_out():
+def test_each_file_has_a_budget_of_its_own_and_says_what_it_left_out():
     stream = Stream()
     stream.write(b"first\n" * 20_000 + b"half a line")
-    wait_until(lambda: stream.forwarder._dropped_bytes >= 60_000)
-    stream.forwarder.renew_budget()
-    stream.write(b" ends\nsecond\n")
+    stream.forwarder.end_file()
+    assert stream.texts()[:10_000] == ["first"] * 10_000
+    assert omitted(stream.texts()[-1]) == 10_000 * 6 + len("half a line")
+    stream.write(b"second\n")
     stream.close()
-    texts = stream.texts()
-    assert texts[:10_000] == ["first"] * 10_000
-    assert omitted(texts[10_000]) in {60_000, 60_000 + len("half a line")}
-    assert "second" in texts[10_001:]
+    assert stream.texts()[10_001:] == ["second"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(
+                st.binary(max_size=20).filter(lambda line: b"\n" not in line and b"\r" not in line),
+                max_size=5,
+            ),
+            st.booleans(),
+        ),
+        max_size=20,
+    )
+)
+def test_what_was_written_before_the_end_of_a_file_is_that_files_and_only_that(files):
+    stream = Stream()
+    seen = []
+    for lines, has_an_end in files:
+        data = b"".join(line + b"\n" for line in lines)
+        stream.write(data if has_an_end else data.removesuffix(b"\n"))
+        stream.forwarder.end_file()
+        seen.append(stream.texts()[sum(map(len, seen)) :])
+    stream.close()
+    texts = [[line.decode("utf-8", "replace") for line in lines] for lines, _ in files]
+    for got, expected, (_, has_an_end) in zip(seen, texts, files, strict=True):
+        # An empty line without an end is no line.
+        assert got == (expected if has_an_end or not expected or expected[-1] else expected[:-1])
+    assert stream.texts() == [line for got in seen for line in got]
+
+
+def test_the_end_of_a_file_passes_on_no_more_than_was_there():
+    def print_on():
+        with suppress(BrokenPipeError):
+            while not enough.is_set():
+                stream.write(b"on and on\n")
+
+    enough = threading.Event()
+    stream = Stream()
+    thread = threading.Thread(target=print_on)
+    thread.start()
+    wait_until(lambda: stream.lines)
+    for _ in range(20):
+        stream.forwarder.end_file()
+    enough.set()
+    thread.join(20)
+    stream.close()
+    assert {text for text in stream.texts() if not text.startswith("…")} <= {
+        "on and on"[a:b] for a in range(10) for b in range(10)
+    }
 
 
 def test_a_log_that_cannot_be_written_does_not_block_the_model(caplog):

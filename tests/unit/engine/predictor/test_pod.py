@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -406,6 +407,54 @@ def test_what_a_model_prints_is_passed_on_line_by_line(pods):
         pods.predict(pod)
     assert pods.lines("stdout") == ["to stdout", "from C", "no newline at the end"]
     assert pods.lines("stderr") == ["to stderr"]
+
+
+def test_of_many_quick_files_each_gets_its_own_lines_and_no_others(pods):
+    source = """
+    import ctypes, os, sys
+    libc = ctypes.CDLL(None)
+    print("loading")
+    libc.puts(b"loading in C")
+    def predict(df):
+        name = df["a"].iloc[0]
+        print(f"{name} stdout")
+        print(f"{name} stderr", file=sys.stderr)
+        libc.puts(f"{name} from C".encode())
+        os.write(2, f"{name} without an end".encode())
+        if name.endswith("7"):
+            raise ValueError
+        return df
+    """
+    names = [f"f{number:03d}" for number in range(200)]
+    with pods.started(source) as pod:
+        for name in names:
+            with suppress(PredictError):
+                pods.predict(pod, f"a\n{name}\n", input_name=name)
+            # All of it is there when the answer is.
+            assert pods.printed_for.count(name) == 4
+    lines = list(zip(pods.printed_for, pods.printed, strict=True))
+    assert sorted(line for file, (_, line) in lines if not file) == ["loading", "loading in C"]
+    for name in names:
+        assert sorted(line for file, line in lines if file == name) == [
+            ("stderr", f"{name} stderr"),
+            ("stderr", f"{name} without an end"),
+            ("stdout", f"{name} from C"),
+            ("stdout", f"{name} stdout"),
+        ]
+
+
+def test_what_a_model_printed_before_it_died_is_its_last_files(pods):
+    source = """
+    import os
+    def predict(df):
+        os.write(1, b"so long\\n" * 2000)
+        os._exit(3)
+    """
+    with pods.started(source) as pod:
+        with pytest.raises(PodDiedError):
+            pods.predict(pod)
+        assert pods.lines("stdout") == ["so long"] * 2000
+    assert set(pods.printed_for) == {"in.csv"}
 
 
 def test_a_hundred_megabytes_of_output_are_drained_and_bounded(pods):

@@ -1,0 +1,173 @@
+"""The journal of one task of an execution, in Airflow's own store for what tasks know: the API server can read it there.
+
+Rows of the task's state store, by key:
+
+============================== ===================================================================================
+journal-<generation>-<try>-<n> a list of entries, as ``engine/journal_entries.py`` describes them
+planned                        of plan: generation, total_files, shares, model_id, build_id, files_rows
+files-<n>                      of plan: packed pairs of file and index of share; ``files_rows`` says how many count
+progress                       of predict, where the plan has fewer shares than files: generation, finished
+ended                          of finish: generation, status, reason; of a planned execution also total_files,
+                               finished_files, rows, not_finished (packed: status by file)
+cancelled                      of finish, written by whoever cancels the run: generation, by, at
+============================== ===================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec import internals
+from airflow_batchexec.exceptions import ExecutionCancelledError, FileTimeoutError, JobTimeoutError
+from airflow_batchexec.handle import generation
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.types import Logger
+
+    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.exceptions import BatchExecError
+
+__all__ = ["TaskJournal"]
+
+_TIMEOUTS = (FileTimeoutError, JobTimeoutError)
+
+
+class TaskJournal:
+    """Writes what a task of an execution does; :meth:`close` writes what is left.
+
+    Where the store fails, or there is none, the task goes on without: that is logged once.
+
+    Args:
+        context: The task's context.
+        name: What the task is called in the report: its pod, where it has one.
+        log: The task's log.
+    """
+
+    def __init__(self, context: Context, *, name: str, log: Logger) -> None:
+        from airflow_batchexec.engine.journal_writer import (  # noqa: PLC0415  not for parsing
+            JournalWriter,
+            ModelLines,
+        )
+
+        self._name = name
+        self._log = log
+        self._store = context.get("task_state_store")
+        self._generation = generation(context)
+        self._try = context["ti"].try_number
+        self._has_failed = False
+        self._progress: int | None = None
+        self._written_progress: int | None = None
+        self._writer = JournalWriter(
+            self._write_row,
+            after_batch=self._write_progress,
+            # Only a supervisor in another process can be spoken to from two threads.
+            in_background=self._store is not None and internals.is_supervised(),
+        )
+        self._lines = ModelLines(self._writer.add)
+        if self._store is None:
+            log.info("There is no store for what tasks know, so this task says nothing of itself there.")
+        if self._try > 1:
+            self.add("try", number=self._try, task=name)
+
+    def close(self) -> None:
+        """Write what was taken."""
+        self._lines.end()
+        self._writer.close()
+
+    def add(self, kind: str, **values: Any) -> None:
+        """Take an entry of now."""
+        self._writer.add({"kind": kind, **values})
+
+    def add_record(self, record: FileRecord) -> None:
+        """Take a file's start or end."""
+        from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  not for parsing
+
+        entry: dict[str, Any] = {
+            "at": round(record.at, 3),
+            "kind": record.status.value.lower(),
+            "file": record.file,
+            "pod": record.pod,
+            "generation": record.generation,
+            "attempt": record.attempt,
+        }
+        if record.status is not FileStatus.STARTED:
+            self._lines.end(record.file)
+            if record.output is not None:
+                steps = {step: round(seconds, 3) for step, seconds in record.seconds.items()}
+                entry |= {
+                    "rows": record.output.rows,
+                    "seconds": round(sum(record.seconds.values()), 3),
+                    "steps": steps,
+                }
+            else:
+                entry |= {"error": record.error, "reason": record.reason}
+                if record.traceback:
+                    entry["traceback"] = record.traceback
+        self._writer.add(entry)
+
+    def add_failure(self, error: BatchExecError) -> None:
+        """Take what has ended the task itself, whatever file it was at."""
+        kind = "timeout" if isinstance(error, _TIMEOUTS) else "failed"
+        entry = {
+            "kind": "cancelled" if isinstance(error, ExecutionCancelledError) else kind,
+            "file": "",
+            "pod": self._name,
+            "generation": self._generation,
+            "attempt": self._try,
+            "error": type(error).__name__,
+            "reason": error.message,
+        }
+        if error.details.get("traceback"):
+            entry["traceback"] = error.details["traceback"]
+        self._lines.end()
+        self._writer.add(entry)
+
+    def add_line(self, file: str, stream: str, text: str) -> None:
+        """Take a line that the model has printed, for a file or, where that is empty, while it was loaded."""
+        self._lines.add(file=file, stream=stream, text=text)
+
+    def set_progress(self, finished: int) -> None:
+        """Say how many files of the task have finished; written with the next entries."""
+        self._progress = finished
+
+    def put(self, key: str, value: dict[str, Any] | str) -> bool:
+        """Write a row at once, from the task's own thread.
+
+        Returns:
+            Whether it was written.
+        """
+        try:
+            self._set(key, value)
+        except Exception as error:  # noqa: BLE001  whatever it is, the task goes on
+            self._say_failed(error)
+            return False
+        return True
+
+    def get(self, key: str) -> Any:
+        """A row of the task; ``None`` where there is none, or none can be had."""
+        if self._store is None:
+            return None
+        try:
+            return self._store.get(key)
+        except Exception as error:  # noqa: BLE001  as in put
+            self._say_failed(error)
+            return None
+
+    def _write_row(self, number: str, entries: list[dict[str, Any]]) -> None:
+        self._set(f"journal-{self._generation}-{self._try}-{number}", entries)
+
+    def _write_progress(self) -> None:
+        finished = self._progress
+        if finished is not None and finished != self._written_progress:
+            self._set("progress", {"generation": self._generation, "finished": finished})
+            self._written_progress = finished
+
+    def _set(self, key: str, value: Any) -> None:
+        if self._store is not None:
+            self._store.set(key, value)
+
+    def _say_failed(self, error: Exception) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            self._log.warning("Airflow does not keep what this task says of its execution: %s", error)

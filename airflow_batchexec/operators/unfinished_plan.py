@@ -1,0 +1,104 @@
+"""A plan that was marked failed while it was being made, because its run was cancelled."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec import settings
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
+from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of
+from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.types import Logger
+
+__all__ = ["UnfinishedPlan"]
+
+_LOOK_SECONDS = 0.5
+
+
+class UnfinishedPlan:
+    """The task that plans, as a later task of its run sees it.
+
+    Args:
+        context: The later task's context.
+        task_id: The task that plans.
+        name: What tells several executions of one run apart; empty where the run is the execution.
+        log: The later task's log.
+    """
+
+    def __init__(self, context: Context, *, task_id: str, name: str, log: Logger) -> None:
+        self._context = context
+        self._task_id = task_id
+        self._name = name
+        self._log = log
+
+    def pull(self, key: str) -> Any:
+        """One of its XComs; ``None`` where there is none."""
+        return self._context["ti"].xcom_pull(task_ids=self._task_id, key=key)
+
+    def has_ended(self) -> bool:
+        """Whether it has come to a plan, or to a refusal."""
+        return bool(self.pull("execution") or self.pull("refused"))
+
+    def end(self, reason: str) -> Any:
+        """End it. Its process hears of it only at its next heartbeat, and could take the lock until then.
+
+        Args:
+            reason: Why, in a sentence.
+
+        Returns:
+            The XCom ``execution``, where there is a plan by now; else ``None``.
+        """
+        handle = self._handle()
+        # The plan looks for it before it takes the lock, and when it has written its documents.
+        mark = handle.cancel_mark() if handle else None
+        if mark:
+            mark.set(ExecutionCancelledError(reason))
+        deadline = time.monotonic() + settings.task_end_seconds()
+        while not self.has_ended() and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        execution = self.pull("execution")
+        if handle and not self.has_ended() and self._is_prepared(handle):
+            # It was killed when it had taken the lock and written what there is to conclude.
+            execution = handle.to_dict()
+        if mark:
+            mark.remove()
+        return execution
+
+    def _handle(self) -> ExecutionHandle | None:
+        """The handle that the plan is about to make; ``None`` where it will be refused."""
+        from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.locations import canonical  # noqa: PLC0415  as above
+
+        plan = self._context["dag"].get_task(self._task_id)
+        if not isinstance(plan, PlanExecutionOperator) or plan.fields is not None:
+            # Of a task group: its fields are rendered for that task alone.
+            return None
+        try:
+            config = ExecutionConfig.from_fields(**plan.fields_of_run(self._context))
+            destination = canonical(config.destination, field="destination_folder")
+            settings.allowed_locations().check(destination, field="destination_folder")
+            handle = ExecutionHandle(
+                execution_id=execution_id_of(self._context["ti"], self._name),
+                destination=destination.uri,
+                fields=config.fields(),
+                batch_execution_conn_id=plan.batch_execution_conn_id,
+            )
+            handle.cancel_mark()
+        except BatchExecError as error:
+            self._log.info("The plan is not told to end, as it cannot begin either: %s", error)
+            return None
+        return handle
+
+    def _is_prepared(self, handle: ExecutionHandle) -> bool:
+        """Whether there are the documents of a plan that this generation has made."""
+        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
+
+        _, storage, folder = handle.open()
+        try:
+            return read_spec(storage, folder).started_at == dag_run_start(self._context)
+        except ObjectNotFoundError:
+            return False

@@ -1,0 +1,423 @@
+"""The journal of executions in a real Airflow, read from its database while they run and when they have ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow_models import frame
+from journals import read_journal
+
+from airflow_batchexec.engine.journal import unpack
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.storage import LocalStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_deployment import Deployment
+    from journals import Journal
+
+# ``held_plan`` and ``held_finish`` are executions whose task begins when the file of the run's parameter GO is there.
+HELD = """
+import time
+from pathlib import Path
+
+from airflow_batchexec.dags import create_execution_dag
+
+
+def hold(context):
+    while not Path(context["params"]["parameters"]["GO"]).exists():
+        time.sleep(0.1)
+
+
+for task_id in ("plan", "finish"):
+    dag = create_execution_dag(f"held_{task_id}", retries=0)
+    dag.get_task(task_id)._pre_execute_hook = hold
+    globals()[dag.dag_id] = dag
+
+narrow = create_execution_dag("narrow", retries=0, max_active_runs=1)
+# DAG("held_plan") DAG("held_finish") DAG("narrow")
+"""
+
+# Says what it does on both streams, a hundred times, and fails for the first time where a file asks for it.
+TALKATIVE = """
+import os
+import sys
+from pathlib import Path
+
+print("loading it")
+
+
+def predict(df):
+    name, mood = df["name"].iloc[0], df["mood"].iloc[0]
+    for number in range(2):
+        print(f"{name} says {number}")
+    print(f"{name} complains", file=sys.stderr)
+    seen = Path(os.environ.get("SEEN", "/")) / name
+    if mood == "flaky" and not seen.exists():
+        seen.touch()
+        raise ValueError("not at the first time")
+    return df
+"""
+
+
+@pytest.fixture(scope="module")
+def user_dags() -> str:
+    return HELD
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models(deployment: Deployment) -> None:
+    for model_id, source in {"talkative": TALKATIVE, "broken": "raise RuntimeError('no weights')"}.items():
+        folder = deployment.folder / f"source-{model_id}"
+        folder.mkdir()
+        (folder / "model.py").write_text(source)
+        (folder / "model.toml").write_text('entrypoint = "model:predict"\n')
+        repository = ModelRepository(
+            root=Location.of_path(deployment.folder / "repository"),
+            storage=LocalStorage(),
+            cache=deployment.folder / "cache",
+        )
+        repository.publish(folder, model_id=model_id, build_id="b1")
+        repository.deploy(model_id, "b1", instance="tiny")
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.1)
+
+
+def journal_of(deployment: Deployment, run_id: str) -> Journal:
+    return read_journal(deployment.airflow.home / "airflow.db", run_id)
+
+
+def assert_small_rows(journal: Journal) -> None:
+    assert max(len(json.dumps(value)) for value in journal.rows.values()) < 48 * 1024
+
+
+# ---- executions that go their way
+
+
+def test_each_file_of_its_own_task_is_told_of(deployment: Deployment) -> None:
+    folders = deployment.write_files("each", dict.fromkeys("abc", "calm"), rows=4)
+    (Path(folders["source_folder"].removeprefix("file://")) / "notes.txt").write_text("no input")
+
+    run, run_id = deployment.execute(**folders)
+
+    assert run["state"] == "success"
+    journal = journal_of(deployment, run_id)
+    assert {share for _, share in journal.files()} == {0, 1, 2}
+    for account in journal.accounts():
+        assert (account.status, account.rows) == ("FINISHED", 4)
+        assert account.started_at is not None
+        assert account.ended_at is not None
+        assert account.started_at <= account.ended_at
+    assert not [key for _, _, key in journal.rows if key == "progress"]
+    assert {task for task, _, key in journal.rows if key.startswith("journal-0-1-")} == {
+        "plan",
+        "predict",
+        "finish",
+    }
+    report = journal.report()
+    assert report[0].startswith("Planned 3 files, ")
+    assert "notes.txt" in report[1]
+    assert report.count("[model] : model is ready") == 3
+    assert report[-2:][0] == "Audited: 3 finished, 0 failed, 0 not started; 12 rows."
+    assert report[-1].startswith("The execution ended as FINISHED after ")
+    assert journal.row("finish", "ended")["finished_files"] == 3
+
+
+def test_of_many_quick_files_in_two_pods_each_has_its_own_lines(deployment: Deployment) -> None:
+    names = [f"f{number:03d}" for number in range(120)]
+    folders = deployment.write_files("many", dict.fromkeys(names, "calm"), rows=1)
+
+    run, run_id = deployment.execute(**folders, model_id="talkative", pods=2)
+
+    assert run["state"] == "success"
+    journal = journal_of(deployment, run_id)
+    assert_small_rows(journal)
+    assert set(journal.statuses().values()) == {"FINISHED"}
+    counts = [journal.row("predict", "progress", map_index=index)["finished"] for index in (0, 1)]
+    assert sum(counts) == len(names)
+    for name in names:
+        said = [e["text"] for e in journal.entries("line") if e["file"] == f"{name}.csv"]
+        assert sorted(said) == [f"{name} complains", f"{name} says 0", f"{name} says 1"]
+    report = journal.report()
+    for name in names:
+        first, *_, last = [index for index, line in enumerate(report) if f"{name}.csv" in line]
+        assert report[first].startswith(f"{name}.csv started in pod-")
+        assert report[last].startswith(f"{name}.csv finished in pod-")
+    # At most a row a second, and one at the end.
+    took = journal.row("finish", "ended") and journal.entries("ended")[0]["seconds"]
+    rows = [key for task, _, key in journal.rows if task == "predict" and key.startswith("journal-")]
+    assert len(rows) <= 2 * (took + 2)
+
+
+def test_a_file_can_be_watched_while_it_runs(deployment: Deployment, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("watched", {"a": "calm", "hang": "hang"})
+    run_id = deployment.start(**folders, pods=2, parameters={"CALLS": str(calls)}, file_timeout=15)
+
+    def statuses() -> dict[str, str]:
+        journal = journal_of(deployment, run_id)
+        return journal.statuses(over=False) if journal.row("plan", "planned") else {}
+
+    wait_until(lambda: statuses() == {"a.csv": "FINISHED", "hang.csv": "RUNNING"})
+    assert journal_of(deployment, run_id).row("finish", "ended") is None
+
+    deployment.airflow.wait_for_run("batch_execution", run_id)
+    journal = journal_of(deployment, run_id)
+    assert statuses()["hang.csv"] == journal.statuses()["hang.csv"] == "TIMEOUT"
+    assert unpack(journal.row("finish", "ended")["not_finished"]) == {"hang.csv": "TIMEOUT"}
+    assert any(line.startswith("hang.csv took too long: ") for line in journal.report())
+
+
+# ---- what goes wrong
+
+
+def test_a_file_that_fails_and_is_tried_again_is_told_of_in_order(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    folders = deployment.write_files("flaky", {"a": "calm", "b": "flaky"})
+
+    run, run_id = deployment.execute(
+        **folders, model_id="talkative", pods=1, parameters={"SEEN": str(tmp_path)}
+    )
+
+    assert run["state"] == "success"
+    journal = journal_of(deployment, run_id)
+    assert set(journal.statuses().values()) == {"FINISHED"}
+    assert journal.row("predict", "progress", map_index=0) == {"generation": 0, "finished": 2}
+    report = journal.report()
+    order = [
+        report.index("b.csv started in pod-0."),
+        report.index("[model] b.csv: b says 0"),
+        report.index("b.csv failed: ValueError: not at the first time."),
+        report.index("  ValueError: not at the first time"),
+        report.index("Try 2 of pod-0 begins."),
+        report.index("b.csv started in pod-0.", report.index("Try 2 of pod-0 begins.")),
+        next(index for index, line in enumerate(report) if line.startswith("b.csv finished in pod-0: ")),
+    ]
+    assert order == sorted(order)
+
+
+def test_a_refusal_is_told(deployment: Deployment) -> None:
+    folders = deployment.write_files("refused", {"a": "calm"})
+    run, run_id = deployment.execute(**folders, build_id="b99")
+
+    assert run["state"] == "failed"
+    journal = journal_of(deployment, run_id)
+    (refused,) = journal.entries("refused")
+    assert "b99" in refused["reason"]
+    ended = journal.row("finish", "ended")
+    assert (ended["status"], ended["reason"]) == ("FAILED", refused["reason"])
+    assert journal.row("plan", "planned") is None
+
+
+def test_a_build_that_does_not_load_is_told_with_its_traceback(deployment: Deployment) -> None:
+    folders = deployment.write_files("broken", {"a": "calm", "b": "calm"})
+    run, run_id = deployment.execute(**folders, model_id="broken", pods=1)
+
+    assert run["state"] == "failed"
+    journal = journal_of(deployment, run_id)
+    report = journal.report()
+    failure = report.index("pod-0 failed: The build does not load: RuntimeError: no weights.")
+    assert "  RuntimeError: no weights" in report[failure:]
+    assert set(journal.statuses().values()) == {"CANCELLED"}
+    assert journal.row("finish", "ended")["status"] == "FAILED"
+
+
+def test_what_a_killed_task_did_not_say_its_next_try_and_the_audit_do(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("killed", {"only": "slow"})
+    run_id = deployment.start(**folders, parameters={"CALLS": str(calls), "PAUSE": "5"})
+    wait_until(lambda: journal_of(deployment, run_id).entries("started"))
+
+    deployment.kill_task("batch_execution", run_id, "predict")
+
+    assert deployment.airflow.wait_for_run("batch_execution", run_id)["state"] == "success"
+    journal = journal_of(deployment, run_id)
+    (account,) = journal.accounts()
+    assert (account.status, account.rows) == ("FINISHED", 5)
+    report = journal.report()
+    assert report.count("only.csv started in pod-0.") == 2
+    assert "Try 2 of pod-0 begins." in report
+    assert report[-2] == "Audited: 1 finished, 0 failed, 0 not started; 5 rows."
+
+
+def test_a_clear_continues_the_journal(deployment: Deployment, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    folders = deployment.write_files("cleared", {"a": "calm", "b": "fail"})
+    run, run_id = deployment.execute(**folders, pods=2, parameters={"BROKEN": str(broken)})
+    assert run["state"] == "failed"
+    assert journal_of(deployment, run_id).statuses() == {"a.csv": "FINISHED", "b.csv": "FAILED"}
+
+    broken.unlink()
+    assert deployment.clear(run_id)["state"] == "success"
+
+    journal = journal_of(deployment, run_id)
+    assert set(journal.statuses().values()) == {"FINISHED"}
+    assert journal.row("finish", "ended")["generation"] == 1
+    assert journal.row("plan", "planned")["generation"] == 1
+    # What was before stays in the report.
+    ends = [line for line in journal.report() if line.startswith("The execution ended as ")]
+    assert [line.split()[4] for line in ends] == ["FAILED", "FINISHED"]
+
+
+# ---- executions that somebody cancels
+
+
+def cancel(deployment: Deployment, dag_id: str, run_id: str) -> None:
+    """What the REST API does where somebody cancels."""
+    run = f"dags/{dag_id}/dagRuns/{run_id}"
+    value = {"generation": 0, "by": "maria", "at": time.time()}
+    deployment.airflow.api("PUT", f"{run}/taskInstances/finish/state-store/cancelled", json={"value": value})
+    deployment.airflow.api("PATCH", run, json={"state": "failed"})
+
+
+def start(deployment: Deployment, dag_id: str, name: str, **conf: Any) -> str:
+    folders = deployment.write_files(name, conf.pop("moods"))
+    return deployment.airflow.trigger(dag_id, {"model_id": "scaler", **folders, **conf})
+
+
+def assert_cancelled(deployment: Deployment, dag_id: str, name: str, run_id: str) -> Journal:
+    run = deployment.airflow.wait_for_run(dag_id, run_id)
+    assert run["state"] == "failed"
+    summary = deployment.airflow.xcom(dag_id, run_id, "finish", key="summary")
+    assert summary["status"] == "CANCELLED"
+    assert summary["reason"].startswith("It was cancelled by maria.")
+    journal = journal_of(deployment, run_id)
+    ended = journal.row("finish", "ended")
+    assert (ended["status"], ended["reason"]) == ("CANCELLED", summary["reason"])
+    assert journal.report()[-1].startswith("The execution ended as CANCELLED after ")
+    out = deployment.folder / name / "out"
+    assert list((out / "_batchexec" / "locks").glob("*")) == []
+    assert list((out / "_batchexec" / run_id).glob("cancel")) == []
+    assert [path.name for path in out.glob("*") if path.name != "_batchexec"] == []
+    assert deployment.pods() == []
+    return journal
+
+
+def test_an_execution_that_had_not_begun_is_cancelled(deployment: Deployment, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    first = start(deployment, "narrow", "first", moods={"hang": "hang"}, parameters={"CALLS": str(calls)})
+    wait_until(calls.exists)
+    second = start(deployment, "narrow", "second", moods={"a": "calm"})
+
+    cancel(deployment, "narrow", second)
+    cancel(deployment, "narrow", first)
+
+    assert_cancelled(deployment, "narrow", "first", first)
+    journal = assert_cancelled(deployment, "narrow", "second", second)
+    assert journal.row("finish", "ended")["reason"] == "It was cancelled by maria."
+    assert journal.row("plan", "planned") is None
+    assert not (deployment.folder / "second" / "out").exists()
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["that goes on", "that is killed"])
+def test_an_execution_is_cancelled_while_it_is_planned(
+    deployment: Deployment, tmp_path: Path, *, goes_on: bool
+) -> None:
+    go, name = tmp_path / "go", f"planned-{goes_on}"
+    run_id = start(deployment, "held_plan", name, moods={"a": "calm"}, parameters={"GO": str(go)})
+    wait_until(
+        lambda: [
+            instance
+            for instance in deployment.airflow.task_instances("held_plan", run_id)
+            if (instance["task_id"], instance["state"]) == ("plan", "running")
+        ]
+    )
+
+    cancel(deployment, "held_plan", run_id)
+    if goes_on:
+        # The plan's process does not know of it before its next heartbeat.
+        mark = deployment.folder / name / "out" / "_batchexec" / run_id / "cancel"
+        wait_until(mark.exists)
+        go.touch()
+
+    journal = assert_cancelled(deployment, "held_plan", name, run_id)
+    assert journal.row("finish", "ended")["reason"] == "It was cancelled by maria."
+    assert not list((deployment.folder / name / "out").rglob("execution.json"))
+
+
+def test_an_execution_is_cancelled_while_it_predicts(deployment: Deployment, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    moods = dict.fromkeys(("hang-1", "hang-2", "hang-3"), "hang")
+    run_id = deployment.start(
+        **deployment.write_files("predicting", moods), pods=2, parameters={"CALLS": str(calls)}
+    )
+    wait_until(lambda: calls.exists() and len(calls.read_text().split()) == 2)
+
+    cancel(deployment, "batch_execution", run_id)
+
+    journal = assert_cancelled(deployment, "batch_execution", "predicting", run_id)
+    manifest = deployment.manifest("predicting", run_id)
+    assert [record["status"] for record in manifest["files"]].count("CANCELLED") == 2
+    assert set(journal.statuses().values()) == {"CANCELLED"}
+
+
+def test_a_cancel_of_an_execution_all_of_whose_files_had_finished_changes_nothing(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    run_id = start(deployment, "held_finish", "complete", moods={"a": "calm"}, parameters={"GO": str(go)})
+    wait_until(lambda: journal_of(deployment, run_id).entries("finished"))
+    wait_until(
+        lambda: (
+            {
+                (instance["task_id"], instance["state"])
+                for instance in deployment.airflow.task_instances("held_finish", run_id)
+            }
+            >= {("predict", "success"), ("finish", "running")}
+        )
+    )
+
+    cancel(deployment, "held_finish", run_id)
+    go.touch()
+
+    assert deployment.airflow.wait_for_run("held_finish", run_id)["state"] == "success"
+    assert deployment.airflow.xcom("held_finish", run_id, "finish")["status"] == "FINISHED"
+    assert journal_of(deployment, run_id).row("finish", "ended")["status"] == "FINISHED"
+
+
+def test_a_cancel_of_an_earlier_generation_does_not_count(deployment: Deployment, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    folders = deployment.write_files("again", {"slow": "slow"})
+    run_id = deployment.start(**folders, parameters={"CALLS": str(calls), "PAUSE": "20"})
+    wait_until(calls.exists)
+    cancel(deployment, "batch_execution", run_id)
+    deployment.airflow.wait_for_run("batch_execution", run_id)
+
+    assert deployment.clear(run_id)["state"] == "success"
+
+    journal = journal_of(deployment, run_id)
+    assert journal.statuses() == {"slow.csv": "FINISHED"}
+    assert journal.row("finish", "ended")["status"] == "FINISHED"
+
+
+def test_nothing_secret_is_in_any_row(deployment: Deployment) -> None:
+    client, bucket = deployment.s3.client, deployment.bucket
+    client.put_object(Bucket=bucket, Key="j/in/a.csv", Body=frame("a", 2).to_csv(index=False).encode())
+
+    run, run_id = deployment.execute(
+        bucket=bucket,
+        source_folder="j/in",
+        destination_folder="j/out",
+        access_token_name="bucket_key",
+        access_secret_name="bucket_secret",
+    )
+
+    assert run["state"] == "success"
+    text = json.dumps(list(journal_of(deployment, run_id).rows.values()))
+    assert deployment.s3.secret_access_key not in text
+    assert deployment.s3.access_key_id not in text

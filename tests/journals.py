@@ -1,0 +1,67 @@
+"""The journal of an execution, read from Airflow's database as whoever serves it does."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.engine.journal import fold, report_lines, unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_batchexec.engine.journal import FileAccount
+
+__all__ = ["Journal", "read_journal"]
+
+_QUERY = "SELECT task_id, map_index, key, value FROM task_state_store WHERE run_id = ? ORDER BY id"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The rows of one run.
+
+    Attributes:
+        rows: The values by task, map index and key, in the order in which they were first written.
+    """
+
+    rows: dict[tuple[str, int, str], Any]
+
+    def row(self, task_id: str, key: str, *, map_index: int = -1) -> Any:
+        """One row; ``None`` where there is none."""
+        return self.rows.get((task_id, map_index, key))
+
+    def entries(self, *kinds: str) -> list[dict[str, Any]]:
+        """The entries of these kinds, or all."""
+        found = [
+            entry for (_, _, key), value in self.rows.items() if key.startswith("journal-") for entry in value
+        ]
+        return [entry for entry in found if not kinds or entry["kind"] in kinds]
+
+    def files(self) -> list[tuple[str, int]]:
+        """The planned files, each with its share."""
+        planned = self.row("plan", "planned")
+        packed = [self.row("plan", f"files-{number:03d}") for number in range(planned["files_rows"])]
+        return [(file, share) for row in packed for file, share in unpack(row)]
+
+    def accounts(self, *, over: bool = True) -> list[FileAccount]:
+        """What is known of each file."""
+        return fold(self.entries(), self.files(), self.row("finish", "ended"), over)
+
+    def statuses(self, *, over: bool = True) -> dict[str, str]:
+        """The status of each file."""
+        return {account.file: account.status for account in self.accounts(over=over)}
+
+    def report(self) -> list[str]:
+        """The report's lines."""
+        return [line for _, line in report_lines(self.entries())]
+
+
+def read_journal(database: Path, run_id: str) -> Journal:
+    """The journal of a run, from an SQLite database that others write to meanwhile."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
+        found = connection.execute(_QUERY, [run_id]).fetchall()
+    return Journal({(task_id, index, key): json.loads(value) for task_id, index, key, value in found})

@@ -1,0 +1,146 @@
+"""What the tasks of an execution leave in Airflow's store, and that they do their work where there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from journals import read_journal
+
+from airflow_batchexec.engine.journal import unpack
+from airflow_batchexec.operators.task_journal import TaskJournal
+
+if TYPE_CHECKING:
+    from inline_executions import InlineExecutions, Outcome
+    from journals import Journal
+
+
+def journal_of(outcome: Outcome) -> Journal:
+    return read_journal(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db", outcome.run.run_id)
+
+
+def test_every_file_is_told_of_from_its_plan_to_its_end(executions: InlineExecutions):
+    outcome = executions.run("plain", dict.fromkeys("abc", "calm"), model_id="moody")
+
+    journal = journal_of(outcome)
+    assert journal.row("plan", "planned") == {
+        "generation": 0,
+        "total_files": 3,
+        "shares": 3,
+        "model_id": "moody",
+        "build_id": "b1",
+        "files_rows": 1,
+    }
+    assert dict(journal.files()) == {"a.csv": 0, "b.csv": 1, "c.csv": 2}
+    for account in journal.accounts():
+        assert (account.status, account.rows, account.reason) == ("FINISHED", 2, "")
+        assert account.started_at <= account.ended_at
+    ended = journal.row("finish", "ended")
+    assert unpack(ended.pop("not_finished")) == {}
+    assert ended == {
+        "generation": 0,
+        "status": "FINISHED",
+        "reason": "",
+        "total_files": 3,
+        "finished_files": 3,
+        "rows": 6,
+    }
+    # One task for each file needs no count of its own.
+    assert not [key for _, _, key in journal.rows if key == "progress"]
+
+
+def test_the_report_is_in_the_order_in_which_it_happened(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    report = journal_of(outcome).report()
+    assert [line.split()[0] for line in report] == ["Planned", "pod-0", "a.csv", "a.csv", "Audited:", "The"]
+    assert report[2] == "a.csv started in pod-0."
+    assert report[3].startswith("a.csv finished in pod-0: 2 rows in ")
+    assert report[4] == "Audited: 1 finished, 0 failed, 0 not started; 2 rows."
+    assert report[5].startswith("The execution ended as FINISHED after ")
+    assert report[5].endswith(f"See {outcome.manifest()['manifest']}.")
+
+
+def test_a_pod_of_several_files_counts_those_that_have_finished_in_earlier_tries_too(
+    executions: InlineExecutions, tmp_path: Path
+):
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    moods = {"a": "calm", "b": "flaky", "c": "calm"}
+
+    outcome = executions.run("plain", moods, model_id="moody", pods=1, parameters={"SEEN": str(seen)})
+
+    journal = journal_of(outcome)
+    assert journal.row("predict", "progress", map_index=0) == {"generation": 0, "finished": 3}
+    assert set(journal.statuses().values()) == {"FINISHED"}
+    report = journal.report()
+    failure = report.index("b.csv failed: ValueError: not at the first time.")
+    assert (
+        "ValueError: not at the first time"
+        in report[failure + 1 : report.index("Try 2 of pod-0 begins.")][-1]
+    )
+    again = report.index("b.csv started in pod-0.", failure)
+    assert again > report.index("Try 2 of pod-0 begins.") > failure
+
+
+def test_what_is_refused_has_its_reason_in_the_report(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
+
+    journal = journal_of(outcome)
+    (refused,) = journal.entries("refused")
+    assert refused["error"] == "ModelNotFoundError"
+    ended = journal.row("finish", "ended")
+    assert ended == {"generation": 0, "status": "FAILED", "reason": refused["reason"]}
+    assert journal.report()[0] == f"Refused: {refused['reason']}"
+    assert journal.row("plan", "planned") is None
+
+
+def test_what_the_rest_api_keeps_in_a_runs_conf_is_no_parameter(executions: InlineExecutions):
+    client = {"warnings": ["The field x is unknown and was ignored."], "idempotency_key": "0" * 64}
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody", client=client)
+
+    assert outcome.state == "success"
+    assert "client" not in outcome.xcom("plan", "execution")["fields"]
+
+
+@pytest.mark.parametrize("conf", [{"clients": {}}, {"client": "somebody"}])
+def test_any_other_key_is_still_refused_by_name(executions: InlineExecutions, conf: dict[str, object]):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody", **conf)
+
+    assert outcome.state == "failed"
+    assert next(iter(conf)) in outcome.xcom("plan", "refused")["reason"]
+
+
+class Broken:
+    """A store that Airflow does not answer for."""
+
+    def set(self, key: str, value: object) -> None:
+        raise ConnectionError("no answer")
+
+    def get(self, key: str) -> object:
+        raise ConnectionError("no answer")
+
+
+@pytest.mark.parametrize("store", [Broken(), None])
+def test_without_a_store_a_task_says_nothing_and_goes_on(
+    store: Broken | None, caplog: pytest.LogCaptureFixture
+):
+    context = {
+        "ti": SimpleNamespace(try_number=2),
+        "dag_run": SimpleNamespace(clear_number=0),
+        **({"task_state_store": store} if store else {}),
+    }
+    with caplog.at_level(logging.WARNING):
+        journal = TaskJournal(context, name="pod-0", log=logging.getLogger("task"))  # type: ignore[arg-type]
+        assert journal.put("planned", {}) is (store is None)
+        assert journal.put("planned", {}) is (store is None)
+        assert journal.get("cancelled") is None
+        journal.add_line("a.csv", "stdout", "a line")
+        journal.set_progress(1)
+        journal.close()
+    assert len([record for record in caplog.records if record.name == "task"]) == (1 if store else 0)
+    assert len(caplog.records) == (2 if store else 0)
