@@ -7,12 +7,16 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_batchexec import run_notes
+from airflow_batchexec.api import URL_PREFIX, LazyApp
 
 __all__ = ["BatchExecPlugin"]
 
 
 class BatchExecPlugin(AirflowPlugin):
-    """What this package adds to Airflow's server: notes on runs."""
+    """What this package adds to Airflow's server: notes on runs, and the REST API."""
 
     name = "batchexec"
     listeners: list[Any] = [run_notes]  # noqa: RUF012  as Airflow reads it
+    fastapi_apps: list[Any] = [  # noqa: RUF012  as above
+        {"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "Batch execution"}
+    ]

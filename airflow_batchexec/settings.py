@@ -26,6 +26,7 @@ __all__ = [
     "default_purchase_option",
     "default_queue",
     "deployment_name",
+    "execution_dags",
     "executors",
     "gpu_resource",
     "in_kubernetes_pod",
@@ -53,6 +54,23 @@ def deployment_name() -> str:
     """What tells this Airflow from others that may write to the same destinations."""
     name: str = conf.get(_SECTION, "deployment_name", fallback="") or conf.get("api", "base_url", fallback="")
     return name
+
+
+def execution_dags() -> tuple[str, ...]:
+    """The DAGs whose runs the REST API serves as executions; it starts runs of the first.
+
+    Raises:
+        ConfigurationError: None is named, or one twice.
+    """
+    text = conf.get(_SECTION, "execution_dags", fallback="batch_execution")
+    dag_ids = tuple(name.strip() for name in text.split(","))
+    if not all(dag_ids) or len(set(dag_ids)) < len(dag_ids):
+        raise ConfigurationError(
+            f"execution_dags: {text!r} is no list of different DAG ids. Set [batchexec] execution_dags to one, separated "
+            f"by commas.",
+            field="execution_dags",
+        )
+    return dag_ids
 
 
 def instance_table() -> InstanceTable:

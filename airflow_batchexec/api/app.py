@@ -1,0 +1,183 @@
+"""The application: its routes, and the document that describes them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from airflow.sdk import conf
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse
+
+import airflow_batchexec
+from airflow_batchexec.api import reading
+from airflow_batchexec.api.auth import Caller, ChangingCaller  # noqa: TC001  FastAPI reads the annotations
+from airflow_batchexec.api.body import Body, parse_json
+from airflow_batchexec.api.cancel import cancel
+from airflow_batchexec.api.errors import ApiError, ApiRoute, add_error_handlers
+from airflow_batchexec.api.examples import REQUEST_BODY, error_responses
+from airflow_batchexec.api.models import (
+    CancelResponse,
+    DetailsResponse,
+    ListResponse,
+    ReportResponse,
+    StartResponse,
+    StatusResponse,
+)
+from airflow_batchexec.api.start import start
+from airflow_batchexec.config_values import OPTIONAL_ID_SCHEMA
+
+__all__ = ["create_app"]
+
+_TITLE = "Batch execution"
+_DESCRIPTION = (
+    "Storage-based batch inference: starts executions, follows them, and cancels them. Every call needs a token of "
+    "Airflow's, and what it may do is what its user may do with the runs of the execution DAGs."
+)
+_ExecutionId = Annotated[
+    str,
+    Path(
+        description="The execution's id, as the start gave it.",
+        max_length=250,
+        # What Airflow's ids are unless it is configured otherwise: not checked, only told.
+        json_schema_extra={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.~:+-]*$"},
+    ),
+]
+_Id = Annotated[str, Query(pattern=str(OPTIONAL_ID_SCHEMA["pattern"]), max_length=128)]
+
+router = APIRouter(prefix="/api/v1", route_class=ApiRoute, tags=["batch executions"])
+documents = APIRouter(route_class=ApiRoute, include_in_schema=False)
+
+
+@router.post(
+    "/batch-job/start-job",
+    summary="Start an execution",
+    openapi_extra={"requestBody": REQUEST_BODY},
+    responses=error_responses(StartResponse, 400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+def start_job(
+    user: ChangingCaller,
+    body: Body,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="A repeated start with the same key and body gives the first execution. 1 to 255 visible "
+            "ASCII characters."
+        ),
+    ] = None,
+) -> StartResponse:
+    """Every file of the source folder goes through the model, and its result to the destination folder."""
+    return StartResponse(batch_id=start(parse_json(body), idempotency_key=idempotency_key, user=user))
+
+
+@router.get(
+    "/batch-job/{execution_id}/status",
+    summary="How far an execution is",
+    responses=error_responses(StatusResponse, 400, 401, 403, 404, 503),
+)
+def job_status(user: Caller, execution_id: _ExecutionId) -> StatusResponse:
+    """Its status, and how many of its files have a result."""
+    return reading.status_of(execution_id, user=user)
+
+
+@router.get(
+    "/batch-job/{execution_id}/report",
+    summary="The log of an execution",
+    responses=error_responses(ReportResponse, 400, 401, 403, 404, 503),
+)
+def job_report(user: Caller, execution_id: _ExecutionId) -> ReportResponse:
+    """Its log, in order: what was planned, each file's start and end, what the model printed, the account, the end."""
+    return reading.report_of(execution_id, user=user)
+
+
+@router.post(
+    "/batch-job/{execution_id}/cancel",
+    summary="Cancel an execution",
+    responses=error_responses(CancelResponse, 400, 401, 403, 404, 409, 503),
+)
+def cancel_job(user: ChangingCaller, execution_id: _ExecutionId) -> CancelResponse:
+    """It ends as soon as its files in work are stopped; what has a result keeps it."""
+    cancel(execution_id, user=user)
+    return CancelResponse()
+
+
+@router.get(
+    "/batch-job/{execution_id}",
+    summary="All of an execution, with every file",
+    responses=error_responses(DetailsResponse, 400, 401, 403, 404, 503),
+)
+def job_details(user: Caller, execution_id: _ExecutionId) -> DetailsResponse:
+    """Its parameters, its report, and what became of each file."""
+    return reading.details_of(execution_id, user=user)
+
+
+@router.get(
+    "/batch-jobs",
+    summary="Executions, newest first",
+    responses=error_responses(ListResponse, 400, 401, 403, 503),
+)
+def list_jobs(
+    user: Caller,
+    model_id: Annotated[_Id | None, Query(description="Only those of this model.")] = None,
+    build_id: Annotated[_Id | None, Query(description="Only those of this build.")] = None,
+    status: Annotated[
+        str | None, Query(description="Only those of this status: its name, the word in it, or its number.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the page before.", max_length=100)
+    ] = None,
+) -> ListResponse:
+    """Only those whose runs the user may read. A page may hold fewer than asked for; `next_cursor` says if it is the last."""
+    return reading.list_of(
+        user=user,
+        model_id=(model_id or "").strip(),
+        build_id=(build_id or "").strip(),
+        status=status or "",
+        limit=limit,
+        cursor=cursor or "",
+    )
+
+
+@documents.get("/openapi.json", response_class=JSONResponse)
+def openapi(request: Request, user: Caller) -> Any:  # noqa: ARG001  whoever reads it must be somebody
+    """The OpenAPI document, with the address that it is read from."""
+    document = get_openapi(
+        title=_TITLE,
+        version=airflow_batchexec.__version__,
+        description=_DESCRIPTION,
+        routes=router.routes,
+    )
+    document["servers"] = [{"url": request.scope.get("root_path", "")}]
+    _drop_foreign_errors(document)
+    return document
+
+
+@documents.get("/docs", response_class=HTMLResponse)
+def docs(request: Request, user: Caller) -> HTMLResponse:  # noqa: ARG001  as above
+    """The OpenAPI document as a page, unless this Airflow shows none."""
+    if not conf.getboolean("api", "enable_swagger_ui", fallback=True):
+        raise ApiError(HTTPStatus.NOT_FOUND, "This Airflow shows no such page: see [api] enable_swagger_ui.")
+    return get_swagger_ui_html(openapi_url=f"{request.scope.get('root_path', '')}/openapi.json", title=_TITLE)
+
+
+def _drop_foreign_errors(document: dict[str, Any]) -> None:
+    """Take out what FastAPI says of wrong parameters, which are answered in another way here."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+def create_app() -> FastAPI:
+    """The application, for mounting in Airflow's API server."""
+    # The documents of FastAPI's own would be there for everybody.
+    app = FastAPI(title=_TITLE, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(router)
+    app.include_router(documents)
+    add_error_handlers(app)
+    return app

@@ -1,0 +1,111 @@
+"""Cancelling an execution: its run is failed as Airflow's own call fails one, and its last task is told by whom."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.core_api.datamodels.dag_run import DagRunMutableStates
+from airflow.api_fastapi.core_api.services.public.dag_run import patch_dag_run_state
+from airflow.models.dagrun import DagRun
+from airflow.sdk import conf
+from airflow.state import TaskScope, get_state_backend
+
+from airflow_batchexec import settings
+from airflow_batchexec.api import queries
+from airflow_batchexec.api.auth import dags_for, may
+from airflow_batchexec.api.dag_bag import dag_bag
+from airflow_batchexec.api.database import in_transaction
+from airflow_batchexec.api.errors import ApiError, configured
+from airflow_batchexec.api.standing import FINISH_TASK, PLAN_TASK, PREDICT_TASK, Words, standing_of
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+    from sqlalchemy.orm import Session
+
+    from airflow_batchexec.api.queries import Run
+
+__all__ = ["cancel"]
+
+
+def cancel(execution_id: str, *, user: BaseUser) -> None:
+    """Cancel an execution. One that is being cancelled is left alone.
+
+    Raises:
+        ApiError: There is none of that id, it has ended, or the user may not.
+    """
+    outcome = in_transaction(lambda session: _cancel(session, execution_id, user))
+    if outcome is not None:
+        raise outcome
+
+
+def _cancel(session: Session, execution_id: str, user: BaseUser) -> ApiError | None:
+    run = _find(session, execution_id, user)
+    entry = queries.add_audit_entry(
+        session,
+        "cancel_batch_job",
+        user=user.get_name(),
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        said={"method": "POST"},
+    )
+    # Read again, now that no other cancellation can come between.
+    row = session.get_one(DagRun, run.key, with_for_update=True)
+    now = queries.find_run(session, [run.dag_id], run.run_id) or run
+    refusal = _refusal(now)
+    if refusal is not None:
+        entry.extra = queries.as_json({"method": "POST", "refused": refusal.message})
+        return refusal
+    words = Words.of(queries.stored_values(session, [now.key])[now.key])
+    if words.cancelled_in(now.generation):
+        return None
+    counts = queries.count_tasks(session, [now], [PLAN_TASK, PREDICT_TASK])
+    standing = standing_of(now, words, counts.get((now.dag_id, now.run_id), {}))
+    dag = dag_bag().get_dag_for_run(row, session=session)
+    if dag is None:
+        return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"The DAG {run.dag_id} cannot be read.")
+    said = {
+        "generation": now.generation,
+        "by": user.get_name(),
+        "at": time.time(),
+        "finished_files": standing.finished_files,
+    }
+    # Through Airflow's backend, so that the task finds it wherever that keeps what it is told.
+    get_state_backend().set(
+        TaskScope(dag_id=run.dag_id, run_id=run.run_id, task_id=FINISH_TASK),
+        "cancelled",
+        json.dumps(said),
+        expires_at=_expiry(),
+        session=session,
+    )
+    patch_dag_run_state(dag=dag, dag_run=row, state=DagRunMutableStates.FAILED, session=session)
+    return None
+
+
+def _find(session: Session, execution_id: str, user: BaseUser) -> Run:
+    """The run to cancel. Whoever may not even read it is not told that it is there."""
+    dag_ids = dags_for("PUT", user=user, session=session)
+    run = queries.find_run(session, configured(settings.execution_dags), execution_id)
+    if run is not None and run.dag_id in dag_ids:
+        return run
+    if run is not None and may("GET", run.dag_id, user=user, session=session):
+        raise ApiError(
+            HTTPStatus.FORBIDDEN,
+            f"You may not change executions: you lack that right on runs of {run.dag_id}.",
+        )
+    raise ApiError(HTTPStatus.NOT_FOUND, f"There is no execution {execution_id!r}.")
+
+
+def _refusal(run: Run) -> ApiError | None:
+    if run.is_over:
+        return ApiError(HTTPStatus.CONFLICT, f"The execution {run.run_id} has ended; it cannot be cancelled.")
+    return None
+
+
+def _expiry() -> datetime | None:
+    """When what a task is told may be removed, as Airflow's own call has it."""
+    days = conf.getint("state_store", "default_retention_days")
+    return datetime.now(timezone.utc) + timedelta(days=days) if days > 0 else None

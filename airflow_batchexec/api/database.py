@@ -1,0 +1,50 @@
+"""Transactions of Airflow's database: short, and tried again where the database was busy."""
+
+from __future__ import annotations
+
+import random
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow.utils.session import create_session
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from airflow_batchexec.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.orm import Session
+
+__all__ = ["in_transaction"]
+
+_T = TypeVar("_T")
+_ATTEMPTS = 4
+_PAUSE_SECONDS = 0.1
+# SQLite itself waits as long as it is configured to: whoever asks is not to wait for that four times.
+_GIVE_UP_SECONDS = 10.0
+
+
+def in_transaction(work: Callable[[Session], _T]) -> _T:
+    """Do something in a transaction of its own, once more where the database was locked or lost.
+
+    Args:
+        work: What to do. It may be done several times; only one of them is committed.
+
+    Raises:
+        ApiError: The database stayed busy or out of reach.
+    """
+    give_up_at = time.monotonic() + _GIVE_UP_SECONDS
+    for attempt in range(_ATTEMPTS):
+        try:
+            with create_session(scoped=False) as session:
+                return work(session)
+        except (OperationalError, PoolTimeoutError) as error:
+            if attempt + 1 == _ATTEMPTS or time.monotonic() > give_up_at:
+                raise ApiError(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "Airflow's database is busy or out of reach. Try again."
+                ) from error
+            time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+    raise AssertionError("every attempt returns or raises")

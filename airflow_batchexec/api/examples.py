@@ -1,0 +1,128 @@
+"""What the OpenAPI document shows of requests and errors."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.api.models import failure
+from airflow_batchexec.api.request_schema import START_REQUEST
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["REQUEST_BODY", "error_responses"]
+
+_FLAT = {
+    "model_id": "arrival_delay",
+    "source_bucket": "flights",
+    "destination_bucket": "delays",
+    "source_folder": "batch_execution/arrival_delay/input",
+    "destination_folder": "batch_execution/arrival_delay/output",
+    "batch_job_deployment_size": {
+        "number_of_pods": 4,
+        "cpu": 1.0,
+        "memory_amount": 512,
+        "memory_units": "MIB",
+    },
+    "input_file_type": "PARQUET_INPUT_FILE_TYPE",
+    "output_file_type": "PARQUET_OUTPUT_FILE_TYPE",
+    "advanced_deployment_options": {"custom_iam_role_arn": "arn:aws:iam::123456789012:role/batch"},
+}
+_NESTED = {
+    "batch_job_request": {
+        "model_details": {"model_id": "arrival_delay", "build_id": "2024-07-01"},
+        "data_details": {
+            "source_path": {
+                "source_bucket": "flights",
+                "source_folder": "2013",
+                "input_file_type": "CSV_INPUT_FILE_TYPE",
+            },
+            "destination_path": {
+                "destination_bucket": "delays",
+                "destination_folder": "2013",
+                "output_file_type": "CSV_OUTPUT_FILE_TYPE",
+            },
+            "token_secret": "bucket_key",
+            "secret_secret": "bucket_secret",
+        },
+        "execution_details": {
+            "job_timeout": 3600,
+            "task_timeout": 600,
+            "batch_job_deployment_size": {
+                "number_of_pods": 2,
+                "client_pod_compute_resources": {"template_spec": {"template_id": "medium"}},
+            },
+            "advanced_deployment_options": {"purchase_option": "on-demand"},
+            "parameters": [{"key": "THRESHOLD", "value": "0.5"}],
+        },
+    }
+}
+REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "A start in either form, flat or nested; names in snake_case or lowerCamelCase. Unknown fields are "
+    "ignored, with a warning in the report.",
+    "content": {
+        "application/json": {
+            "schema": START_REQUEST,
+            "examples": {
+                "flat": {"summary": "Flat", "value": _FLAT},
+                "nested": {"summary": "Nested", "value": _NESTED},
+            },
+        }
+    },
+}
+_ERRORS = {
+    400: ("The body or a parameter is wrong; the reason names it.", "model_id: a text is needed."),
+    401: (
+        "Nobody is calling, or the token is expired.",
+        "Token Expired. Send Authorization: Bearer <token>.",
+    ),
+    403: (
+        "The user may not, or a cookie alone came from another origin.",
+        "You may not read executions: you lack that right on runs of batch_execution.",
+    ),
+    404: (
+        "There is no such execution, model or build.",
+        "There is no execution 'rest__0123456789abcdef__1'.",
+    ),
+    409: (
+        "An equal execution is at work, the execution has ended, or the DAG is paused.",
+        "The execution rest__0123456789abcdef__1 has the same model, build, source and destination, and has not ended.",
+    ),
+    413: ("The body is larger than 1 MiB.", "The body is larger than 1,048,576 bytes."),
+    415: (
+        "The body is not JSON by its media type.",
+        "Content-Type: the body should be application/json, in UTF-8.",
+    ),
+    422: (
+        "The idempotency key came with another request before.",
+        "Idempotency-Key: the execution rest__0123456789abcdef__1 was started with this key, by another request.",
+    ),
+    503: (
+        "The database is busy, or the execution DAG is missing; `Retry-After` says when to try again.",
+        "Airflow's database is busy or out of reach. Try again.",
+    ),
+}
+
+
+def error_responses(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How a call may fail, for the document.
+
+    Args:
+        model: The call's response type.
+        statuses: The HTTP statuses.
+    """
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        description, message = _ERRORS[status]
+        found[status] = {
+            "model": model,
+            "description": f"{HTTPStatus(status).phrase}. {description}",
+            "content": {"application/json": {"example": failure(model, message)}},
+        }
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            found[status]["headers"] = {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
+            }
+    return found

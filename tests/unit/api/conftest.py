@@ -1,0 +1,196 @@
+"""The API as Airflow's server mounts it: in this process, over a real database with the execution DAGs in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.api_fastapi.app import get_auth_manager, init_auth_manager, purge_cached_app
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.app import init_middlewares
+from airflow.models.dagrun import DagRun
+from airflow.models.log import Log
+from airflow.settings import engine
+from airflow.utils.session import create_session
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from inline_executions import publish_moody_model
+from sqlalchemy import delete, event
+
+from airflow_batchexec.plugin import BatchExecPlugin
+from benchmarks.seeded_execution import seed_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from httpx import Response
+    from sqlalchemy.orm import Session
+
+PREFIX = "/batchexec"
+OTHER_DAG = "batch_execution_gpu"
+_DAGS = f"""
+from airflow_batchexec import create_execution_dag
+
+create_execution_dag()
+create_execution_dag({OTHER_DAG!r}, defaults={{"model_id": "moody", "instance": "tiny"}})
+"""
+_LIFETIME_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Api:
+    """Requests of users to the API."""
+
+    client: TestClient
+    folder: Path
+    body: dict[str, Any] = field(default_factory=dict)
+
+    def token(self, role: str = "user", *, name: str = "", seconds: int = _LIFETIME_SECONDS) -> str:
+        """A token as Airflow's login gives it."""
+        user = SimpleAuthManagerUser(username=name or f"the {role}", role=role)
+        return get_auth_manager().generate_jwt(user, expiration_time_in_seconds=seconds)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        role: str | None = "user",
+        name: str = "",
+        headers: dict[str, str] | None = None,
+        **arguments: Any,
+    ) -> Response:
+        """One request, as a user of a role, or nobody."""
+        who = {} if role is None else {"Authorization": f"Bearer {self.token(role, name=name)}"}
+        # One is to be measured and compared by itself: no cookie that an earlier one brought.
+        self.client.cookies.clear()
+        return self.client.request(method, f"{PREFIX}{path}", headers={**who, **(headers or {})}, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> Response:
+        return self.request("GET", f"/api/v1{path}", **arguments)
+
+    def post(self, path: str, **arguments: Any) -> Response:
+        return self.request("POST", f"/api/v1{path}", **arguments)
+
+    def start(self, job: str = "job", **arguments: Any) -> Response:
+        """Start an execution over folders of a name."""
+        return self.post("/batch-job/start-job", json=self.job(job), **arguments)
+
+    def job(self, name: str = "job", **fields: Any) -> dict[str, Any]:
+        """A request that is right."""
+        return {
+            "model_id": "moody",
+            "source_folder": f"file://{self.folder}/{name}/in",
+            "destination_folder": f"file://{self.folder}/{name}/out",
+            **fields,
+        }
+
+
+@pytest.fixture(scope="session")
+def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The tests' own database, with two execution DAGs."""
+    folder = tmp_path_factory.mktemp("dags")
+    (folder / "executions.py").write_text(_DAGS)
+    settings = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    }
+    for words in (("db", "migrate"), ("dags", "reserialize")):
+        subprocess.run(
+            [sys.executable, "-m", "airflow", *words],
+            env={**os.environ, **settings},
+            check=True,
+            capture_output=True,
+            timeout=240,
+        )
+
+
+@pytest.fixture(scope="session")
+def server(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    """What is around the API in Airflow's server: its users, and the middlewares that read cookies."""
+    folder = tmp_path_factory.mktemp("users")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AIRFLOW__API_AUTH__JWT_SECRET": os.urandom(32).hex(),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+            "AIRFLOW__API__BASE_URL": "https://airflow.example.com/tools",
+        }.items():
+            patch.setenv(name, value)
+        app = FastAPI()
+        (mounted,) = BatchExecPlugin.fastapi_apps
+        assert mounted["url_prefix"] == PREFIX
+        app.mount(mounted["url_prefix"], mounted["app"])
+        init_auth_manager(app)
+        init_middlewares(app)
+        yield app
+        purge_cached_app()
+
+
+@pytest.fixture
+def api(server: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """The API, with a model, in a database without runs."""
+    repository = publish_moody_model(tmp_path)
+    for option, value in {
+        "EXECUTION_DAGS": f"batch_execution, {OTHER_DAG}",
+        "MODEL_REPOSITORY": str(repository),
+        "ALLOWED_LOCATIONS": f"file://{tmp_path},s3://flights",
+    }.items():
+        monkeypatch.setenv(f"AIRFLOW__BATCHEXEC__{option}", value)
+    _remove_runs()
+    with TestClient(server, base_url="http://airflow.test") as client:
+        yield Api(client, tmp_path)
+    _remove_runs()
+
+
+@pytest.fixture
+def seed(api: Api) -> Callable[..., Any]:
+    """Makes a run of an execution DAG, and lets a function write what its tasks would have."""
+
+    def make(run_id: str, write: Callable[[Session, DagRun], None] | None = None, **arguments: Any) -> None:
+        with create_session() as session:
+            conf = {**api.job(run_id), **arguments.pop("conf", {})}
+            run = seed_run(session, run_id=run_id, conf=conf, **arguments)
+            if write is not None:
+                write(session, run)
+
+    return make
+
+
+@pytest.fixture
+def statements() -> Callable[[], Any]:
+    """Collects the statements that are sent to the database within a context."""
+
+    @contextmanager
+    def collect() -> Iterator[list[str]]:
+        found: list[str] = []
+
+        def note(*arguments: Any) -> None:
+            found.append(arguments[2])
+
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield found
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+
+    return collect
+
+
+def _remove_runs() -> None:
+    with create_session() as session:
+        session.execute(delete(DagRun))
+        session.execute(delete(Log))
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)

@@ -1,0 +1,467 @@
+"""Status, list, report and details, told from what an execution's tasks have left in Airflow's database."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from wire_service import parse_response
+
+from airflow_batchexec.engine.journal import pack
+from airflow_batchexec.wire import JobStatus
+from benchmarks.seeded_execution import (
+    BUILD_ID,
+    map_predict,
+    say,
+    seed_end,
+    seed_execution,
+    seed_file,
+    seed_plan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
+
+FILES = [("a.csv", 0), ("b.csv", 1), ("c.csv", 2)]
+
+
+def call(api: Any, name: str, path: str, **arguments: Any) -> dict[str, Any]:
+    """A call that succeeds, held against the wire."""
+    response = api.get(path, **arguments)
+    assert response.status_code == 200, response.text
+    body = response.json()
+    parse_response(name, body)
+    return body
+
+
+def status(api: Any, run_id: str = "run") -> tuple[str, int, int]:
+    """Status, finished and total files, which status, details and list tell alike."""
+    body = call(api, "status", f"/batch-job/{run_id}/status")
+    details = call(api, "details", f"/batch-job/{run_id}")
+    job = details["batch_job"]
+    (listed,) = [j for j in call(api, "list", "/batch-jobs")["batch_jobs"] if j["job_id"] == run_id]
+    files = job["execution_file_details"]
+    assert job["job_status"] == listed["job_status"] == body["job_status"]
+    assert files["finished_files"] == body["finished_files"]
+    assert files["total_files"] == job["job_size"] == listed["job_size"] == body["total_files"]
+    assert job["build_id"] == listed["build_id"]
+    assert details["failure_message"] == listed["failure_message"] == body["failure_message"]
+    return JobStatus.parse(body["job_status"]).short, body["finished_files"], body["total_files"]
+
+
+def reason(api: Any, run_id: str = "run") -> str:
+    message: str = api.get(f"/batch-job/{run_id}/status").json()["failure_message"]
+    return message
+
+
+# ---- the life of an execution
+
+
+def test_what_is_queued_is_committed(api: Any, seed: Callable[..., None]):
+    seed("run")
+
+    assert status(api) == ("COMMITTED", 0, 0)
+
+
+def test_what_runs_without_a_plan_is_pending(api: Any, seed: Callable[..., None]):
+    seed("run", state="running")
+
+    assert status(api) == ("PENDING", 0, 0)
+
+
+def test_what_runs_with_a_plan_is_running(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, FILES)
+        map_predict(session, run, {0: "success", 1: "running", 2: None})
+        seed_file(session, run, "a.csv", 0)
+        seed_file(session, run, "b.csv", 1, rows=None)
+
+    seed("run", write, state="running")
+
+    assert status(api) == ("RUNNING", 1, 3)
+    job = api.get("/batch-job/run").json()["batch_job"]
+    assert [
+        (t["task_id"], t["filename"], t["status"], t["num_of_records"]) for t in job["task_executions"]
+    ] == [
+        ("predict[0]", "a.csv", "BATCH_TASK_FINISHED_STATUS", 100),
+        ("predict[1]", "b.csv", "BATCH_TASK_RUNNING_STATUS", 0),
+        ("predict[2]", "c.csv", "BATCH_TASK_COMMITTED_STATUS", 0),
+    ]
+    assert job["build_id"] == BUILD_ID
+    assert job["total_records"] == 100
+
+
+def test_shares_of_several_files_say_how_many_they_have_finished(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, [("a.csv", 0), ("b.csv", 1), ("c.csv", 0), ("d.csv", 0)])
+        map_predict(session, run, {0: "running", 1: "success"})
+        say(session, run, "predict", "progress", {"generation": 0, "finished": 2}, map_index=0)
+        say(session, run, "predict", "progress", {"generation": 0, "finished": 1}, map_index=1)
+
+    seed("run", write, state="running")
+
+    assert status(api) == ("RUNNING", 3, 4)
+    tasks = api.get("/batch-job/run").json()["batch_job"]["task_executions"]
+    assert [(t["task_id"], t["filename"], t["filenames"]) for t in tasks] == [
+        ("predict[0].0", "a.csv", ["a.csv"]),
+        ("predict[1]", "b.csv", ["b.csv"]),
+        ("predict[0].1", "c.csv", ["c.csv"]),
+        ("predict[0].2", "d.csv", ["d.csv"]),
+    ]
+
+
+@pytest.mark.parametrize("word", ["FINISHED", "FAILED", "CANCELLED", "TIMEOUT"])
+@pytest.mark.parametrize("state", ["success", "failed"])
+def test_what_has_ended_is_as_its_last_task_says(api: Any, seed: Callable[..., None], word: str, state: str):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, FILES)
+        map_predict(session, run, {0: "success", 1: "success", 2: "failed"})
+        seed_end(
+            session,
+            run,
+            word,
+            reason="Said so.",
+            total_files=3,
+            finished_files=2,
+            rows=70,
+            not_finished=pack({"c.csv": "FAILED"}),
+        )
+
+    seed("run", write, state=state)
+
+    assert status(api) == (word, 2, 3)
+    assert reason(api) == ("" if word == "FINISHED" else "Said so.")
+    assert api.get("/batch-job/run").json()["batch_job"]["total_records"] == 70
+
+
+@pytest.mark.parametrize(("state", "word"), [("success", "FINISHED"), ("failed", "FAILED")])
+def test_what_has_ended_without_a_word_is_as_its_run(
+    api: Any, seed: Callable[..., None], state: str, word: str
+):
+    seed("run", state=state)
+
+    assert status(api) == (word, 0, 0)
+    assert bool(reason(api)) == (word == "FAILED")
+
+
+def test_what_was_cancelled_and_has_ended_without_a_word_is_cancelled(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        say(session, run, "finish", "cancelled", {"generation": 0, "by": "ann", "at": 1.5})
+
+    seed("run", write, state="failed")
+
+    assert status(api) == ("CANCELLED", 0, 0)
+    assert reason(api) == "It was cancelled by ann."
+
+
+# ---- clears
+
+
+def test_a_clear_of_everything_begins_anew(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, FILES)
+        seed_end(session, run, total_files=3, finished_files=3, rows=30)
+        say(session, run, "finish", "cancelled", {"generation": 0, "by": "ann", "at": 1.5})
+        # As the clear leaves it.
+        run.get_task_instance("plan", session=session).state = "running"
+
+    seed("run", write, state="running", generation=1)
+
+    assert status(api) == ("PENDING", 0, 0)
+
+
+def test_a_clear_of_later_tasks_keeps_the_plan(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, FILES)
+        seed_end(session, run, "FAILED", total_files=3, finished_files=2, rows=30)
+        map_predict(session, run, {0: "success", 1: "success", 2: "running"})
+
+    seed("run", write, state="running", generation=1)
+
+    assert status(api) == ("RUNNING", 2, 3)
+
+
+def test_the_end_of_an_earlier_generation_is_not_this_ones(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_plan(session, run, FILES)
+        seed_end(session, run, "TIMEOUT", total_files=3, finished_files=2, rows=30)
+        map_predict(session, run, {0: "success", 1: "success", 2: "success"})
+
+    seed("run", write, state="success", generation=1)
+
+    assert status(api) == ("FINISHED", 3, 3)
+
+
+# ---- what somebody else has written there
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                ("plan", "planned"),
+                ("finish", "ended"),
+                ("finish", "cancelled"),
+                ("predict", "progress"),
+                ("plan", "files-000"),
+                ("plan", "journal-0-1-0000"),
+                ("predict", "planned"),
+            ]
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        [
+                            "generation",
+                            "total_files",
+                            "shares",
+                            "finished",
+                            "status",
+                            "reason",
+                            "kind",
+                            "at",
+                            "by",
+                            "rows",
+                        ]
+                    )
+                    | st.text(max_size=3),
+                    st.sampled_from([0, 1, -1, "started", "finished", "planned", 1e300]) | inner,
+                    max_size=8,
+                )
+            ),
+            max_leaves=12,
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(["running", "success", "failed"]),
+)
+def test_whatever_stands_in_the_store_is_answered(
+    api: Any, seed: Callable[..., None], words: dict[tuple[str, str], Any], state: str
+):
+    number = len(api.get("/batch-jobs?limit=1000").json()["batch_jobs"])
+    run_id = f"run-{number}"
+
+    def write(session: Session, run: DagRun) -> None:
+        for (task_id, key), value in words.items():
+            say(session, run, task_id, key, value)
+
+    seed(run_id, write, state=state)
+
+    for name, path in (("status", "/status"), ("report", "/report"), ("details", "")):
+        call(api, name, f"/batch-job/{run_id}{path}")
+    call(api, "list", "/batch-jobs?limit=1000")
+
+
+# ---- the report
+
+
+def test_a_report_is_a_log_in_order(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        # Written in another order than it happened.
+        seed_end(session, run, total_files=3, finished_files=3, rows=300)
+        for file, share in FILES:
+            seed_file(session, run, file, share)
+        seed_plan(session, run, FILES)
+
+    seed("run", write, state="success", conf={"client": {"warnings": ["The field foo was ignored."]}})
+
+    lines = call(api, "report", "/batch-job/run/report")["report_messages"]
+
+    times = [line.split(" ", 1)[0] for line in lines]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
+    assert times == sorted(times)
+    texts = [line.split(" ", 1)[1] for line in lines]
+    told = [text for text in texts if not text.startswith(("Accepted", "Warning"))]
+    assert told[0].startswith("Planned 3 files")
+    for file, _ in FILES:
+        start, line, finish = [index for index, text in enumerate(told) if file in text]
+        assert told[line] == f"[model] {file}: predicting {file}"
+        assert start < line < finish
+        assert "100 rows" in told[finish]
+    assert told[-1].startswith("The execution ended as FINISHED")
+    assert "Warning: The field foo was ignored." in texts
+    details = call(api, "details", "/batch-job/run")["batch_job"]["report_messages"]
+    assert [message["line"] for message in details] == texts
+
+
+# ---- the list
+
+
+def test_a_list_is_newest_first_and_comes_in_pages(api: Any, seed: Callable[..., None]):
+    names = [f"run-{number}" for number in range(7)]
+    for name in names:
+        seed(name)
+
+    found: list[str] = []
+    query, pages = "", 0
+    while True:
+        body = call(api, "list", f"/batch-jobs?limit=3{query}")
+        assert len(body["batch_jobs"]) <= 3
+        found += [job["job_id"] for job in body["batch_jobs"]]
+        pages += 1
+        if not body["next_cursor"]:
+            break
+        # What comes in the meantime belongs to no later page.
+        seed(f"late-{pages}")
+        query = f"&cursor={body['next_cursor']}"
+
+    assert found == names[::-1]
+    assert pages == 3
+
+
+@pytest.fixture
+def several(api: Any, seed: Callable[..., None]) -> None:
+    def planned(word: str = "") -> Callable[[Session, DagRun], None]:
+        def write(session: Session, run: DagRun) -> None:
+            seed_plan(session, run, FILES)
+            if word:
+                seed_end(session, run, word, total_files=3, finished_files=1, rows=3)
+
+        return write
+
+    seed("queued", conf={"model_id": "m1", "build_id": "wanted"})
+    seed("pending", state="running", conf={"model_id": "m1"})
+    seed("running", planned(), state="running", conf={"model_id": "m1"})
+    seed("finished", planned("FINISHED"), state="success", conf={"model_id": "m2"})
+    seed("failed", planned("FAILED"), state="failed", conf={"model_id": "m2", "build_id": "wanted"})
+    seed("cancelled", planned("CANCELLED"), state="failed", conf={"model_id": "m1_"})
+    seed("timeout", planned("TIMEOUT"), state="failed", conf={"model_id": "m1-"})
+    seed("elsewhere", state="failed", dag_id="batch_execution_gpu", conf={"model_id": "m1"})
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("model_id=m1", {"queued", "pending", "running", "elsewhere"}),
+        ("model_id=m2", {"finished", "failed"}),
+        ("model_id=m1_", {"cancelled"}),
+        ("model_id=m3", set()),
+        (f"build_id={BUILD_ID}", {"running", "finished", "failed", "cancelled", "timeout"}),
+        ("build_id=wanted", {"queued"}),
+        (f"build_id={BUILD_ID}&model_id=m2&status=FAILED", {"failed"}),
+        ("status=COMMITTED", {"queued"}),
+        ("status=batch_job_pending_status", {"pending"}),
+        ("status=3", {"running"}),
+        ("status=FINISHED", {"finished"}),
+        ("status=BATCH_JOB_FAILED_STATUS", {"failed", "elsewhere"}),
+        ("status=cancelled", {"cancelled"}),
+        ("status=7", {"timeout"}),
+        ("status=0&model_id=m2", {"finished", "failed"}),
+        ("model_id=&build_id=&status=&model_id=m2", {"finished", "failed"}),
+    ],
+)
+def test_a_list_holds_only_what_was_asked_for(api: Any, several: None, query: str, found: set[str]):
+    body = call(api, "list", f"/batch-jobs?{query}")
+
+    assert {job["job_id"] for job in body["batch_jobs"]} == found
+    assert body["next_cursor"] is None
+
+
+def test_a_filtered_list_comes_in_pages_too(api: Any, several: None):
+    found: list[str] = []
+    cursor = ""
+    for _ in range(8):
+        body = call(api, "list", f"/batch-jobs?build_id={BUILD_ID}&limit=1&cursor={cursor}")
+        found += [job["job_id"] for job in body["batch_jobs"]]
+        cursor = body["next_cursor"] or ""
+        if not cursor:
+            break
+
+    assert found == ["timeout", "cancelled", "failed", "finished", "running"]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=many", "limit"),
+        ("status=busy", "status"),
+        ("status=8", "status"),
+        ("model_id=a%20b", "model_id"),
+        ("model_id=a%00", "model_id"),
+        ("build_id=../x", "build_id"),
+        ("cursor=x", "cursor"),
+        ("cursor=%00", "cursor"),
+        ("cursor=" + "A" * 101, "cursor"),
+        ("cursor=" + base64.urlsafe_b64encode(b'{"before": -1}').decode(), "cursor"),
+        ("cursor=" + base64.urlsafe_b64encode(b'{"before": true}').decode(), "cursor"),
+        ("cursor=" + base64.urlsafe_b64encode(b"[1]").decode(), "cursor"),
+        ("cursor=" + base64.urlsafe_b64encode(b'{"before":99999999999}').decode(), "cursor"),
+    ],
+)
+def test_a_wrong_question_is_refused_and_named(api: Any, query: str, named: str):
+    response = api.get(f"/batch-jobs?{query}")
+
+    assert response.status_code == 400, response.text
+    body = response.json()
+    parse_response("list", body)
+    assert body["failure_message"].startswith(f"{named}: ")
+
+
+def test_runs_of_other_dags_are_no_executions(
+    api: Any, seed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
+    seed("mine")
+    seed("other", dag_id="batch_execution_gpu")
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", "batch_execution")
+
+    assert [job["job_id"] for job in call(api, "list", "/batch-jobs")["batch_jobs"]] == ["mine"]
+    assert api.get("/batch-job/other/status").status_code == 404
+    assert api.post("/batch-job/other/cancel").status_code == 404
+
+
+# ---- what it costs
+
+
+@pytest.fixture
+def many_files(api: Any) -> str:
+    from airflow.utils.session import create_session  # noqa: PLC0415  only here
+
+    with create_session() as session:
+        seed_execution(session, run_id="many", files=300, conf=api.job())
+    return "many"
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    # Beside what is asked of the execution DAGs' teams, one for each.
+    [("/status", 3), ("/report", 2), ("", 5)],
+)
+def test_what_is_asked_of_the_database_does_not_grow_with_the_files(
+    api: Any, many_files: str, statements: Callable[[], Any], path: str, most: int
+):
+    call(api, "status", f"/batch-job/{many_files}/status")
+
+    with statements() as sent:
+        response = api.get(f"/batch-job/{many_files}{path}")
+
+    assert response.status_code == 200
+    asked = [text for text in sent if " team" not in text and "revoked_token" not in text]
+    assert len(asked) <= most, asked
+    assert sum("GROUP BY" in text for text in asked) == (0 if path == "/report" else 1)
+
+
+def test_a_list_asks_the_same_whatever_its_length(
+    api: Any, seed: Callable[..., None], statements: Callable[[], Any]
+):
+    counts = []
+    call(api, "list", "/batch-jobs")
+    for number in range(6):
+        seed(f"run-{number}", state="running")
+        with statements() as sent:
+            call(api, "list", "/batch-jobs")
+        counts.append(len(sent))
+
+    assert len(set(counts)) == 1
