@@ -32,7 +32,14 @@
     │   ├── ResultError             predict returned something that is no result, or that cannot be written
     │   └── FileTimeoutError        the file took longer than file_timeout
     ├── JobTimeoutError             the execution took longer than job_timeout
-    └── ExecutionCancelledError     somebody ended the execution
+    ├── ExecutionCancelledError     somebody ended the execution
+    ├── ExecutionFailedError        an execution that a client waited for has ended without all results
+    ├── WaitTimeoutError            a client has waited long enough; the execution goes on
+    └── ServerError                 a client of the REST API did not get what it asked for
+        ├── ServerUnreachableError  no answer, or only that of a server that cannot answer now (may be tried again)
+        ├── UntrustedServerError    the server's certificate is not to be trusted
+        ├── NotAllowedError         the server does not know the user, or the user lacks the right
+        └── UnexpectedAnswerError   the server failed, or what answered is not this API
 
 ``retryable`` says whether trying the same thing again can succeed. Errors pickle, with their details, and hold
 names of secrets, never values.
@@ -51,6 +58,7 @@ __all__ = [
     "ConfigurationError",
     "DiskFullError",
     "ExecutionCancelledError",
+    "ExecutionFailedError",
     "ExecutionRunningError",
     "FileTaskError",
     "FileTimeoutError",
@@ -62,6 +70,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoInputFilesError",
     "NoLiveBuildError",
+    "NotAllowedError",
     "ObjectChangedError",
     "ObjectExistsError",
     "ObjectNotFoundError",
@@ -73,7 +82,12 @@ __all__ = [
     "RepositoryError",
     "ResultCollisionError",
     "ResultError",
+    "ServerError",
+    "ServerUnreachableError",
     "StorageError",
+    "UnexpectedAnswerError",
+    "UntrustedServerError",
+    "WaitTimeoutError",
 ]
 
 
@@ -234,3 +248,33 @@ class JobTimeoutError(BatchExecError):
 
 class ExecutionCancelledError(BatchExecError):
     """Somebody ended the execution."""
+
+
+class ExecutionFailedError(BatchExecError):
+    """An execution that a client waited for has ended without all results; ``details["status"]`` says how."""
+
+
+class WaitTimeoutError(BatchExecError):
+    """A client has waited as long as it was told to; the execution goes on."""
+
+
+class ServerError(BatchExecError):
+    """A client of the REST API did not get what it asked for; ``details["server"]`` names the server."""
+
+
+class ServerUnreachableError(ServerError):
+    """No answer in time, or only that of a server that cannot answer now."""
+
+    retryable = True
+
+
+class UntrustedServerError(ServerError):
+    """No connection: the certificate of the server is not to be trusted."""
+
+
+class NotAllowedError(ServerError):
+    """The server does not know the user, or the user lacks the right; ``details["status_code"]`` is 401 or 403."""
+
+
+class UnexpectedAnswerError(ServerError):
+    """The server failed, or what answered is not this API; ``details["status_code"]`` is what it answered with."""

@@ -1,0 +1,215 @@
+"""Executions on this machine, with no server: what the client and the command line share of them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.machine import instance_table, repository
+from airflow_batchexec.client.progress import bar
+from airflow_batchexec.config import flat_fields
+from airflow_batchexec.engine.locations import AllowedLocations, Location, Scheme
+from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
+
+if TYPE_CHECKING:
+    from airflow_batchexec.client.progress import Bar
+    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.execution import Prepared
+    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.local import LocalExecution, Observer
+
+__all__ = ["LocalRunResult", "check_local", "local_execution", "local_folder", "run_here"]
+
+logger = logging.getLogger(__name__)
+_model_logger = logger.getChild("model")
+
+_FOLDER = "file://"
+_NO_BUCKET = "folders of this machine lie in no bucket"
+_NO_SECRETS = "there are no secrets without a server, and folders of this machine need none"
+_NO_MACHINE = "it chooses a machine, and this is the only one"
+_NOT_LOCAL = {
+    "bucket": _NO_BUCKET,
+    "source_bucket": _NO_BUCKET,
+    "destination_bucket": _NO_BUCKET,
+    "access_token_name": _NO_SECRETS,
+    "access_secret_name": _NO_SECRETS,
+    "service_account_key_secret_name": _NO_SECRETS,
+    "iam_role_arn": "roles are for buckets",
+    "purchase_option": _NO_MACHINE,
+    "gpu_type": _NO_MACHINE,
+    "gpu_amount": "GPUs cannot be dealt out here. With an instance that has GPUs, a pod sees all of this machine's",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRunResult:
+    """The account of an execution on this machine.
+
+    Attributes:
+        execution_id: Its id.
+        status: ``FINISHED``, ``FAILED``, ``CANCELLED`` or ``TIMEOUT``.
+        reason: Why it did not finish; empty where it did.
+        model_id: Its model.
+        build_id: Its build.
+        total_files: How many files it had.
+        finished_files: How many have their result.
+        failed_files: How many were begun and have none.
+        not_started_files: How many were not begun.
+        skipped_files: How many files of the source folder are not of the input file type.
+        rows: How many rows the results have.
+        seconds: How long it took.
+        destination: The folder of the results.
+        manifest: The file that says what became of each file.
+        document: What is in it.
+    """
+
+    execution_id: str
+    status: str
+    reason: str
+    model_id: str
+    build_id: str
+    total_files: int
+    finished_files: int
+    failed_files: int
+    not_started_files: int
+    skipped_files: int
+    rows: int
+    seconds: float
+    destination: str
+    manifest: str
+    document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> LocalRunResult:
+        """The account that a manifest gives."""
+        names = set(cls.__dataclass_fields__) - {"document"}
+        return cls(**{name: manifest[name] for name in names}, document=manifest)
+
+
+def local_folder(folder: str, field: str) -> str:
+    """A file:// folder; a relative one, which existing calls use, is taken from the working folder.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    path = folder.removeprefix(_FOLDER)
+    if not folder.startswith(_FOLDER) or not path:
+        raise ConfigurationError(
+            f"{field}: {folder!r} is no file:// folder. On this machine, executions read and write file:// folders; "
+            f"those over buckets run on a server.",
+            field=field,
+        )
+    return _FOLDER + str(Path(path).absolute())
+
+
+def check_local(config: ExecutionConfig) -> None:
+    """Refuse what an execution on this machine could only ignore.
+
+    Raises:
+        ConfigurationError: A folder is not on this machine, or a field is set that means nothing here.
+    """
+    for name, location in (("source_folder", config.source), ("destination_folder", config.destination)):
+        if location.scheme is not Scheme.FILE:
+            raise ConfigurationError(f"{name}: {location.uri} does not lie on this machine.", field=name)
+    fields = config.fields()
+    for name, reason in _NOT_LOCAL.items():
+        if name in fields:
+            title = flat_fields()[name].schema["title"]
+            raise ConfigurationError(
+                f"{name}: {title} cannot be set for an execution on this machine: {reason}.", field=name
+            )
+
+
+def local_execution(
+    config: ExecutionConfig, *, model_repository: str | None = None, observer: Observer | None = None
+) -> LocalExecution:
+    """An execution on this machine, ready to be prepared and run.
+
+    Args:
+        config: What is to be executed.
+        model_repository: Where builds lie; else the environment's, else that of Airflow's configuration.
+        observer: What to tell of it.
+
+    Raises:
+        ConfigurationError: It asks for what this machine cannot do, or no model repository is named.
+    """
+    # pandas and pyarrow stay out until something runs.
+    from airflow_batchexec.engine.local import LocalExecution  # noqa: PLC0415
+    from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415
+
+    check_local(config)
+    return LocalExecution(
+        execution_id=f"local-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        config=config,
+        repository=repository(model_repository),
+        instances=instance_table(),
+        open_storage=open_storage,
+        allowed=AllowedLocations((Location.parse("file:///"),)),
+        observer=observer,
+    )
+
+
+def run_here(
+    config: ExecutionConfig, *, model_repository: str | None = None, progress: bool | None = None
+) -> LocalRunResult:
+    """Run an execution on this machine to its end.
+
+    What the model prints, and which files are skipped, goes to the loggers of this module.
+
+    Args:
+        config: What is to be executed.
+        model_repository: As for ``local_execution``.
+        progress: Whether to draw a bar on standard error; ``None``: where that is a terminal.
+
+    Raises:
+        ExecutionFailedError: A file has no result; ``details["traceback"]`` is the model's own, where it raised.
+        BatchExecError: The execution is refused before any file is touched.
+        KeyboardInterrupt: Somebody interrupted this: the pods have ended, and nothing partial is left.
+    """
+    with ends_as_interrupts(), bar(config.execution.model_id, wanted=progress) as view:
+        execution = local_execution(config, model_repository=model_repository, observer=_observer(view))
+        result = LocalRunResult.of(execution.run(execution.prepare()))
+    if result.status != "FINISHED":
+        raise ExecutionFailedError(
+            f"The execution {result.execution_id} is {result.status}: {result.reason}",
+            execution_id=result.execution_id,
+            status=result.status,
+            reason=result.reason,
+            manifest=result.manifest,
+            traceback=next(
+                (file["traceback"] for file in result.document["files"] if file.get("traceback")), ""
+            ),
+        )
+    return result
+
+
+def _observer(view: Bar) -> Observer:
+    from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.local import Observer  # noqa: PLC0415  as above
+
+    lock = threading.Lock()
+    counts = {"finished": 0, "total": 0}
+
+    def planned(prepared: Prepared) -> None:
+        counts["total"] = prepared.spec.total_files
+        view.show("running", 0, counts["total"])
+        for file in prepared.plan.skipped:
+            logger.warning("Skipped %s: %s", file.file, file.reason)
+
+    def recorded(record: FileRecord) -> None:
+        if record.status is FileStatus.FINISHED:
+            with lock:
+                counts["finished"] += 1
+                view.show("running", counts["finished"], counts["total"])
+
+    return Observer(
+        planned=planned,
+        recorded=recorded,
+        printed=lambda pod, _stream, line: _model_logger.info("%s: %s", pod, line),
+    )

@@ -1,0 +1,86 @@
+"""A folder of one's own in a bucket or on a shared disk, through which a frame's files go to a server and come back."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+__all__ = ["StagingFolder"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AT_ONCE = 8
+
+
+class StagingFolder:
+    """A new folder below ``staging``, reached with this machine's own credentials.
+
+    Args:
+        staging: An ``s3://``, ``gs://`` or ``file://`` URI.
+
+    Raises:
+        LocationError: It is none.
+        ConfigurationError: What its storage needs is not installed or set up.
+    """
+
+    def __init__(self, staging: str) -> None:
+        self._storage = open_storage(Location.parse(staging, field="staging"))
+        self.location = Location.parse(staging, field="staging").join(f"run-{secrets.token_hex(8)}")
+        self.source = self.location.join("in")
+        self.destination = self.location.join("out")
+
+    def upload(self, paths: Iterable[Path]) -> None:
+        """Put files into ``source``; they are gone from where they were.
+
+        Raises:
+            StorageError: It cannot be done.
+        """
+        _each(lambda path: self._storage.publish(path, self.source.join(path.name)), paths)
+
+    def download(self, names: Iterable[str], folder: Path) -> None:
+        """Bring results from ``destination`` into a folder of this machine.
+
+        Raises:
+            ObjectNotFoundError: A result is not there.
+            StorageError: It cannot be done.
+        """
+
+        def fetch(name: str) -> None:
+            path = self._storage.fetch(self._storage.stat(self.destination.join(name)), folder / name)
+            if path != folder / name:
+                # What is on disk already is given where it lies, and that is about to be removed.
+                shutil.copyfile(path, folder / name)
+
+        _each(fetch, names)
+
+    def remove(self) -> None:
+        """Delete all that is in the folder.
+
+        Raises:
+            StorageError: It cannot be done.
+        """
+        _each(lambda info: self._storage.delete(info.location), self._storage.list(self.location))
+        if self.location.scheme is Scheme.FILE:
+            shutil.rmtree(self.location.path, ignore_errors=True)
+
+
+def _each(do: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Do something with each item, several at once; the first error, or an interrupt, leaves the rest undone."""
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="staging") as threads:
+        futures = [threads.submit(do, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
