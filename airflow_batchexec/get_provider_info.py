@@ -146,6 +146,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         # Airflow finds the plugin by its own entry point; this is for lists of what a provider brings.
         "plugins": [{"name": "batchexec", "plugin-class": "airflow_batchexec.plugin.BatchExecPlugin"}],
+        "cli": ["airflow_batchexec.airflow_commands.get_commands"],
         "config": {
             "batchexec": {
                 "description": "How batch executions run in this deployment.",
@@ -162,6 +163,12 @@ def get_provider_info() -> dict[str, Any]:
                         "What tells this Airflow from others that write to the same destinations: it stands in the "
                         "locks of executions. Empty: [api] base_url.",
                         example="production",
+                    ),
+                    "execution_dags": _option(
+                        "The DAGs whose runs the REST API serves as executions, separated by commas. It starts runs of "
+                        "the first.",
+                        default="batch_execution",
+                        example="batch_execution,batch_execution_gpu",
                     ),
                     "instances": _option(
                         "More instances, or others of the same name, as JSON.",

@@ -1,196 +1,144 @@
-"""``batchexec models execution …``: start an execution on this machine and watch it."""
+"""``batchexec models execution …``: the commands about executions."""
 
 from __future__ import annotations
 
-import json
-import secrets
-import signal
-import sys
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from airflow_batchexec.cli.options import ModelRepositoryOption, Output, OutputOption
-from airflow_batchexec.cli.settings import instance_table, repository
-from airflow_batchexec.config import ExecutionConfig, flat_fields
-from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-    from airflow_batchexec.cli.progress import ProgressView
-    from airflow_batchexec.engine.local import LocalExecution
+from airflow_batchexec.cli.completion import complete_status
+from airflow_batchexec.cli.options import PLAIN, ExecutionIdOption, Output, OutputOption
+from airflow_batchexec.cli.server import ServerOptions, takes_server
 
 __all__ = ["execution_app"]
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
+
+class _Executions(TyperGroup):
+    """The commands. The flags of start come from the configuration, which takes its time: it is loaded on demand."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return ["start", *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them."""
+        return _start() if cmd_name == "start" else super().get_command(ctx, cmd_name)
+
+
+def _start() -> Any:
+    from airflow_batchexec.cli.start import start  # noqa: PLC0415  as said above
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=PLAIN)
+    app.command("start")(start)
+    # An app of one command is that command.
+    return typer.main.get_command(app)
+
 
 execution_app = typer.Typer(
-    name="execution", no_args_is_help=True, help="Send a folder of files through a model."
+    name="execution",
+    cls=_Executions,
+    no_args_is_help=True,
+    rich_markup_mode=PLAIN,
+    help="Send a folder of files through a model.",
 )
 
 
-@execution_app.callback()
-def _group() -> None:
-    """Send a folder of files through a model."""
+@execution_app.command()
+@takes_server
+def status(
+    ctx: typer.Context,
+    *,
+    execution_id: ExecutionIdOption,
+    output: OutputOption = Output.TEXT,
+    server: ServerOptions,
+) -> None:
+    """Show what an execution does, or has come to.
 
+    Ends with 0 whatever the status is: for an exit code that tells of a failure, see wait.
+    """
+    from airflow_batchexec.cli.remote import show_status  # noqa: PLC0415  the client takes its time
 
-def _option(name: str, *flags: str) -> Any:
-    """A flag whose help is the parameter's own description."""
-    schema = flat_fields()[name].schema
-    unset = f" Unset: {schema['unset']}." if "unset" in schema else ""
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=schema["description"] + unset)
+    show_status(ctx, execution_id, server, output)
 
 
 @execution_app.command()
-def start(
-    model_id: Annotated[str, _option("model_id")],
-    source_folder: Annotated[str, _option("source_folder")],
-    destination_folder: Annotated[str, _option("destination_folder")],
-    input_file_type: Annotated[str | None, _option("input_file_type")] = None,
-    output_file_type: Annotated[str | None, _option("output_file_type")] = None,
-    build_id: Annotated[str | None, _option("build_id")] = None,
-    pods: Annotated[int | None, _option("pods", "--pods", "--replicas")] = None,
-    instance: Annotated[str | None, _option("instance")] = None,
-    cpus: Annotated[float | None, _option("cpus")] = None,
-    memory: Annotated[int | None, _option("memory")] = None,
-    job_timeout: Annotated[int | None, _option("job_timeout")] = None,
-    file_timeout: Annotated[int | None, _option("file_timeout")] = None,
-    parameters: Annotated[
-        list[str] | None,
+@takes_server
+def report(
+    ctx: typer.Context,
+    *,
+    execution_id: ExecutionIdOption,
+    output: OutputOption = Output.TEXT,
+    server: ServerOptions,
+) -> None:
+    """Show an execution's log: every file, every retry, and what the model printed."""
+    from airflow_batchexec.cli.remote import show_report  # noqa: PLC0415  as above
+
+    show_report(ctx, execution_id, server, output)
+
+
+@execution_app.command()
+@takes_server
+def cancel(
+    ctx: typer.Context,
+    *,
+    execution_id: ExecutionIdOption,
+    output: OutputOption = Output.TEXT,
+    server: ServerOptions,
+) -> None:
+    """End an execution. Results that are there stay; nothing partial is left."""
+    from airflow_batchexec.cli.remote import cancel as cancel_it  # noqa: PLC0415  as above
+
+    cancel_it(ctx, execution_id, server, output)
+
+
+@execution_app.command()
+@takes_server
+def wait(
+    ctx: typer.Context,
+    *,
+    execution_id: ExecutionIdOption,
+    no_cancel: Annotated[
+        bool, typer.Option("--no-cancel", help="On Ctrl-C leave the execution alone, and stop waiting.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+    server: ServerOptions,
+) -> None:
+    """Wait until an execution has ended. Ctrl-C cancels it.
+
+    Ends with 0 where every file has its result, and with 1 where the execution has ended otherwise.
+    """
+    from airflow_batchexec.cli.remote import wait_for  # noqa: PLC0415  as above
+
+    wait_for(ctx, execution_id, server, output, cancel=not no_cancel)
+
+
+@execution_app.command("list")
+@takes_server
+def list_executions(
+    ctx: typer.Context,
+    *,
+    model_id: Annotated[
+        str | None, typer.Option("--model-id", metavar="M", help="Of this model only.", show_default=False)
+    ] = None,
+    build_id: Annotated[
+        str | None, typer.Option("--build-id", metavar="B", help="Of this build only.", show_default=False)
+    ] = None,
+    status: Annotated[
+        str | None,
         typer.Option(
-            "-P", "--param-list", metavar="NAME=VALUE", help="A parameter of the execution; may be repeated."
+            "--status",
+            metavar="S",
+            help="In this status only: committed, pending, running, finished, failed, cancelled or timeout.",
+            autocompletion=complete_status,
+            show_default=False,
         ),
     ] = None,
-    model_repository: ModelRepositoryOption = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
     output: OutputOption = Output.TEXT,
+    server: ServerOptions,
 ) -> None:
-    """Run an execution on this machine; both folders are file:// folders.
+    """Show executions, the newest first."""
+    from airflow_batchexec.cli.remote import show_list  # noqa: PLC0415  as above
 
-    Ends with 0 where every file has its result, 1 where the execution failed, 2 where it was refused before any file
-    was touched.
-    """
-    fields = {
-        "model_id": model_id,
-        "source_folder": _local_folder(source_folder, "source_folder"),
-        "destination_folder": _local_folder(destination_folder, "destination_folder"),
-        "input_file_type": _required_type(input_file_type),
-        "output_file_type": output_file_type or input_file_type,
-        "build_id": build_id,
-        "pods": pods,
-        "instance": instance,
-        "cpus": cpus,
-        "memory": memory,
-        "job_timeout": job_timeout,
-        "file_timeout": file_timeout,
-        "parameters": _parameters(parameters or []),
-    }
-    _run(ExecutionConfig.from_fields(**fields), model_repository, output)
-
-
-def _run(config: ExecutionConfig, model_repository: str | None, output: Output) -> None:
-    from airflow_batchexec.cli.progress import ProgressView, print_summary  # noqa: PLC0415  rich takes its time
-
-    view = ProgressView()
-    execution = _execution(config, model_repository, view)
-    failure: BatchExecError | None = None
-    with _interruptible(), view:
-        prepared = execution.prepare()
-        try:
-            manifest = execution.run(prepared)
-        except BatchExecError as error:
-            failure = error
-    if failure is not None:
-        # It could not even be concluded; what is refused is said by whoever called.
-        typer.echo(f"error: {failure}", err=True)
-        raise typer.Exit(EXIT_FAILED)
-    if output is Output.JSON:
-        without_files = {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
-        sys.stdout.write(json.dumps(without_files) + "\n")
-    else:
-        print_summary(manifest)
-    if manifest["status"] != "FINISHED":
-        raise typer.Exit(EXIT_FAILED)
-
-
-def _execution(config: ExecutionConfig, model_repository: str | None, view: ProgressView) -> LocalExecution:
-    from airflow_batchexec.engine.local import LocalExecution, Observer  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.locations import AllowedLocations, Location  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415  as above
-
-    return LocalExecution(
-        execution_id=f"local-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
-        config=config,
-        repository=repository(model_repository),
-        instances=instance_table(),
-        open_storage=open_storage,
-        allowed=AllowedLocations((Location.parse("file:///"),)),
-        observer=Observer(planned=view.planned, recorded=view.recorded, printed=view.printed),
-    )
-
-
-def _local_folder(folder: str, field: str) -> str:
-    """A file:// folder; a relative one, which existing command lines use, is taken from the working folder."""
-    prefix = "file://"
-    path = folder.removeprefix(prefix)
-    if not folder.startswith(prefix) or not path:
-        raise ConfigurationError(
-            f"{field}: {folder!r} is no file:// folder. This command runs on this machine and reads and writes "
-            f"file:// folders; executions over buckets run in Airflow.",
-            field=field,
-        )
-    return prefix + str(Path(path).absolute())
-
-
-def _required_type(file_type: str | None) -> str:
-    if not file_type:
-        raise ConfigurationError(
-            "input_file_type: it is required; it selects the files of the source folder.",
-            field="input_file_type",
-        )
-    return file_type
-
-
-def _parameters(pairs: list[str]) -> dict[str, str]:
-    parameters = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ConfigurationError(f"parameters: {pair!r} is not NAME=VALUE.", field="parameters")
-        parameters[name] = value
-    return parameters
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A SIGTERM, or the end of the terminal, ends an execution as cleanly as Ctrl-C does.
-
-    The first of them counts: a second Ctrl-C must not cut the clean end short. What is ignored, as under ``nohup``,
-    stays ignored.
-    """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.getsignal(number) for number in numbers}
-    previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
-    try:
-        for number in previous:
-            signal.signal(number, interrupt)
-        yield
-    except KeyboardInterrupt:
-        typer.echo(
-            "The execution was interrupted: its pods have ended, and no partial result was left.", err=True
-        )
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    show_list(ctx, server, output, model_id=model_id, build_id=build_id, status=status, limit=limit)

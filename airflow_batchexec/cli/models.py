@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from airflow_batchexec.cli.options import ModelRepositoryOption, Output, OutputOption
-from airflow_batchexec.cli.settings import instance_table, repository
+from airflow_batchexec.cli.options import PLAIN, ModelRepositoryOption, Output, OutputOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_batchexec.engine.repository import ModelSummary
+    from airflow_batchexec.engine.repository import ModelRepository, ModelSummary
 
 __all__ = ["models_app"]
 
 models_app = typer.Typer(
-    help="Builds of models, which of them is live, and their executions.", no_args_is_help=True
+    help="Builds of models, which of them is live, and their executions.",
+    no_args_is_help=True,
+    rich_markup_mode=PLAIN,
 )
 
 
@@ -51,7 +52,7 @@ def build_model(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Publish a folder as a new build. Builds never change: an id can be used once."""
-    build = repository(model_repository).publish(folder, model_id=model_id, build_id=build_id)
+    build = _repository(model_repository).publish(folder, model_id=model_id, build_id=build_id)
     if output is Output.JSON:
         typer.echo(json.dumps(build.to_dict()))
         return
@@ -84,7 +85,9 @@ def deploy_build(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Make a build the live one, with the defaults of its executions; they replace those of the build before."""
-    deployment = repository(model_repository).deploy(
+    from airflow_batchexec.client.machine import instance_table  # noqa: PLC0415  --help starts without it
+
+    deployment = _repository(model_repository).deploy(
         model_id,
         build_id,
         pods=pods,
@@ -112,7 +115,7 @@ def list_models(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the models, their builds, and which of them is live."""
-    models = repository(model_repository)
+    models = _repository(model_repository)
     summaries = [models.model(model_id)] if model_id is not None else models.models()
     if output is Output.JSON:
         typer.echo(
@@ -122,6 +125,12 @@ def list_models(
         _print_table(summaries)
     else:
         typer.echo(f"There are no models in {models.root.uri}.")
+
+
+def _repository(uri: str | None) -> ModelRepository:
+    from airflow_batchexec.client.machine import repository  # noqa: PLC0415  as above
+
+    return repository(uri)
 
 
 def _as_dict(summary: ModelSummary) -> dict[str, Any]:

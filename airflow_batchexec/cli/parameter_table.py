@@ -8,9 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import typer
-
-from airflow_batchexec.cli.execution import execution_app
+from airflow_batchexec.cli.parameter_flags import flag_of
 from airflow_batchexec.config import FlatField, flat_fields
 
 __all__ = ["BEGIN", "COMMAND", "END", "parameter_table", "with_parameter_table"]
@@ -22,16 +20,12 @@ COMMAND = f"python -m {__spec__.name} README.md"
 
 
 def parameter_table() -> str:
-    """The table as GitHub markdown, a row per parameter: title, flag and conf name, description, default.
-
-    A parameter that the command line's local mode does not take has its conf name alone.
-    """
-    flags = _flags()
+    """The table as GitHub markdown, a row per parameter: title, flag and conf name, description, default."""
     rows = [
-        ("Parameter", "CLI flag or conf name", "Description", "Default"),
+        ("Parameter", "CLI flag, conf name", "Description", "Default"),
         ("---", "---", "---", "---"),
         *(
-            (_title(field), _names(name, flags), field.schema["description"], _default(field))
+            (_title(field), f"`{flag_of(name)}`, `{name}`", field.schema["description"], _default(field))
             for name, field in flat_fields().items()
         ),
     ]
@@ -51,22 +45,9 @@ def with_parameter_table(text: str) -> str:
     return f"{before}{BEGIN}\n{parameter_table()}{END}{after}"
 
 
-def _flags() -> dict[str, str]:
-    """The long flag of each parameter that the command line takes, by flat name."""
-    start = typer.main.get_group(execution_app).commands["start"]
-    return {
-        parameter.name: max((flag for flag in parameter.opts), key=lambda flag: flag.startswith("--"))
-        for parameter in start.params
-    }
-
-
 def _title(field: FlatField) -> str:
     title: str = field.schema["title"]
     return f"{title} (required)" if field.required else title
-
-
-def _names(name: str, flags: dict[str, str]) -> str:
-    return f"`{flags[name]}`, `{name}`" if name in flags else f"`{name}`"
 
 
 def _default(field: FlatField) -> str:

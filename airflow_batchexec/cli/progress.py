@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from airflow_batchexec.cli.display import print_facts, styled_status
 from airflow_batchexec.engine.ledger import FileStatus
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.ledger import FileRecord
 
 __all__ = ["ProgressView", "print_summary"]
-
-_STYLES = {"FINISHED": "green", "CANCELLED": "yellow"}
-_LABEL_WIDTH = 11
 
 
 class ProgressView:
@@ -99,15 +97,12 @@ def _named(record: FileRecord) -> str:
 
 def print_summary(manifest: dict[str, Any]) -> None:
     """The execution's account on standard output, a line for each value; paths are never broken over two lines."""
-    console = Console(highlight=False, soft_wrap=True)
-    for label, value in _summary(manifest):
-        console.print(f"[bold]{label:<{_LABEL_WIDTH}}[/]{value}")
+    print_facts(_summary(manifest))
 
 
 def _summary(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Labels and values, the values as rich's markup."""
-    status = manifest["status"]
-    yield "Status", f"[{_STYLES.get(status, 'red')}]{status}[/]"
+    yield "Status", styled_status(manifest["status"])
     if manifest["reason"]:
         yield "Reason", escape(manifest["reason"])
     yield "Execution", escape(manifest["execution_id"])

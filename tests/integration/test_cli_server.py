@@ -1,0 +1,347 @@
+"""The command line and a real Airflow: the commands of the documents, every exit code, and Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+import requests
+from airflow_models import expected, frame, publish_model
+from documents import ROOT, blocks
+from pods import wait_until
+
+from demo.airflow_server import free_port
+
+if TYPE_CHECKING:
+    from airflow_deployment import Deployment
+
+BIN = Path(sys.executable).parent
+PAGE = ROOT / "docs" / "cli.md"
+PASSWORDS = {"ada": "engine", "vera": "only looks"}
+ROLES = {"ada": "op", "vera": "viewer"}
+
+
+@pytest.fixture(scope="module")
+def airflow_settings():
+    # Every bucket, and no folder on disk.
+    return {"AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ""}
+
+
+@pytest.fixture(scope="module")
+def world(deployment: Deployment):
+    """The deployment with what the documents speak of: a model, buckets and the names of their keys."""
+    publish_model(deployment.folder, "arrival_delay")
+    for bucket in ("flights", "delays"):
+        deployment.s3.make_bucket(bucket)
+    secrets = {"flights_key": deployment.s3.access_key_id, "flights_secret": deployment.s3.secret_access_key}
+    for key, value in secrets.items():
+        deployment.airflow.api("POST", "variables", json={"key": key, "value": value})
+    return deployment
+
+
+@contextmanager
+def api_server_with_users(world):
+    """One more API server on the same database, which asks who is calling."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    passwords = world.folder / "passwords.json"
+    passwords.write_text(json.dumps(PASSWORDS))
+    users = ",".join(f"{name}:{role}" for name, role in ROLES.items())
+    with (world.folder / "users.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "airflow",
+                "api-server",
+                "--apps",
+                "core",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
+            env={
+                **world.airflow._environment,
+                "AIRFLOW__API__BASE_URL": url,
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": users,
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def answers():
+        assert process.poll() is None
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{url}/api/v2/version", timeout=5).ok
+        return False
+
+    try:
+        wait_until(answers, seconds=120)
+        yield url
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
+
+
+@dataclass
+class Terminal:
+    """A user's home folder and environment, and the commands that the user runs there."""
+
+    world: Deployment
+    home: Path
+    environment: dict[str, str]
+
+    def run(self, *arguments, code=0, **variables):
+        """Run a command about executions to its end."""
+        done = subprocess.run(
+            [BIN / "batchexec", "models", "execution", *arguments],
+            env={**self.environment, **variables},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stdout
+        return done
+
+    def json(self, *arguments, code=0, **variables):
+        """Run a command, and give its document."""
+        return json.loads(self.run(*arguments, "--output", "json", code=code, **variables).stdout)
+
+    def upload(self, folder, moods, *, bucket="flights"):
+        """Put one CSV file per mood into a folder of a bucket."""
+        for name, mood in moods.items():
+            content = frame(name, 4, mood=mood).to_csv(index=False)
+            self.world.s3.client.put_object(Bucket=bucket, Key=f"{folder}/{name}.csv", Body=content.encode())
+
+    def result(self, bucket, key):
+        """A result as a frame."""
+        return pd.read_csv(io.BytesIO(self.world.s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()))
+
+    def flags(self, name, **more):
+        """The flags of an execution over folders of a name."""
+        flags = {
+            "model-id": "arrival_delay",
+            "bucket": "flights",
+            "source-folder": f"{name}/in",
+            "destination-folder": f"{name}/out",
+            "access-token-name": "flights_key",
+            "access-secret-name": "flights_secret",
+            **more,
+        }
+        return [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    with api_server_with_users(world) as url:
+        yield url
+
+
+@pytest.fixture
+def terminal(world, server, tmp_path):
+    token = requests.post(
+        f"{server}/auth/token", json={"username": "ada", "password": PASSWORDS["ada"]}, timeout=30
+    ).json()["access_token"]
+    environment = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "BATCHEXEC_SERVER": server,
+        "BATCHEXEC_TOKEN": token,
+    }
+    return Terminal(world, tmp_path, environment)
+
+
+@pytest.fixture
+def viewer():
+    """The variables of a user who may look only."""
+    return {"BATCHEXEC_TOKEN": "", "BATCHEXEC_USERNAME": "vera", "BATCHEXEC_PASSWORD": PASSWORDS["vera"]}
+
+
+def test_the_commands_of_the_page_work_as_they_stand_there(terminal, server):
+    for month in ("2013/01", "2013/02"):
+        terminal.upload(month, {"a": "calm", "b": "calm"})
+    for block in blocks(PAGE):
+        if block.file:
+            (terminal.home / block.file).write_text(block.text)
+    (terminal.home / "token").write_text(terminal.environment["BATCHEXEC_TOKEN"])
+    scripts = [block.text for block in blocks(PAGE) if block.language == "sh"]
+    *scripts, airflow, completion = scripts
+    assert airflow.startswith("airflow batchexec")
+    assert "--install-completion" in completion
+    # Nothing but the address is another one.
+    scripts[0] = scripts[0].replace("http://localhost:8080", server)
+    environment = {name: value for name, value in terminal.environment.items() if "TOKEN" not in name}
+    done = subprocess.run(
+        ["bash", "-eux", "-o", "pipefail", "-c", "\n".join(scripts)],
+        cwd=terminal.home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+    (first,) = re.findall(r"^Started execution (\S+)\.$", done.stdout, re.MULTILINE)
+    second, third = re.findall(r"^Started execution (\S+)\.$", done.stderr, re.MULTILINE)
+    # The last ones were asked for the newest, which is the third.
+    assert done.stdout.count(f"Execution  {third}") == 3
+    report = re.findall(r"^\d{4}-\d\d-\d\dT\S+Z (.+)$", done.stdout, re.MULTILINE)
+    assert report[0].startswith(f"Accepted as {third}")
+    assert all(any(name in line for line in report) for name in ("a.csv", "b.csv"))
+    assert terminal.json("wait", "--execution-id", first)["job_status"] == "BATCH_JOB_FINISHED_STATUS"
+    assert terminal.json("status", "--execution-id", second)["finished_files"] == 2
+    data = frame("a", 4)
+    pd.testing.assert_frame_equal(terminal.result("delays", "2013/01/a.csv"), expected(data))
+    pd.testing.assert_frame_equal(terminal.result("flights", "delays/2013/01/a.csv"), expected(data))
+    pd.testing.assert_frame_equal(
+        terminal.result("flights", "delays/2013/02/a.csv"), expected(data, factor=4)
+    )
+    assert (terminal.home / "february.yaml").read_text().count("2013/01") == 2
+
+
+def test_an_execution_that_fails_ends_with_1(terminal):
+    terminal.upload("failing/in", {"good": "calm", "bad": "fail"})
+    failed = terminal.run(
+        "start", *terminal.flags("failing"), "-P", f"BROKEN={terminal.home}", "--wait", code=1
+    )
+    assert "Status     FAILED" in failed.stdout.splitlines()
+    assert "this file upsets me" in failed.stdout
+    (execution_id,) = re.findall(r"^Started execution (\S+)\.$", failed.stderr, re.MULTILINE)
+    assert terminal.run("wait", "--execution-id", execution_id, code=1).stdout == failed.stdout
+    assert "Status     FAILED" in terminal.run("status", "--execution-id", execution_id).stdout
+    assert "this file upsets me" in terminal.run("report", "--execution-id", execution_id).stdout
+    listed = terminal.json("list", "--status", "failed", "--model-id", "arrival_delay")
+    assert execution_id in {job["job_id"] for job in listed["batch_jobs"]}
+    ended = terminal.run("cancel", "--execution-id", execution_id, code=2)
+    assert execution_id in ended.stderr
+
+
+def test_what_the_server_refuses_ends_with_2(terminal):
+    refused = terminal.run("start", *terminal.flags("refused", **{"model-id": "departure"}), code=2)
+    assert refused.stderr.startswith("error: ")
+    assert "departure" in refused.stderr
+    assert (
+        terminal.json("start", *terminal.flags("refused", **{"build-id": "b9"}), code=2)["success"] is False
+    )
+    refused = terminal.run("start", *terminal.flags("refused", instance="hugo"), code=2)
+    assert refused.stderr.startswith("error: instance: there is no instance 'hugo'.")
+    for command in ("status", "report", "cancel", "wait"):
+        assert (
+            "rest__unknown__1" in terminal.run(command, "--execution-id", "rest__unknown__1", code=2).stderr
+        )
+
+
+def test_a_twin_is_refused_with_the_id_of_the_first_and_ctrl_c_cancels_that(terminal, world):
+    terminal.upload("hanging/in", {"a": "calm", "b": "hang"})
+    flags = terminal.flags("hanging", pods=1)
+    ours, theirs = pty.openpty()
+    waiting = subprocess.Popen(
+        # The terminal becomes the command's own, so that Ctrl-C is a signal to it.
+        ["setsid", "--ctty", BIN / "batchexec", "models", "execution", "start", *flags, "--wait"],
+        env={**terminal.environment, "TERM": "xterm", "COLUMNS": "120"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        with os.fdopen(ours, "r+b", buffering=0) as screen:
+            while b"1/2" not in drawn:
+                drawn += screen.read(4096)
+            (execution_id,) = re.findall(rb"Started execution (\S+)\.", drawn)
+            twin = terminal.run("start", *flags, code=2)
+            assert execution_id.decode() in twin.stderr
+            screen.write(b"\x03")
+            with suppress(OSError):
+                # Linux reports the end of a terminal as an input/output error.
+                while piece := screen.read(4096):
+                    drawn += piece
+            assert waiting.wait(60) == 130
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert b"is cancelled." in drawn
+    ended = terminal.json("wait", "--execution-id", execution_id.decode(), code=1)
+    assert ended["job_status"] == "BATCH_JOB_CANCELLED_STATUS"
+    assert (ended["finished_files"], ended["total_files"]) == (1, 2)
+    wait_until(lambda: not world.pods())
+
+
+def test_whoever_may_only_look_may_look_and_no_more(terminal, viewer):
+    terminal.upload("looked-at/in", {"a": "calm"})
+    started = terminal.json("start", *terminal.flags("looked-at"))
+    refused = terminal.run("start", *terminal.flags("of-a-viewer"), code=4, **viewer)
+    assert refused.stderr.startswith("error: ")
+    refused = terminal.run("cancel", "--execution-id", started["batch_id"], code=4, **viewer)
+    assert refused.stdout == ""
+    terminal.run("status", "--execution-id", started["batch_id"], **viewer)
+    terminal.run("wait", "--execution-id", started["batch_id"], **viewer)
+    for variables in (
+        {**viewer, "BATCHEXEC_PASSWORD": "guessed"},
+        {"BATCHEXEC_TOKEN": "e30.e30.e30"},
+    ):
+        refused = terminal.run("list", code=4, **variables)
+        assert "guessed" not in refused.stderr
+
+
+def test_airflows_own_command_line_has_the_same_commands(terminal, server):
+    def airflow(*arguments, code=0):
+        done = subprocess.run(
+            [BIN / "airflow", "batchexec", "models", "execution", *arguments],
+            env={
+                **{name: value for name, value in terminal.environment.items() if name != "BATCHEXEC_SERVER"},
+                "AIRFLOW_HOME": str(terminal.home / "airflow"),
+                "AIRFLOW__API__BASE_URL": server,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    terminal.upload("by-airflow/in", {"a": "calm"})
+    started = json.loads(airflow("start", *terminal.flags("by-airflow"), "--output", "json").stdout)
+    ended = airflow("wait", "--execution-id", started["batch_id"])
+    assert "Files      1 of 1 finished" in ended.stdout.splitlines()
+    assert started["batch_id"] in airflow("list", "--status", "finished").stdout
+    assert "unknown" in airflow("status", "--execution-id", "unknown", code=2).stderr
+
+
+def test_a_server_that_has_stopped_ends_with_3(terminal, world):
+    (terminal.home / "impatient.toml").write_text("[default]\nretries = 1\n")
+    impatient = {"BATCHEXEC_CONFIG": str(terminal.home / "impatient.toml")}
+    with api_server_with_users(world) as url:
+        assert terminal.json("list", "--server", url, **impatient)["success"]
+    failed = terminal.run("list", "--server", url, code=3, **impatient)
+    assert failed.stderr.startswith(f"error: {url} cannot be reached: ")
+    assert failed.stdout == ""
