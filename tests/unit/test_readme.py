@@ -19,6 +19,7 @@ from documents import DOCUMENTS, ROOT, Block, anchors, blocks, links
 from airflow_batchexec import __version__
 from airflow_batchexec.cli import parameter_table
 from airflow_batchexec.cli.parameter_table import BEGIN, COMMAND, END, with_parameter_table
+from airflow_batchexec.client import ClientSettings
 from airflow_batchexec.config import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.builds import read_build
 from airflow_batchexec.engine.instances import InstanceTable
@@ -42,6 +43,7 @@ def test_every_kind_of_block_is_one_that_is_tested_here(document):
     assert {block.language for block in blocks(document)} <= {
         *("python", "sh", "text", "toml", "csv", "ini"),
         "json",  # policies, which a real server is given in tests of the credentials
+        "yaml",  # files of parameters, which a real server is sent in tests of the command line
         *("mermaid", ""),  # pictures
     }
 
@@ -114,7 +116,11 @@ def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
 @every_document
 def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
     for block in blocks(document):
-        if block.language == "toml":
+        if block.file == "config.toml":
+            (tmp_path / "config.toml").write_text(block.text)
+            for profile in re.findall(r"^\[(\w+)\]$", block.text, re.MULTILINE):
+                assert ClientSettings.find(config_file=tmp_path / "config.toml", profile=profile)
+        elif block.language == "toml":
             read_build(
                 model_id="m",
                 build_id="b",
@@ -133,9 +139,10 @@ def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
 
 
 @every_document
-def test_every_python_block_is_a_dag_or_a_file_that_the_commands_use(document):
+def test_every_python_block_is_a_dag_a_client_or_a_file_that_the_commands_use(document):
     others = [block for block in blocks(document) if block.language == "python" and not block.file]
-    assert others == _dag_blocks(document)
+    # Those of the client are run against a real Airflow, in the tests of the client.
+    assert [block for block in others if not _is_client(block)] == _dag_blocks(document)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -201,7 +208,12 @@ def test_a_document_without_both_markers_is_refused(text):
 
 
 def _dag_blocks(document: Path) -> list[Block]:
-    return [b for b in blocks(document) if b.language == "python" and not b.file and "import" in b.text]
+    found = [b for b in blocks(document) if b.language == "python" and not b.file and "import" in b.text]
+    return [block for block in found if not _is_client(block)]
+
+
+def _is_client(block: Block) -> bool:
+    return "from airflow_batchexec.client" in block.text
 
 
 def _parse(path: Path) -> dict[str, Any]:
