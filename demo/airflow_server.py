@@ -2,11 +2,17 @@
 
 The parts are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
 interface. Each part is the leader of its own process group, and all of them end with the server.
+
+The API that tasks speak with is served by a process of its own. The REST API logs whoever changes something, and commits
+that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). On SQLite the loop then
+waits for whoever writes; where that is a request of the same process, which needs the loop to commit, both wait until
+SQLite gives up. Requests of tasks come all the time, requests that change something through the REST API one by one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -28,12 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["AirflowServer", "free_port"]
 
-_PARTS = (
-    ("api-server", "--host", "127.0.0.1", "--port", "{port}"),
-    ("scheduler", "--skip-serve-logs"),
-    ("dag-processor",),
-    ("triggerer", "--skip-serve-logs"),
-)
+_LISTEN = ("--host", "127.0.0.1", "--port")
+_PARTS = {
+    "api-server": ("api-server", "--apps", "core", *_LISTEN, "{port}"),
+    "execution-api": ("api-server", "--apps", "execution", *_LISTEN, "{execution_port}"),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
 _START_SECONDS = 180.0
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.25
@@ -48,6 +56,8 @@ class AirflowServer:
         dags_folder: Its DAGs.
         settings: More of its configuration, as environment variables ``AIRFLOW__SECTION__KEY``.
         path: Below which path of its server it is, such as ``/tools/airflow``, as behind a proxy that has others as well.
+        users: The role of each user, by name; the requests of this class are the first one's, so that should be an
+            admin. Without any, everybody is an admin.
     """
 
     def __init__(
@@ -57,10 +67,13 @@ class AirflowServer:
         dags_folder: Path,
         settings: Mapping[str, str] | None = None,
         path: str = "",
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}{path}"
+        self._execution_port = free_port()
+        self._execution_url = f"http://127.0.0.1:{self._execution_port}{path}/execution/"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
@@ -73,13 +86,22 @@ class AirflowServer:
             "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__FERNET_KEY": urlsafe_b64encode(os.urandom(32)).decode(),
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": self._execution_url,
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             **(settings or {}),
         }
+        self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
+        if users:
+            self._environment |= {
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
+                    f"{n}:{role}" for n, role in users.items()
+                ),
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+            }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._orphans: list[psutil.Process] = []
         self._logs: list[IO[bytes]] = []
@@ -103,6 +125,8 @@ class AirflowServer:
             RuntimeError: A part ended, or they are not healthy in time; the message says where their logs are.
         """
         self.home.mkdir(parents=True, exist_ok=True)
+        if self.passwords:
+            (self.home / "passwords.json").write_text(json.dumps(self.passwords))
         migrate = self._spawn("db-migrate", "db", "migrate")
         if migrate.wait(timeout=_START_SECONDS):
             raise RuntimeError(f"Airflow's database could not be made; see {self.home / 'db-migrate.log'}.")
@@ -110,10 +134,17 @@ class AirflowServer:
         for part in _PARTS:
             self._start_part(part)
         self._wait(self._is_healthy, "Airflow did not become healthy")
-        # Its first request makes the execution API build its routes, which takes seconds that no run should wait.
-        self._session.get(f"{self.url}/execution/health", timeout=60)
-        token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
-        self._session.headers["Authorization"] = f"Bearer {token}"
+        self._wait(self._answers_tasks, "Airflow's execution API did not answer")
+        self._session.headers["Authorization"] = f"Bearer {self.token()}"
+
+    def token(self, user: str = "") -> str:
+        """A token of a user's; of the first one's where none is named."""
+        address = f"{self.url}/auth/token"
+        if not self.passwords:
+            return str(self._session.get(address, timeout=30).json()["access_token"])
+        name = user or next(iter(self.passwords))
+        login = {"username": name, "password": self.passwords[name]}
+        return str(requests.post(address, json=login, timeout=30).json()["access_token"])
 
     def stop(self) -> None:
         """End every process that was started here."""
@@ -152,13 +183,12 @@ class AirflowServer:
 
     def restart(self, part: str) -> None:
         """Start a part again that was killed."""
-        self._start_part(next(words for words in _PARTS if words[0] == part))
+        self._start_part(part)
 
     def add(self, part: str) -> str:
         """Start one more of a part that may be there several times, and give its name."""
-        words = next(words for words in _PARTS if words[0] == part)
         name = f"{part}-{len(self._processes)}"
-        self._spawn(name, *words)
+        self._spawn(name, *_PARTS[part])
         return name
 
     def pid(self, part: str) -> int:
@@ -243,8 +273,9 @@ class AirflowServer:
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.api("GET", path, params={"deserialize": "true"})["value"]
 
-    def _start_part(self, words: tuple[str, ...]) -> None:
-        self._spawn(words[0], *(word.format(port=self.port) for word in words))
+    def _start_part(self, part: str) -> None:
+        ports = {"port": self.port, "execution_port": self._execution_port}
+        self._spawn(part, *(word.format(**ports) for word in _PARTS[part]))
 
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self.home / f"{name}.log").open("ab")
@@ -269,6 +300,13 @@ class AirflowServer:
         return all(
             health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer")
         )
+
+    def _answers_tasks(self) -> bool:
+        # The first request makes it build its routes, which takes seconds that no run should wait.
+        try:
+            return self._session.get(f"{self._execution_url}health", timeout=60).ok
+        except requests.RequestException:
+            return False
 
     def _wait(self, condition: Callable[[], bool], failure: str, *, timeout: float = _START_SECONDS) -> None:
         deadline = time.monotonic() + timeout

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import psutil
 from airflow_models import frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from s3_server import S3Server
@@ -60,6 +61,16 @@ class Deployment:
         instances = self.airflow.task_instances("batch_execution", run_id)
         return [instance for instance in instances if instance["task_id"] == task_id]
 
+    def execution_runs(self, folder: str) -> dict[str, list[dict[str, Any]]]:
+        """The execution runs below a destination folder, oldest first, by the rest of their destination."""
+        path = "dags/batch_execution/dagRuns?limit=1000&order_by=run_after"
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run in self.airflow.api("GET", path)["dag_runs"]:
+            destination = run["conf"]["destination_folder"]
+            if destination.startswith(f"{folder}/"):
+                found.setdefault(destination.removeprefix(f"{folder}/"), []).append(run)
+        return found
+
     def write_files(self, name: str, moods: Mapping[str, str], *, rows: int = 5) -> dict[str, str]:
         """Write one CSV file per mood into a new folder; give the execution's folders."""
         source = self.folder / name / "in"
@@ -90,3 +101,41 @@ class Deployment:
                 if process.environ().get("HOME", "").startswith(str(self.folder / "scratch")):
                     found[process.pid] = (process, process.ppid())
         return [process for process, parent in found.values() if parent not in found]
+
+    def triggerers(self) -> list[int]:
+        """The triggerers that there are or were, by the numbers of their jobs."""
+        jobs = self.airflow.api("GET", "jobs?job_type=TriggererJob&limit=100")["jobs"]
+        return [job["id"] for job in jobs]
+
+    def trigger_logs(self, triggerer: int) -> str:
+        """All logs of the triggers of a triggerer, by the number of its job."""
+        logs = (self.airflow.home / "logs").rglob(f"*.trigger.{triggerer}.log")
+        return "".join(log.read_text() for log in logs)
+
+    @contextmanager
+    def frozen_triggerer(self) -> Iterator[int]:
+        """The only triggerer freezes, and goes on afterwards. Gives its job's number."""
+        (number,) = self.triggerers()
+        triggerer = psutil.Process(self.airflow.pid("triggerer"))
+        frozen = [triggerer, *triggerer.children(recursive=True)]
+        try:
+            for process in frozen:
+                process.suspend()
+            # SQLite has one writer: frozen in the middle of a change, it would keep all others from theirs.
+            while not self._can_be_written():
+                triggerer.resume()
+                self._can_be_written()
+                triggerer.suspend()
+            yield number
+        finally:
+            for process in frozen:
+                process.resume()
+
+    def _can_be_written(self) -> bool:
+        """Whether Airflow's database can be written, now or within seconds."""
+        with closing(sqlite3.connect(self.airflow.home / "airflow.db", timeout=5.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True

@@ -67,11 +67,13 @@ class PodStarter:
 
     Attributes:
         printed: What the pods have printed, as (stream, line).
+        printed_for: The file that each of these lines was printed for.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.printed: list[tuple[str, str]] = []
+        self.printed_for: list[str] = []
         self._builds = 0
 
     def spec(
@@ -103,7 +105,13 @@ class PodStarter:
 
     def pod(self, spec: PodSpec) -> Pod:
         """A pod that has not been started."""
-        return Pod(spec=spec, name="pod-0", on_line=lambda *line: self.printed.append(line))
+
+        def take(stream: str, line: str) -> None:
+            self.printed.append((stream, line))
+            self.printed_for.append(pod.file)
+
+        pod = Pod(spec=spec, name="pod-0", on_line=take)
+        return pod
 
     @contextmanager
     def started(self, source: str, **options: object) -> Iterator[Pod]:

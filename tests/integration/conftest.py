@@ -47,6 +47,12 @@ def airflow_path() -> str:
 
 
 @pytest.fixture(scope="module")
+def airflow_users() -> dict[str, str]:
+    """Airflow's users and their roles, an admin first; a module's own fixture of this name gives them. None: all are admins."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def deployment(
     tmp_path_factory: pytest.TempPathFactory,
     s3_server: S3Server,
@@ -54,6 +60,7 @@ def deployment(
     dag_files: list[Path],
     airflow_settings: dict[str, str],
     airflow_path: str,
+    airflow_users: dict[str, str],
 ) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
     (folder / "dags").mkdir()
@@ -75,6 +82,7 @@ def deployment(
             **airflow_settings,
         },
         path=airflow_path,
+        users=airflow_users,
     )
     with airflow:
         airflow.wait_for_dag("batch_execution")

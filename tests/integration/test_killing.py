@@ -10,8 +10,6 @@ import logging
 import os
 import random
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +17,8 @@ import pandas as pd
 import psutil
 import pytest
 from airflow_models import expected, frame
+from murders import Murder, Murderer, pod_of, worker_of
 from pandas.testing import assert_frame_equal
-from pods import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 FILES = [f"f{i}" for i in range(3)]
 ROWS = 50
-OUTLIVES_SECONDS = 5.0
+ENDED = {"success", "failed"}
 
 DAGS = """
 from datetime import timedelta
@@ -115,17 +113,6 @@ def write_inputs(deployment: Deployment, name: str) -> dict[str, str]:
     return deployment.write_files(name, dict.fromkeys(FILES, "slow"), rows=ROWS)
 
 
-def execution_runs(deployment: Deployment, folder: str) -> dict[str, list[dict[str, Any]]]:
-    """The execution runs below a destination folder, oldest first, by the rest of their destination."""
-    path = "dags/batch_execution/dagRuns?limit=1000&order_by=run_after"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in deployment.airflow.api("GET", path)["dag_runs"]:
-        destination = run["conf"]["destination_folder"]
-        if destination.startswith(f"{folder}/"):
-            found.setdefault(destination.removeprefix(f"{folder}/"), []).append(run)
-    return found
-
-
 def assert_right_end(deployment: Deployment, run_id: str, destination: str, status: str) -> dict[str, Any]:
     """The execution ended as it should: all is accounted for, nothing partial or left over. Gives its summary."""
     run = deployment.airflow.run("batch_execution", run_id)
@@ -164,129 +151,94 @@ def assert_nothing_lives(deployment: Deployment) -> None:
     wait_until(lambda: not deployment.pods(), seconds=30, what="the end of all pods")
 
 
-@dataclass
-class Murder:
-    """A process that is to die.
-
-    Attributes:
-        task_id: Of which task.
-        tries: In which tries of it.
-        after: Up to how many seconds after it was seen.
-        who: Finds it, given the task's own process.
-    """
-
-    task_id: str
-    after: float
-    tries: tuple[int, ...] = (1,)
-    who: Callable[[psutil.Process], psutil.Process | None] = lambda task: task
-
-
-def pod_of(task: psutil.Process) -> psutil.Process | None:
-    return next(iter(task.children()), None)
-
-
-def worker_of(task: psutil.Process) -> psutil.Process | None:
-    keeper = pod_of(task)
-    return next(iter(keeper.children()), None) if keeper else None
-
-
-# By destination: who dies there. A task has one retry.
+# By destination: who dies there. A task has one retry. A predict task lives at least three seconds, as each of its files
+# takes one, so it does not get away; who is killed twice is so before two of the files are done. Others may get away.
 MURDERS = {
-    "plan": [Murder("plan", 1.5)],
-    "plan-for-good": [Murder("plan", 1.0, tries=(1, 2))],
-    "predict": [Murder("predict", 5.0)],
-    "predict-supervisor": [Murder("predict", 5.0, who=psutil.Process.parent)],
-    "predict-for-good": [Murder("predict", 3.0, tries=(1, 2)), Murder("finish", 6.0)],
-    "pod-worker": [Murder("predict", 3.0, who=worker_of)],
-    "pod-keeper": [Murder("predict", 3.0, who=pod_of)],
-    "finish": [Murder("finish", 1.5)],
-    "all-tasks": [Murder(task_id, 1.5) for task_id in ("plan", "predict", "finish")],
-    "nobody": [],
+    "plan": [Murder("plan", 0.6)],
+    "plan-for-good": [Murder("plan", 0.6, tries=(1, 2))],
+    "predict": [Murder("predict", 3.0)],
+    "predict-supervisor": [Murder("predict", 3.0, who=psutil.Process.parent)],
+    "predict-for-good": [Murder("predict", 1.5, tries=(1, 2)), Murder("finish", 6.0)],
+    "pod-worker": [Murder("predict", 2.0, who=worker_of)],
+    "pod-keeper": [Murder("predict", 2.0, who=pod_of)],
+    "finish": [Murder("finish", 0.6)],
+    "all-tasks": [Murder("plan", 0.6), Murder("predict", 1.5), Murder("finish", 0.6)],
+    "frozen": [],
+}
+CERTAIN = {
+    *(f"{name}: predict of try 1" for name in ("predict", "predict-supervisor", "pod-worker", "pod-keeper")),
+    *(f"predict-for-good: predict of try {number}" for number in (1, 2)),
+    "all-tasks: predict of try 1",
 }
 FOR_GOOD = {"plan-for-good", "predict-for-good"}
+FROZEN = list(MURDERS).index("frozen")
 
 
-class Murderer:
-    """Kills what is to die, each at a random moment after it was first seen; watches whether its pod dies as well."""
-
-    def __init__(self, deployment: Deployment, folder: str, chance: random.Random) -> None:
-        self._deployment = deployment
-        self._folder = folder
-        self._chance = chance
-        self._names: dict[str, str] = {}
-        self._due: dict[tuple[str, str, int], float] = {}
-        self._orphans: list[tuple[str, psutil.Process, float]] = []
-        self.done: list[str] = []
-        self.outlived: set[str] = set()
-
-    def look(self) -> None:
-        for what, pod, killed_at in self._orphans:
-            if time.monotonic() > killed_at + OUTLIVES_SECONDS and is_running(pod.pid):
-                self.outlived.add(what)
-        for instance in self._running():
-            name = self._name(instance["dag_run_id"])
-            for murder in MURDERS.get(name, ()):
-                if instance["task_id"] == murder.task_id and instance["try_number"] in murder.tries:
-                    self._kill(name, murder, instance)
-
-    def _running(self) -> Iterator[dict[str, Any]]:
-        path = "dags/batch_execution/dagRuns/~/taskInstances?state=running&limit=100"
-        yield from self._deployment.airflow.api("GET", path)["task_instances"]
-
-    def _name(self, run_id: str) -> str:
-        if run_id not in self._names:
-            runs = execution_runs(self._deployment, self._folder)
-            self._names |= {run["dag_run_id"]: name for name, found in runs.items() for run in found}
-        return self._names.get(run_id, "")
-
-    def _kill(self, name: str, murder: Murder, instance: dict[str, Any]) -> None:
-        key = (name, murder.task_id, instance["try_number"])
-        with suppress(psutil.Error):
-            task = psutil.Process(instance["pid"])
-            victim, pod = murder.who(task), pod_of(task)
-            if victim is None:
-                return
-            due = self._due.setdefault(key, time.monotonic() + self._chance.uniform(0, murder.after))
-            if time.monotonic() >= due:
-                victim.kill()
-                self._due[key] = float("inf")
-                self.done.append("{}: {} of try {}".format(*key))
-                _log.warning("Killed %s.", self.done[-1])
-                if pod is not None:
-                    self._orphans.append((self.done[-1], pod, time.monotonic()))
+def freeze_pod(murderer: Murderer, name: str) -> psutil.Process:
+    """Let the worker of an execution's pod freeze as soon as there is one: the execution goes on until it is resumed."""
+    worker: psutil.Process = wait_until(
+        lambda: murderer.look() or murderer.find(name, "predict", worker_of), what=f"the worker of {name}"
+    )
+    worker.suspend()
+    return worker
 
 
-def logs_of(deployment: Deployment, triggerer: int) -> str:
-    """All logs of the triggers of a triggerer, by the number of its job."""
-    logs = (deployment.airflow.home / "logs").rglob(f"*.trigger.{triggerer}.log")
-    return "".join(log.read_text() for log in logs)
+class Waiting:
+    """Those who wait for executions: the operators that have started them, and sensors."""
+
+    def __init__(self, deployment: Deployment, many: str, watchers: str) -> None:
+        self._airflow = deployment.airflow
+        self._runs = [("many", many, "run"), ("watchers", watchers, "watch")]
+
+    def states(self) -> list[dict[int, str | None]]:
+        """The states of the operators, then those of the sensors, by map index."""
+        return [{i["map_index"]: i["state"] for i in instances} for instances in self._instances()]
+
+    def triggerers(self) -> set[int | None]:
+        """Whose job it is, by number, to look after those that are deferred."""
+        deferred = [i for instances in self._instances() for i in instances if i["state"] == "deferred"]
+        return {i["trigger"] and i["trigger"]["triggerer_id"] for i in deferred}
+
+    def _instances(self) -> Iterator[list[dict[str, Any]]]:
+        for dag_id, run_id, task_id in self._runs:
+            instances = self._airflow.task_instances(dag_id, run_id)
+            yield [i for i in instances if i["task_id"] == task_id]
 
 
-def freeze_and_replace_triggerer(
-    deployment: Deployment, murderer: Murderer, chance: random.Random
-) -> tuple[int, str]:
-    """Let the triggerer freeze until another has taken its place. Gives its job's number, and the other's name."""
-    airflow = deployment.airflow
-    jobs = airflow.api("GET", "jobs?job_type=TriggererJob&limit=100")["jobs"]
-    (number,) = [job["id"] for job in jobs]
-    triggerer = psutil.Process(airflow.pid("triggerer"))
-    frozen = [triggerer, *triggerer.children(recursive=True)]
+def replace_triggerer(
+    deployment: Deployment, murderer: Murderer, waiting: Waiting, chance: random.Random
+) -> str:
+    """Let the triggerer freeze until another has taken its place, and find that out. Gives the other's name."""
+
+    def have_come() -> bool:
+        states = waiting.states()
+        come = [state for found in states for state in found.values() if state in {"deferred", *ENDED}]
+        return len(come) >= 15 and all(found.get(FROZEN) == "deferred" for found in states)
+
+    wait_until(lambda: murderer.look() or have_come(), what="the deferral of most who wait")
     time.sleep(chance.uniform(0, 2))
-    for process in frozen:
-        process.suspend()
-    try:
-        other = airflow.add("triggerer")
+    with deployment.frozen_triggerer() as first:
+        other = deployment.airflow.add("triggerer")
 
         def has_taken_over() -> bool:
-            murderer.look()
-            jobs = airflow.api("GET", "jobs?job_type=TriggererJob&limit=100")["jobs"]
-            return any(logs_of(deployment, job["id"]) for job in jobs if job["id"] != number)
+            others = [job for job in deployment.triggerers() if job != first]
+            if not others or waiting.triggerers() != set(others):
+                return False
+            # Its first question makes a triggerer stand still for as long as it takes to build an API of its own. One
+            # that has told of an end is past that: before, it may be taken for lost itself, and the first has all back.
+            return "Trigger fired event" in deployment.trigger_logs(*others)
 
-        wait_until(has_taken_over, what="the takeover of the triggers")
-    finally:
-        for process in frozen:
-            process.resume()
-    return number, other
+        wait_until(lambda: murderer.look() or has_taken_over(), what="the takeover of the triggers")
+    # Airflow ends the triggers of the one that froze as if a user had ended their tasks.
+    wait_until(
+        lambda: murderer.look() or "invoking on_kill" in deployment.trigger_logs(first), what="on_kill"
+    )
+    return other
+
+
+def left_in_scratch(deployment: Deployment) -> list[Path]:
+    """What is left of pods. A task that dies before it has one, and so nobody to clean up, leaves an empty folder."""
+    return [path for folder in (deployment.folder / "scratch").iterdir() for path in folder.iterdir()]
 
 
 def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
@@ -296,32 +248,22 @@ def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
     folders = write_inputs(deployment, "murders")
     out = folders["destination_folder"]
     many = airflow.trigger("many", {**folders, "names": names, "pause": 1})
-    murderer = Murderer(deployment, out, chance)
-    wait_until(lambda: murderer.look() or len(execution_runs(deployment, out)) == len(names))
-    runs = {name: run["dag_run_id"] for name, (run,) in execution_runs(deployment, out).items()}
+    murderer = Murderer(deployment, out, MURDERS, chance)
+    wait_until(lambda: murderer.look() or len(deployment.execution_runs(out)) == len(names))
+    runs = {name: run["dag_run_id"] for name, (run,) in deployment.execution_runs(out).items()}
     watchers = airflow.trigger("watchers", {"ids": [runs[name] for name in names]})
-
-    def states(dag_id: str, run_id: str, task_id: str) -> list[str | None]:
-        instances = airflow.task_instances(dag_id, run_id)
-        found = {i["map_index"]: i["state"] for i in instances if i["task_id"] == task_id}
-        return [found.get(index) for index in range(len(names))]
-
-    def waiting() -> int:
-        found = states("many", many, "run") + states("watchers", watchers, "watch")
-        return sum(state == "deferred" for state in found)
-
-    count = wait_until(lambda: murderer.look() or ((count := waiting()) >= 15 and count))
-    _log.warning("%d wait when the triggerer freezes.", count)
-    first, other = freeze_and_replace_triggerer(deployment, murderer, chance)
-    # Airflow ends the triggers of the one that froze as if a user had ended their tasks.
-    wait_until(lambda: murderer.look() or "invoking on_kill" in logs_of(deployment, first))
+    waiting = Waiting(deployment, many, watchers)
+    # So that somebody still waits when the triggerer is itself again.
+    worker = freeze_pod(murderer, "frozen")
+    other = replace_triggerer(deployment, murderer, waiting, chance)
+    worker.resume()
     time.sleep(chance.uniform(0, 3))
     airflow.kill(other)
     for dag_id, run_id in [("many", many), ("watchers", watchers)]:
         airflow.wait_for_run(dag_id, run_id, on_poll=murderer.look)
 
     assert_nothing_lives(deployment)
-    assert len(murderer.done) >= len(names)
+    assert set(murderer.done) >= CERTAIN
     assert murderer.outlived == set()
     # A process may have ended before its moment came.
     failed = {name for name in FOR_GOOD if has_failed_task(deployment, runs[name])}
@@ -329,11 +271,10 @@ def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
     for name in names:
         status = "FAILED" if name in failed else "FINISHED"
         assert_right_end(deployment, runs[name], f"{out}/{name}", status)
-    ended = ["failed" if name in failed else "success" for name in names]
-    assert states("many", many, "run") == ended
-    assert states("watchers", watchers, "watch") == ended
-    assert [name for name in names if len(execution_runs(deployment, out)[name]) > 1] == []
-    assert not list((deployment.folder / "scratch").iterdir())
+    ended = {index: "failed" if name in failed else "success" for index, name in enumerate(names)}
+    assert waiting.states() == [ended, ended]
+    assert [name for name in names if len(deployment.execution_runs(out)[name]) > 1] == []
+    assert left_in_scratch(deployment) == []
     # No lock is stuck: who comes next may run, also after those that left theirs behind.
     again = {
         name: deployment.start(
@@ -358,6 +299,7 @@ def test_a_scheduler_that_is_killed_costs_no_execution(
     folders = write_inputs(deployment, f"scheduler-{what}")
     out = folders["destination_folder"]
     pair = airflow.trigger("pair", {**folders, "pause": 3})
+    wait_until(lambda: len(deployment.execution_runs(out)) == 2, what="the pair's executions")
     plain = deployment.start(
         source_folder=folders["source_folder"],
         destination_folder=f"{out}/plain",
@@ -372,7 +314,7 @@ def test_a_scheduler_that_is_killed_costs_no_execution(
     assert airflow.wait_for_run("pair", pair)["state"] == "success"
     assert airflow.wait_for_run("batch_execution", plain)["state"] == "success"
     assert_nothing_lives(deployment)
-    runs = execution_runs(deployment, out)
+    runs = deployment.execution_runs(out)
     assert {name: len(found) for name, found in runs.items()} == {"working": 1, "deferred": 1, "plain": 1}
     for name, (run,) in runs.items():
         assert_right_end(deployment, run["dag_run_id"], f"{out}/{name}", "FINISHED")
