@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "ROOT", "Block", "anchors", "blocks", "links"]
+__all__ = ["DOCUMENTS", "ROOT", "Block", "anchors", "blocks", "links", "needs_server"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -37,6 +37,12 @@ def blocks(document: Path) -> list[Block]:
     """All fenced blocks, in their order."""
     found = _BLOCK.finditer(document.read_text("utf-8"))
     return [Block(match["file"], match["language"], match["text"]) for match in found]
+
+
+def needs_server(block: Block) -> bool:
+    """Whether it starts or follows executions on a server: a shell's commands, or a program."""
+    marks = {"sh": ("BATCHEXEC_SERVER", "--bucket"), "python": ("from airflow_batchexec.client",)}
+    return any(mark in block.text for mark in marks.get(block.language, ()))
 
 
 def links(document: Path) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from threading import BoundedSemaphore
+from queue import Empty, SimpleQueue
+from threading import BoundedSemaphore, Thread
 from typing import TYPE_CHECKING
 
 from airflow_batchexec import settings
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 5.0
 _AT_ONCE = 4
-_pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="batchexec-builds")
 _free = BoundedSemaphore(_AT_ONCE)
 
 
@@ -40,24 +38,29 @@ def check_build(config: ExecutionConfig, *, batch_execution_conn_id: str) -> Non
         ConfigurationError: An id is malformed.
     """
     if not _free.acquire(blocking=False):
+        # As many as there may be are waiting for a repository that does not answer.
         return
+    answers: SimpleQueue[BatchExecError | None] = SimpleQueue()
+
+    def look() -> None:
+        try:
+            answers.put(_look(config, batch_execution_conn_id))
+        finally:
+            _free.release()
+
+    # A daemon: the server is not to wait for it when it ends.
+    Thread(target=look, name="batchexec-builds", daemon=True).start()
     try:
-        found = _pool.submit(_look, config, batch_execution_conn_id)
-    except RuntimeError:
-        _free.release()
-        return
-    found.add_done_callback(lambda _: _free.release())
-    try:
-        error = found.result(timeout=_SECONDS)
-    except FutureTimeoutError:
+        error = answers.get(timeout=_SECONDS)
+    except Empty:
         log.info("The model repository did not answer within %g s; the plan will look.", _SECONDS)
         return
     if error is not None:
         raise error
 
 
-def _look(config: ExecutionConfig, batch_execution_conn_id: str) -> RepositoryError | None:
-    """What the repository says against the execution."""
+def _look(config: ExecutionConfig, batch_execution_conn_id: str) -> BatchExecError | None:
+    """What the repository says against the execution; ``None`` also where it cannot be asked."""
     try:
         hook = BatchExecutionHook(batch_execution_conn_id or BatchExecutionHook.default_conn_name)
         repository = settings.model_repository(hook.open_storage)

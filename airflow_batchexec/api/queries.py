@@ -178,10 +178,12 @@ def runs_before(
 
 def active_runs(session: Session, dag_ids: Iterable[str]) -> list[tuple[str, str, dict[str, Any]]]:
     """DAG, id and conf of every run that is queued or running, the oldest first."""
-    query = select(DagRun.dag_id, DagRun.run_id, DagRun.conf).where(
+    query = select(DagRun.id, DagRun.dag_id, DagRun.run_id, DagRun.conf).where(
         DagRun.dag_id.in_(list(dag_ids)), DagRun.state.in_(_ACTIVE)
     )
-    return [(row.dag_id, row.run_id, row.conf or {}) for row in session.execute(query.order_by(DagRun.id))]
+    # Asked to sort, SQLite goes through all runs in their order, not through the index of those that are active.
+    rows = sorted(session.execute(query), key=lambda row: row.id)
+    return [(row.dag_id, row.run_id, row.conf or {}) for row in rows]
 
 
 def run_ids_like(session: Session, dag_id: str, prefix: str) -> list[str]:

@@ -56,6 +56,7 @@ _STATES: dict[JobStatus, tuple[str, ...]] = {
 _TASK_STATUSES = {status.short: status for status in TaskStatus}
 # How many runs a page may look at to find those of a status or build: what takes longer goes on with the next page.
 _LOOK_AT = 5_000
+_AT_ONCE = 500
 
 
 def status_of(execution_id: str, *, user: BaseUser) -> StatusResponse:
@@ -156,12 +157,14 @@ def _page(
     models = {d: str(queries.params_of(session, d).get("model_id", "")) for d in dag_ids} if model_id else {}
     found: list[tuple[Run, Standing]] = []
     looked_at, is_last = 0, False
+    # One more than asked for tells whether there is another page.
+    at_once = max(limit + 1, _AT_ONCE if wanted or build_id else 0)
     while len(found) <= limit and looked_at < _LOOK_AT and not is_last:
         runs = queries.runs_before(
             session,
             dag_ids,
             before=before,
-            limit=limit + 1,
+            limit=at_once,
             states=_STATES[wanted] if wanted else (),
             model_id=model_id,
             build_id=build_id,
@@ -173,7 +176,7 @@ def _page(
             if wanted in {None, standing.status} and build_id in {"", standing.build_id}
         ]
         looked_at += len(runs)
-        is_last = len(runs) <= limit
+        is_last = len(runs) < at_once
         before = runs[-1].key if runs else before
     if len(found) > limit:
         found, is_last = found[:limit], False

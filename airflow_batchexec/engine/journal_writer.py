@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,16 +103,19 @@ class JournalWriter:
             self._write_batch()
 
     def _write_batch(self) -> None:
-        """Write all that has come up; what fails stays."""
+        """Write all that has come up by now; what fails stays."""
         with self._condition:
             for file, (at, count) in self._dropped.items():
                 entry = {"at": at, "kind": "lines_dropped", "file": file, "count": count}
                 self._pending.append((entry, _size(entry)))
             self._dropped.clear()
+            # What comes while this is written waits for the next batch, or each entry would soon have a row of its own.
+            left = len(self._pending)
         try:
-            while row := self._next_row():
+            while row := self._next_row(left):
                 self._write(f"{self._rows:04d}", row)
                 self._rows += 1
+                left -= len(row)
                 with self._condition:
                     for _ in row:
                         entry, size = self._pending.popleft()
@@ -120,12 +124,16 @@ class JournalWriter:
         except Exception as error:  # noqa: BLE001  whatever it is, the task goes on
             self._say_failed(str(error) or type(error).__name__)
 
-    def _next_row(self) -> list[dict[str, Any]]:
-        """As many of the oldest entries as there is room for in a row; they stay until they are written."""
+    def _next_row(self, most: int) -> list[dict[str, Any]]:
+        """As many of the oldest entries as there is room for in a row; they stay until they are written.
+
+        Args:
+            most: How many at most.
+        """
         row: list[dict[str, Any]] = []
         used = 2
         with self._condition:
-            for entry, size in self._pending:
+            for entry, size in islice(self._pending, most):
                 used += size + 2
                 if row and used > _ROW_BYTES:
                     break

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import requests
 from airflow_models import expected, frame, publish_model
-from documents import ROOT, blocks
+from documents import ROOT, blocks, needs_server
 from pods import wait_until
 
 from demo.airflow_server import free_port
@@ -224,6 +224,37 @@ def test_the_commands_of_the_page_work_as_they_stand_there(terminal, server):
         terminal.result("flights", "delays/2013/02/a.csv"), expected(data, factor=4)
     )
     assert (terminal.home / "february.yaml").read_text().count("2013/01") == 2
+
+
+def test_what_the_readme_shows_of_curl_python_and_the_command_line_works_as_it_stands_there(terminal):
+    for month in ("2013/03", "2013/04", "2013/05"):
+        terminal.upload(month, {"a": "calm", "b": "calm"})
+    curl, program, command = [block for block in blocks(ROOT / "README.md") if needs_server(block)]
+
+    def run(*words):
+        done = subprocess.run(
+            words,
+            cwd=terminal.home,
+            env=terminal.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout
+
+    started = json.loads(run("bash", "-eu", "-c", curl.text))
+    assert (started["success"], started["failure_message"]) == (True, "")
+    assert run(sys.executable, "-c", program.text) == "FINISHED\n"
+    assert "FINISHED" in run("bash", "-eu", "-c", command.text)
+    assert terminal.json("wait", "--execution-id", started["batch_id"])["finished_files"] == 2
+
+    data = expected(frame("a", 4))
+    body = terminal.world.s3.client.get_object(Bucket="delays", Key="2013/03/a.parquet")["Body"].read()
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(body)), data)
+    for month in ("2013/04", "2013/05"):
+        pd.testing.assert_frame_equal(terminal.result("flights", f"delays/{month}/a.csv"), data)
 
 
 def test_an_execution_that_fails_ends_with_1(terminal):

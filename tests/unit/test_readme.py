@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from documents import DOCUMENTS, ROOT, Block, anchors, blocks, links
+from documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, needs_server
 
 from airflow_batchexec import __version__
 from airflow_batchexec.cli import parameter_table
@@ -50,7 +50,9 @@ def test_every_kind_of_block_is_one_that_is_tested_here(document):
 
 @pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS], ids=lambda path: path.name)
 def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_path):
-    scripts = [block.text for block in _shell_blocks(document) if not _needs_more(block)]
+    scripts = [
+        block.text for block in _shell_blocks(document) if not (_needs_more(block) or needs_server(block))
+    ]
     assert scripts
     (tmp_path / "models").symlink_to(ROOT / "models")
     for block in blocks(document):
@@ -141,8 +143,8 @@ def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
 @every_document
 def test_every_python_block_is_a_dag_a_client_or_a_file_that_the_commands_use(document):
     others = [block for block in blocks(document) if block.language == "python" and not block.file]
-    # Those of the client are run against a real Airflow, in the tests of the client.
-    assert [block for block in others if not _is_client(block)] == _dag_blocks(document)
+    # Those of the client are run against a real Airflow, in the integration tests.
+    assert [block for block in others if not needs_server(block)] == _dag_blocks(document)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -209,11 +211,7 @@ def test_a_document_without_both_markers_is_refused(text):
 
 def _dag_blocks(document: Path) -> list[Block]:
     found = [b for b in blocks(document) if b.language == "python" and not b.file and "import" in b.text]
-    return [block for block in found if not _is_client(block)]
-
-
-def _is_client(block: Block) -> bool:
-    return "from airflow_batchexec.client" in block.text
+    return [block for block in found if not needs_server(block)]
 
 
 def _parse(path: Path) -> dict[str, Any]:

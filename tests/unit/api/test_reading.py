@@ -381,6 +381,23 @@ def test_a_filtered_list_comes_in_pages_too(api: Any, several: None):
     assert found == ["timeout", "cancelled", "failed", "finished", "running"]
 
 
+def test_what_is_rare_is_found_though_a_page_looks_only_so_far(
+    api: Any, several: None, monkeypatch: pytest.MonkeyPatch
+):
+    for bound in ("_LOOK_AT", "_AT_ONCE"):
+        monkeypatch.setattr(f"airflow_batchexec.api.reading.{bound}", 2)
+    pages, cursor = [], ""
+    while True:
+        body = call(api, "list", f"/batch-jobs?status=FINISHED&limit=1&cursor={cursor}")
+        pages.append([job["job_id"] for job in body["batch_jobs"]])
+        cursor = body["next_cursor"] or ""
+        if not cursor:
+            break
+
+    assert [job for page in pages for job in page] == ["finished"]
+    assert pages[0] == [], "a page may be empty and not the last"
+
+
 @pytest.mark.parametrize(
     ("query", "named"),
     [

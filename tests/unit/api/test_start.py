@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +159,27 @@ def test_a_model_is_refused_only_where_the_repository_can_be_read(
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__MODEL_REPOSITORY", str(tmp_path / "elsewhere"))
 
     accepted(api.start())
+
+
+def test_a_repository_that_does_not_answer_holds_up_no_start_for_long(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("airflow_batchexec.api.build_check._SECONDS", 0.5)
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__MODEL_REPOSITORY", "s3://flights/repository")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        extra = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "region_name": "us-east-1"}
+        connection = {"conn_type": "batch_execution", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_BATCH_EXECUTION_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        began = time.monotonic()
+
+        accepted(api.start())
+
+        assert time.monotonic() - began < 5
+        # It was asked: somebody is waiting for an answer.
+        silent.settimeout(5)
+        silent.accept()[0].close()
 
 
 def test_a_wrong_option_of_the_server_is_not_the_senders_fault(api: Any, monkeypatch: pytest.MonkeyPatch):

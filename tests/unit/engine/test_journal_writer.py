@@ -64,6 +64,25 @@ def test_entries_are_written_soon_and_many_at_once():
     assert [entry["at"] for entry in store.entries()] == [float(number) for number in range(501)]
 
 
+def test_what_comes_while_a_batch_is_written_waits_for_the_next():
+    """However fast entries come, a task writes about once a second."""
+
+    class Busy(Store):
+        def write(self, number, entries):
+            super().write(number, entries)
+            if len(self.rows) < 3:
+                for more in range(20):
+                    writer.add(note(len(self.rows) * 100 + more))
+
+    store, before = Busy(), time.monotonic()
+    writer = JournalWriter(store.write)
+    writer.add(note(0))
+    wait_until(lambda: len(store.rows) == 3)
+    assert time.monotonic() - before >= 2.9
+    writer.close()
+    assert [len(row) for row in store.rows.values()] == [1, 20, 20]
+
+
 def test_an_entry_without_a_time_is_of_now():
     store, before = Store(), time.time()
     writer = JournalWriter(store.write, in_background=False)
