@@ -1,0 +1,539 @@
+"""The REST API of a real Airflow: users with roles, its own API server, executions that really run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+import requests
+from airflow_models import expected, frame, publish_model
+from api_routes import ROUTES
+from pandas.testing import assert_frame_equal
+from wire_service import parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_deployment import Deployment
+    from api_routes import Route
+
+_ROOT = Path(__file__).resolve().parents[2]
+USERS = {"root": "admin", "ann": "user", "bob": "user", "eve": "viewer", "nobody": ""}
+OVER = {"FINISHED", "FAILED", "CANCELLED", "TIMEOUT"}
+
+# A second execution DAG, and one whose plan has to wait until somebody else has ended.
+MORE_DAGS = """
+from airflow.sdk import DAG
+
+from airflow_batchexec import create_execution_dag
+
+create_execution_dag("batch_execution_gpu")
+with DAG("another"):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow_users() -> dict[str, str]:
+    return USERS
+
+
+@pytest.fixture(scope="module")
+def user_dags() -> str:
+    return MORE_DAGS
+
+
+@pytest.fixture(scope="module")
+def airflow_settings() -> dict[str, str]:
+    return {"AIRFLOW__BATCHEXEC__EXECUTION_DAGS": "batch_execution,batch_execution_gpu"}
+
+
+class Client:
+    """One user's requests."""
+
+    def __init__(self, deployment: Deployment, user: str) -> None:
+        self.url = f"{deployment.airflow.url}/batchexec"
+        self.headers = {"Authorization": f"Bearer {deployment.airflow.token(user)}"} if user else {}
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        headers = {**self.headers, **arguments.pop("headers", {})}
+        return requests.request(method, f"{self.url}{path}", headers=headers, timeout=60, **arguments)
+
+    def get(self, call: str, path: str) -> dict[str, Any]:
+        response = self.request("GET", f"/api/v1{path}")
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        parse_response(call, body)
+        return body
+
+    def post(self, call: str, path: str, **arguments: Any) -> requests.Response:
+        response = self.request("POST", f"/api/v1{path}", **arguments)
+        parse_response(call, response.json())
+        return response
+
+    def start(self, body: dict[str, Any], **arguments: Any) -> str:
+        response = self.post("start", "/batch-job/start-job", json=body, **arguments)
+        assert response.status_code == 200, response.text
+        batch_id: str = response.json()["batch_id"]
+        return batch_id
+
+    def status(self, execution_id: str) -> str:
+        body = self.get("status", f"/batch-job/{execution_id}/status")
+        return str(body["job_status"]).removeprefix("BATCH_JOB_").removesuffix("_STATUS")
+
+    def lines(self, execution_id: str) -> list[str]:
+        messages = self.get("report", f"/batch-job/{execution_id}/report")["report_messages"]
+        return [message.split(" ", 1)[1] for message in messages]
+
+    def wait(self, execution_id: str, *states: str, seconds: float = 180.0) -> str:
+        deadline = time.monotonic() + seconds
+        while (status := self.status(execution_id)) not in (states or OVER):
+            assert time.monotonic() < deadline, f"{execution_id} is {status}"
+            assert not states or status not in OVER, self.lines(execution_id)
+            time.sleep(0.1)
+        return status
+
+
+@pytest.fixture(scope="module")
+def ann(deployment: Deployment) -> Client:
+    return Client(deployment, "ann")
+
+
+def job(folders: dict[str, str], **fields: Any) -> dict[str, Any]:
+    return {"model_id": "scaler", **folders, **fields}
+
+
+# ---- a whole life
+
+
+def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann: Client):
+    moods = {f"f{i}": "calm" for i in range(4)}
+    folders = deployment.write_files("life", moods)
+    (deployment.folder / "life" / "in" / "notes.txt").write_text("no input")
+    body = job(
+        folders,
+        output_file_type="PARQUET_OUTPUT_FILE_TYPE",
+        parameters=[{"key": "FACTOR", "value": "3"}],
+        unknown=True,
+    )
+
+    execution_id = ann.start(body)
+
+    assert ann.wait(execution_id) == "FINISHED"
+    status = ann.get("status", f"/batch-job/{execution_id}/status")
+    assert (status["finished_files"], status["total_files"], status["failure_message"]) == (4, 4, "")
+    for name in moods:
+        result = pd.read_parquet(deployment.folder / "life" / "out" / f"{name}.parquet")
+        assert_frame_equal(result, expected(frame(name, 5), factor=3))
+
+    details = ann.get("details", f"/batch-job/{execution_id}")["batch_job"]
+    assert details["model_id"] == "scaler"
+    assert details["build_id"] == "b1"
+    assert details["total_records"] == 20
+    assert details["execution_file_details"]["output_file_type"] == "PARQUET_OUTPUT_FILE_TYPE"
+    assert {task["filename"] for task in details["task_executions"]} == {f"{name}.csv" for name in moods}
+    for task in details["task_executions"]:
+        assert task["status"] == "BATCH_TASK_FINISHED_STATUS"
+        assert task["num_of_records"] == 5
+        began, ended = (datetime.fromisoformat(task[name]) for name in ("start_time", "end_time"))
+        assert began <= ended <= datetime.now(timezone.utc)
+
+    lines = ann.lines(execution_id)
+    order = [
+        next(index for index, line in enumerate(lines) if text in line)
+        for text in (
+            "Accepted as",
+            "Planned 4 files",
+            "f0.csv started",
+            "f0.csv finished",
+            "Audited",
+            "ended as FINISHED",
+        )
+    ]
+    assert order == sorted(order)
+    assert any("notes.txt" in line for line in lines)
+    assert any("unknown" in line and line.startswith("Warning") for line in lines)
+    assert "[model] : model is ready" in lines
+    assert [message["line"] for message in details["report_messages"]] == lines
+
+    response = ann.post("cancel", f"/batch-job/{execution_id}/cancel")
+    assert response.status_code == 409
+
+
+def test_the_curl_command_of_the_guide(deployment: Deployment, ann: Client):
+    client, bucket = deployment.s3.client, deployment.bucket
+    data = frame("day", 3)
+    client.put_object(
+        Bucket=bucket, Key="batch_execution/my_model/input/day.parquet", Body=data.to_parquet(index=False)
+    )
+    body = {
+        "model_id": "scaler",
+        "source_bucket": bucket,
+        "destination_bucket": bucket,
+        "source_folder": "batch_execution/my_model/input",
+        "destination_folder": "batch_execution/my_model/output",
+        "batch_job_deployment_size": {
+            "number_of_pods": 4,
+            "cpu": 1.0,
+            "memory_amount": 512,
+            "memory_units": "MIB",
+        },
+        "input_file_type": "PARQUET_INPUT_FILE_TYPE",
+        "output_file_type": "PARQUET_OUTPUT_FILE_TYPE",
+        "token_secret": "bucket_key",
+        "secret_secret": "bucket_secret",
+    }
+    command = (
+        f"curl --silent --location --request POST '{ann.url}/api/v1/batch-job/start-job' "
+        "--header 'Content-Type: application/json' "
+        '--header "Authorization: Bearer $TOKEN" '
+        f"--data '{json.dumps(body)}'"
+    )
+    token = ann.headers["Authorization"].removeprefix("Bearer ")
+
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={"TOKEN": token, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    said = json.loads(done.stdout)
+    assert set(said) == {"batch_id", "success", "failure_message"}
+    assert (said["success"], said["failure_message"]) == (True, "")
+    assert ann.wait(said["batch_id"]) == "FINISHED"
+    assert client.get_object(Bucket=bucket, Key="batch_execution/my_model/output/day.parquet")["Body"].read()
+    details = ann.get("details", f"/batch-job/{said['batch_id']}")["batch_job"]
+    assert details["execution_file_details"] == {
+        "source_bucket": bucket,
+        "destination_bucket": bucket,
+        "source_path": "batch_execution/my_model/input",
+        "destination_path": "batch_execution/my_model/output",
+        "input_file_type": "PARQUET_INPUT_FILE_TYPE",
+        "output_file_type": "PARQUET_OUTPUT_FILE_TYPE",
+        "finished_files": 1,
+        "total_files": 1,
+    }
+
+
+def test_the_commands_of_the_documentation(deployment: Deployment, ann: Client, tmp_path: Path):
+    page = (_ROOT / "docs" / "rest_api.md").read_text()
+    # The bucket's name is the server's; everything else is as it stands there.
+    blocks = [
+        block.replace('"flights"', f'"{deployment.bucket}"')
+        for block in re.findall("```sh\n(.*?)```", page, re.DOTALL)
+    ]
+    assert len(blocks) == 8
+    publish_model(deployment.folder, "arrival_delay")
+    for key, data in {
+        "batch_execution/arrival_delay/input/a.parquet": frame("a", 3).to_parquet(index=False),
+        "2013/b.csv": frame("b", 3).to_csv(index=False).encode(),
+    }.items():
+        deployment.s3.client.put_object(Bucket=deployment.bucket, Key=key, Body=data)
+
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\necho\n".join(blocks)],
+        env={
+            "PATH": os.environ["PATH"],
+            "BATCHEXEC_SERVER": deployment.airflow.url,
+            "BATCHEXEC_TOKEN": ann.headers["Authorization"].removeprefix("Bearer "),
+            "BATCHEXEC_USERNAME": "ann",
+            "BATCHEXEC_PASSWORD": deployment.airflow.passwords["ann"],
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    calls = ["start", "start", "status", "report", "details", "cancel", "list"]
+    for call, answer in zip(calls, answers, strict=False):
+        parse_response(call, answer)
+    assert "access_token" in answers[-1]
+    first, second = (answer["batch_id"] for answer in answers[:2])
+    assert ann.wait(first) == "FINISHED"
+    assert ann.wait(second) in {"FINISHED", "CANCELLED"}
+
+
+def test_the_nested_form_in_camel_case(deployment: Deployment, ann: Client):
+    folders = deployment.write_files("nested", {f"f{i}": "slow" for i in range(6)})
+    body = {
+        "batchJobRequest": {
+            "modelDetails": {"modelId": "scaler", "buildId": "b1"},
+            "dataDetails": {
+                "sourcePath": {"sourceFolder": folders["source_folder"], "inputFileType": 1},
+                "destinationPath": {
+                    "destinationFolder": folders["destination_folder"],
+                    "outputFileType": "3",
+                },
+            },
+            "executionDetails": {
+                "jobTimeout": "600",
+                "batchJobDeploymentSize": {
+                    "numberOfPods": 2,
+                    "clientPodComputeResources": {"templateSpec": {"templateId": "tiny"}},
+                },
+                "parameters": [{"key": "PAUSE", "value": "0.7"}],
+            },
+        },
+        "model_id": "somebody else",
+    }
+
+    execution_id = ann.start(body)
+    assert ann.wait(execution_id, "RUNNING") == "RUNNING"
+    seen = set()
+    while ann.status(execution_id) == "RUNNING":
+        said = ann.get("status", f"/batch-job/{execution_id}/status")
+        seen.add((said["finished_files"], said["total_files"]))
+
+    assert ann.wait(execution_id) == "FINISHED"
+    assert {total for _, total in seen} == {6}
+    assert len(seen) > 2, "the files that are finished were counted while it ran"
+    tasks = ann.get("details", f"/batch-job/{execution_id}")["batch_job"]["task_executions"]
+    assert {task["task_id"].split(".")[0] for task in tasks} == {"predict[0]", "predict[1]"}
+    assert len({task["task_id"] for task in tasks}) == 6
+
+
+def test_a_failed_execution_says_why(deployment: Deployment, ann: Client):
+    broken = deployment.folder / "broken"
+    broken.touch()
+    folders = deployment.write_files("failing", {"bad": "fail"})
+
+    execution_id = ann.start(job(folders, parameters=[{"key": "BROKEN", "value": str(broken)}]))
+
+    assert ann.wait(execution_id) == "FAILED"
+    said = ann.get("status", f"/batch-job/{execution_id}/status")
+    assert said["success"] is True
+    assert "bad.csv" in said["failure_message"]
+    lines = ann.lines(execution_id)
+    assert any("this file upsets me" in line for line in lines)
+    (task,) = ann.get("details", f"/batch-job/{execution_id}")["batch_job"]["task_executions"]
+    assert task["status"] == "BATCH_TASK_FAILED_STATUS"
+    listed = ann.get("list", "/batch-jobs?status=FAILED")["batch_jobs"]
+    assert said["failure_message"] in [j["failure_message"] for j in listed if j["job_id"] == execution_id]
+
+
+def test_an_execution_that_its_plan_refuses_says_why(deployment: Deployment, ann: Client):
+    folders = {
+        "source_folder": f"file://{deployment.folder}/nothing/in",
+        "destination_folder": f"file://{deployment.folder}/nothing/out",
+    }
+
+    execution_id = ann.start(job(folders))
+
+    assert ann.wait(execution_id) == "FAILED"
+    assert "nothing/in" in ann.get("status", f"/batch-job/{execution_id}/status")["failure_message"]
+    assert any(line.startswith("Refused: ") for line in ann.lines(execution_id))
+
+
+# ---- cancelling, in each phase
+
+
+def test_a_cancellation_while_files_are_predicted(deployment: Deployment, ann: Client):
+    folders = deployment.write_files("hanging", {"a": "calm", "b": "hang"})
+    execution_id = ann.start(job(folders))
+    deadline = time.monotonic() + 120
+    while not any(line.startswith("b.csv started") for line in ann.lines(execution_id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    while not (deployment.folder / "hanging" / "out" / "a.csv").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+    response = Client(deployment, "bob").post("cancel", f"/batch-job/{execution_id}/cancel")
+
+    assert response.status_code == 200
+    assert ann.wait(execution_id) == "CANCELLED"
+    said = ann.get("status", f"/batch-job/{execution_id}/status")
+    assert said["failure_message"].startswith("It was cancelled by bob.")
+    assert "b.csv" in said["failure_message"]
+    assert (said["finished_files"], said["total_files"]) == (1, 2)
+    assert not (deployment.folder / "hanging" / "out" / "b.csv").exists()
+    assert deployment.pods() == []
+    assert any("bob asked for its cancellation" in line for line in ann.lines(execution_id))
+    # Its lock is free again.
+    calm = deployment.folder / "hanging" / "in" / "b.csv"
+    frame("b", 2).to_csv(calm, index=False)
+    again = ann.start(job(folders))
+    assert again == execution_id.removesuffix("1") + "2"
+    assert ann.wait(again) == "FINISHED"
+
+
+def test_a_cancellation_before_anything_runs(deployment: Deployment, ann: Client):
+    folders = deployment.write_files("queued", {"a": "calm"})
+    deployment.airflow.kill("scheduler", with_children=True)
+    try:
+        execution_id = ann.start(job(folders))
+        assert ann.status(execution_id) == "COMMITTED"
+        assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
+        assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
+    finally:
+        deployment.airflow.restart("scheduler")
+
+    assert ann.wait(execution_id) == "CANCELLED"
+    assert (
+        ann.get("status", f"/batch-job/{execution_id}/status")["failure_message"]
+        == "It was cancelled by ann."
+    )
+    assert not (deployment.folder / "queued" / "out").exists()
+
+
+def test_a_cancellation_while_it_is_planned(deployment: Deployment, ann: Client):
+    folders = deployment.write_files("planning", {f"f{i}": "calm" for i in range(3)})
+    execution_id = ann.start(job(folders))
+    ann.wait(execution_id, "PENDING", "RUNNING")
+
+    assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
+
+    assert ann.wait(execution_id) == "CANCELLED"
+    assert (
+        ann.get("status", f"/batch-job/{execution_id}/status")["failure_message"]
+        == "It was cancelled by ann."
+    )
+    again = ann.start(job(folders))
+    assert ann.wait(again) == "FINISHED"
+
+
+# ---- equal starts at the same moment
+
+
+def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
+    gate = threading.Barrier(number)
+
+    def wait_and_call(index: int) -> Any:
+        gate.wait()
+        return call(index)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(wait_and_call, range(number)))
+
+
+def test_of_twenty_equal_starts_one_goes_through(deployment: Deployment):
+    folders = deployment.write_files("twins", {"a": "slow"})
+    body = job(folders, parameters=[{"key": "PAUSE", "value": "20"}])
+    users = [Client(deployment, user) for user in ("ann", "bob")]
+
+    responses = at_once(20, lambda i: users[i % 2].post("start", "/batch-job/start-job", json=body))
+
+    (winner,) = [response.json() for response in responses if response.status_code == 200]
+    losers = [response.json() for response in responses if response.status_code == 409]
+    assert len(losers) == 19
+    assert all(not loser["success"] and winner["batch_id"] in loser["failure_message"] for loser in losers)
+    assert users[0].wait(winner["batch_id"]) == "FINISHED"
+
+
+def test_twenty_starts_with_one_key_are_one_execution(deployment: Deployment, ann: Client):
+    folders = deployment.write_files("keyed", {"a": "calm"})
+
+    ids = at_once(20, lambda _: ann.start(job(folders), headers={"Idempotency-Key": "the-key"}))
+
+    assert len(set(ids)) == 1
+    assert ann.wait(ids[0]) == "FINISHED"
+    # Also when it has ended.
+    assert ann.start(job(folders), headers={"Idempotency-Key": "the-key"}) == ids[0]
+
+
+def test_an_execution_that_was_started_in_airflow_is_served_and_keeps_its_twin_away(
+    deployment: Deployment, ann: Client
+):
+    folders = deployment.write_files("by-hand", {"a": "slow"})
+    run_id = deployment.start(**folders, parameters={"PAUSE": "15"})
+
+    response = ann.post("start", "/batch-job/start-job", json=job(folders))
+
+    assert response.status_code == 409
+    assert run_id in response.json()["failure_message"]
+    assert ann.wait(run_id) == "FINISHED"
+
+
+# ---- every route of the application, for every kind of user
+
+
+def answer(deployment: Deployment, route: Route, user: str, **arguments: Any) -> requests.Response:
+    client = Client(deployment, user)
+    if route.call == "start":
+        arguments.setdefault("json", {"model_id": "scaler"})
+    return client.request(route.method, route.path_of("nothing"), **arguments)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_a_route_asks_who_is_calling_and_what_they_may(deployment: Deployment, route: Route):
+    may_read, may_change, somebody = {"root", "ann", "bob", "eve"}, {"root", "ann", "bob"}, set(USERS)
+    allowed = may_change if route.changes else may_read if route.call else somebody
+
+    for headers in ({}, {"Authorization": "Bearer forged"}):
+        assert answer(deployment, route, "", headers=headers).status_code == 401
+    for user in USERS:
+        response = answer(deployment, route, user)
+        assert (response.status_code != 403) == (user in allowed), (user, response.text)
+        assert response.status_code not in {401, 500}
+        if route.call:
+            parse_response(route.call, response.json())
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=str)
+def test_a_browser_that_is_logged_in_changes_nothing_for_another_site(deployment: Deployment, route: Route):
+    cookies = {"_token": deployment.airflow.token("ann")}
+    own = deployment.airflow.url
+
+    other = answer(deployment, route, "", cookies=cookies, headers={"Origin": "https://evil.example.com"})
+    none = answer(deployment, route, "", cookies=cookies)
+    same = answer(deployment, route, "", cookies=cookies, headers={"Origin": own})
+
+    assert (other.status_code, none.status_code) == (403, 403)
+    assert same.status_code not in {401, 403}
+
+
+# ---- what Airflow's own pages tell of it
+
+
+def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: Deployment):
+    log = deployment.airflow.api("GET", "eventLogs?dag_id=batch_execution&limit=1000&order_by=-event_log_id")
+    events = {(entry["event"], entry["owner"]) for entry in log["event_logs"] if entry["run_id"]}
+
+    assert {("start_batch_job", "ann"), ("cancel_batch_job", "bob"), ("cancel_batch_job", "ann")} <= events
+
+
+def test_the_list_holds_all_of_them_in_pages(deployment: Deployment, ann: Client):
+    runs = deployment.airflow.api("GET", "dags/batch_execution/dagRuns?limit=100&order_by=-id")["dag_runs"]
+    found, cursor = [], ""
+    while True:
+        page = ann.get("list", f"/batch-jobs?limit=4&cursor={cursor}")
+        found += [j["job_id"] for j in page["batch_jobs"]]
+        cursor = page["next_cursor"] or ""
+        if not cursor:
+            break
+
+    assert found == [run["dag_run_id"] for run in runs]
+    assert len(found) > 8
+
+
+def test_the_document_is_served_where_the_api_is(deployment: Deployment, ann: Client):
+    document = ann.request("GET", "/openapi.json").json()
+    page = ann.request("GET", "/docs")
+
+    assert document["servers"] == [{"url": "/batchexec"}]
+    assert set(document["paths"]) == {route.path for route in ROUTES if route.call}
+    assert "/batchexec/openapi.json" in page.text
+
+
+def test_nothing_secret_is_in_any_log_and_no_request_failed(deployment: Deployment):
+    logs = "".join(path.read_text() for path in deployment.airflow.home.rglob("*.log"))
+
+    assert deployment.s3.secret_access_key not in logs
+    assert "A request of the batch execution API failed" not in logs

@@ -1,0 +1,125 @@
+"""The REST API under the FAB auth manager: rights on each DAG by itself, as roles of one's own have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from api_routes import ROUTES
+from fab_airflow import USERS, start_fab_airflow
+from wire_service import parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from api_routes import Route
+    from fab_airflow import FabAirflow
+
+READERS = {"admin", "viewer", "gpu_reader", "gpu_user"}
+CHANGERS = {"admin", "gpu_user"}
+
+
+@pytest.fixture(scope="module")
+def fab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FabAirflow]:
+    with start_fab_airflow(tmp_path_factory.mktemp("fab")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tokens(fab: FabAirflow) -> dict[str, str]:
+    return {user: fab.token(user) for user in USERS}
+
+
+@pytest.fixture(scope="module")
+def runs(fab: FabAirflow, tokens: dict[str, str]) -> dict[str, str]:
+    """A run of each execution DAG, by DAG."""
+    found = {}
+    for dag_id in ("batch_execution", "batch_execution_gpu"):
+        folders = {"source_folder": "s3://flights/in", "destination_folder": f"s3://flights/{dag_id}"}
+        response = requests.post(
+            f"{fab.url}/api/v2/dags/{dag_id}/dagRuns",
+            headers={"Authorization": f"Bearer {tokens['admin']}"},
+            json={"logical_date": None, "conf": {"model_id": "m", **folders}},
+            timeout=60,
+        )
+        assert response.ok, response.text
+        found[dag_id] = response.json()["dag_run_id"]
+    return found
+
+
+def send(fab: FabAirflow, token: str, method: str, path: str, **arguments: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return requests.request(method, f"{fab.url}/batchexec{path}", headers=headers, timeout=60, **arguments)
+
+
+def listed(fab: FabAirflow, token: str) -> set[str]:
+    response = send(fab, token, "GET", "/api/v1/batch-jobs")
+    assert response.status_code == 200, response.text
+    parse_response("list", response.json())
+    return {job["job_id"] for job in response.json()["batch_jobs"]}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_a_route_asks_who_is_calling_and_what_they_may(
+    fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str], route: Route
+):
+    allowed = CHANGERS if route.changes else READERS if route.call else set(USERS)
+    path = route.path_of("nothing")
+    # Wrong in itself: nothing is to be started here.
+    arguments: dict[str, Any] = {"json": {}} if route.call == "start" else {}
+
+    for forged in ("", "forged"):
+        assert send(fab, forged, route.method, path, **arguments).status_code == 401
+    for user, token in tokens.items():
+        response = send(fab, token, route.method, path, **arguments)
+        assert (response.status_code != 403) == (user in allowed), (user, response.text)
+        assert response.status_code not in {401, 500}
+        if route.call:
+            parse_response(route.call, response.json())
+
+
+def test_a_list_holds_what_its_reader_may_see(fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]):
+    assert listed(fab, tokens["admin"]) == set(runs.values())
+    assert listed(fab, tokens["viewer"]) == set(runs.values())
+    assert listed(fab, tokens["gpu_reader"]) == {runs["batch_execution_gpu"]}
+    assert listed(fab, tokens["gpu_user"]) == {runs["batch_execution_gpu"]}
+
+
+@pytest.mark.parametrize("end", ["", "/status", "/report"])
+def test_what_a_reader_may_not_see_is_not_there_for_them(
+    fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str], end: str
+):
+    for user in ("gpu_reader", "gpu_user"):
+        theirs, others = (
+            f"/api/v1/batch-job/{runs[d]}{end}" for d in ("batch_execution_gpu", "batch_execution")
+        )
+
+        assert send(fab, tokens[user], "GET", theirs).status_code == 200
+        assert send(fab, tokens[user], "GET", others).status_code == 404
+
+
+def test_only_who_may_change_a_dags_runs_cancels_them(
+    fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]
+):
+    gpu, other = (f"/api/v1/batch-job/{runs[d]}/cancel" for d in ("batch_execution_gpu", "batch_execution"))
+
+    # Who may change one DAG's runs is not told of the other's; who may only read is refused.
+    assert send(fab, tokens["gpu_user"], "POST", other).status_code == 404
+    assert send(fab, tokens["viewer"], "POST", other).status_code == 403
+    assert send(fab, tokens["gpu_reader"], "POST", gpu).status_code == 403
+    assert send(fab, tokens["gpu_user"], "POST", gpu).status_code == 200
+    assert send(fab, tokens["admin"], "POST", other).status_code == 200
+
+
+def test_a_start_is_of_the_first_dag_for_who_may_start_that(
+    fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]
+):
+    body = {"model_id": "m", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/new"}
+
+    started = send(fab, tokens["gpu_user"], "POST", "/api/v1/batch-job/start-job", json=body)
+    refused = send(fab, tokens["gpu_reader"], "POST", "/api/v1/batch-job/start-job", json=body)
+
+    assert started.status_code == 200, started.text
+    assert refused.status_code == 403
+    assert started.json()["batch_id"] in listed(fab, tokens["gpu_reader"])
