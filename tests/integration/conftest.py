@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,9 +56,33 @@ def airflow_users() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Airflow's database as it is in the beginning, made once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    home = folder / "empty-airflow"
+    with (folder / "empty-airflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        database = home / "airflow.db"
+        if not database.exists():
+            making = home / "in-the-making.db"
+            settings = {
+                "AIRFLOW_HOME": str(home),
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{making}",
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            }
+            migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+            subprocess.run(migrate, env={**os.environ, **settings}, check=True, capture_output=True)
+            making.rename(database)
+    return database
+
+
 @pytest.fixture(scope="module")
 def deployment(
     tmp_path_factory: pytest.TempPathFactory,
+    empty_database: Path,
     s3_server: S3Server,
     user_dags: str,
     dag_files: list[Path],
@@ -82,6 +110,7 @@ def deployment(
             **airflow_settings,
         },
         path=airflow_path,
+        database=empty_database,
         users=airflow_users,
     )
     with airflow:
