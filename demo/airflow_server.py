@@ -45,7 +45,7 @@ _PARTS = {
 }
 _START_SECONDS = 180.0
 _STOP_SECONDS = 15.0
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5
 _ENDED = {"success", "failed"}
 
 

@@ -372,7 +372,9 @@ def test_a_server_that_has_stopped_ends_with_3(terminal, world):
     (terminal.home / "impatient.toml").write_text("[default]\nretries = 1\n")
     impatient = {"BATCHEXEC_CONFIG": str(terminal.home / "impatient.toml")}
     with api_server_with_users(world) as url:
-        assert terminal.json("list", "--server", url, **impatient)["success"]
-    failed = terminal.run("list", "--server", url, code=3, **impatient)
+        # A token goes with the server that stands beside it.
+        variables = {**impatient, "BATCHEXEC_SERVER": url}
+        assert terminal.json("list", **variables)["success"]
+    failed = terminal.run("list", code=3, **variables)
     assert failed.stderr.startswith(f"error: {url} cannot be reached: ")
     assert failed.stdout == ""
