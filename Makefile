@@ -31,7 +31,7 @@ lint: $(STAMP)
 
 test: lint
 	@scripts/install_browser.sh
-	@$(PYTHON) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 coverage: $(STAMP)
 	@$(VENV)/bin/coverage erase

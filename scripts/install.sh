@@ -35,4 +35,5 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 echo "Installing into $venv (a few minutes the first time) ..."
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+# Python compiles what it imports, a small part of all that is installed.
+"$venv/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[test]'

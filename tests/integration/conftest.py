@@ -56,6 +56,12 @@ def airflow_users() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    """Whether Airflow has a triggerer; a module with deferrable tasks has a fixture of this name that gives ``True``."""
+    return False
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Airflow's database as it is in the beginning, made once for all processes of the tests."""
@@ -89,6 +95,7 @@ def deployment(
     airflow_settings: dict[str, str],
     airflow_path: str,
     airflow_users: dict[str, str],
+    with_triggerer: bool,  # noqa: FBT001  a fixture
 ) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
     (folder / "dags").mkdir()
@@ -111,6 +118,7 @@ def deployment(
         },
         path=airflow_path,
         database=empty_database,
+        triggerer=with_triggerer,
         users=airflow_users,
     )
     with airflow:

@@ -79,6 +79,11 @@ with DAG("parent", schedule=None):
 
 
 @pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def user_dags() -> str:
     return DAGS
 

@@ -27,6 +27,11 @@ EXECUTION_KEYS = {"access_token_name": "canary_key", "access_secret_name": "cana
 
 
 @pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def airflow_settings() -> dict[str, str]:
     return {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled", "PYTHONPATH": str(TESTS)}
 

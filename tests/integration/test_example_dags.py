@@ -29,6 +29,11 @@ def totals(orders: pd.DataFrame, tax_rate: float = 0.0) -> list[float]:
 
 
 @pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def dag_files() -> list[Path]:
     return sorted((ROOT / "dags").glob("*.py"))
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from airflow_deployment import Deployment
 
+# What is lost is found lost after a time that does not shrink, and an Airflow is started as well.
+pytestmark = pytest.mark.timeout(600)
+
 _log = logging.getLogger(__name__)
 
 FILES = [f"f{i}" for i in range(3)]
@@ -71,6 +74,11 @@ with DAG("pair", schedule=None, default_args={"retries": 1, "retry_delay": timed
             **RUN,
         )
 """
+
+
+@pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    return True
 
 
 @pytest.fixture(scope="module")

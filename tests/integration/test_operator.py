@@ -84,6 +84,11 @@ with DAG("impatient", schedule=None):
 
 
 @pytest.fixture(scope="module")
+def with_triggerer() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def user_dags() -> str:
     return DAGS
 
