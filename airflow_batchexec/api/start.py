@@ -79,7 +79,10 @@ def start(body: Any, *, idempotency_key: str | None, user: BaseUser) -> str:
         wanted = _validated(request.fields, defaults)
     except ConfigurationError as error:
         raise _as_written(error, request.paths) from error
-    check_build(wanted.config, batch_execution_conn_id=connection)
+    # Before all that may have changed since: a repetition is not asked whether it could start now.
+    known = in_transaction(lambda session: _find_known(session, dag_id, wanted, key=key))
+    if known is None:
+        check_build(wanted.config, batch_execution_conn_id=connection)
     client = {
         **({"warnings": request.warnings} if request.warnings else {}),
         **({"idempotency_key": key} if key else {}),
@@ -93,7 +96,8 @@ def start(body: Any, *, idempotency_key: str | None, user: BaseUser) -> str:
         # Somebody else has created a run of this id since the transaction looked.
         outcome = in_transaction(
             lambda session: (
-                _find_twin(session, dag_id, wanted, key=key)
+                _find_known(session, dag_id, wanted, key=key)
+                or _find_twin(session, wanted)
                 or ApiError(HTTPStatus.CONFLICT, "Another start came first. Try again.")
             )
         )
@@ -173,15 +177,13 @@ def _start_once(
     entry = queries.add_audit_entry(
         session, "start_batch_job", user=user.get_name(), dag_id=dag_id, run_id=None, said=said
     )
-    outcome: str | ApiError
-    try:
-        outcome = (
-            _refusal_of_dag(session, dag_id)
-            or _find_twin(session, dag_id, wanted, key=key)
-            or _create(session, dag_id, wanted, conf=conf, user=user)
-        )
-    except ApiError as error:
-        outcome = error
+    dag = queries.lock_dag(session, dag_id)
+    outcome = (
+        _find_known(session, dag_id, wanted, key=key)
+        or _refusal_of_dag(dag_id, dag)
+        or _find_twin(session, wanted)
+        or _create(session, dag_id, wanted, conf=conf, user=user)
+    )
     if isinstance(outcome, ApiError):
         entry.extra = queries.as_json({**said, "refused": outcome.message})
     else:
@@ -189,8 +191,7 @@ def _start_once(
     return outcome
 
 
-def _refusal_of_dag(session: Session, dag_id: str) -> ApiError | None:
-    dag = queries.lock_dag(session, dag_id)
+def _refusal_of_dag(dag_id: str, dag: Any) -> ApiError | None:
     if dag is None or dag.is_stale:
         return _no_dag(dag_id, "is not there")
     if dag.has_import_errors:
@@ -204,16 +205,22 @@ def _refusal_of_dag(session: Session, dag_id: str) -> ApiError | None:
     return None
 
 
-def _find_twin(session: Session, dag_id: str, wanted: _Start, *, key: str) -> str | ApiError | None:
-    """The execution that this start has made before, or the refusal because another one is at work."""
-    if key and (known := queries.run_of_key(session, dag_id, key)):
-        run_id, conf = known
-        if {name: value for name, value in conf.items() if name != CLIENT_KEY} == wanted.conf:
-            return run_id
-        return ApiError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"Idempotency-Key: the execution {run_id} was started with this key, by another request.",
-        )
+def _find_known(session: Session, dag_id: str, wanted: _Start, *, key: str) -> str | ApiError | None:
+    """The execution that was started with this key, or the refusal because that was another request."""
+    found = queries.run_of_key(session, dag_id, key) if key else None
+    if found is None:
+        return None
+    run_id, conf = found
+    if {name: value for name, value in conf.items() if name != CLIENT_KEY} == wanted.conf:
+        return run_id
+    return ApiError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"Idempotency-Key: the execution {run_id} was started with this key, by another request.",
+    )
+
+
+def _find_twin(session: Session, wanted: _Start) -> ApiError | None:
+    """The refusal because an equal execution is at work."""
     identity = _identity(wanted.config)
     model_id = wanted.config.execution.model_id
     defaults: dict[str, dict[str, Any]] = {}

@@ -338,6 +338,19 @@ def test_a_repeated_start_gives_the_first_execution(api: Any):
     assert list(runs()) == [first]
 
 
+def test_a_repeated_start_is_not_asked_whether_it_could_start_now(
+    api: Any, dag_is: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    key = {"Idempotency-Key": "one"}
+    first = accepted(api.start(headers=key))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("AIRFLOW__BATCHEXEC__MODEL_REPOSITORY", str(tmp_path / "empty"))
+    dag_is(is_paused=True)
+
+    assert accepted(api.start(headers=key)) == first
+    refused(api.start("other"), 404)
+
+
 def test_a_key_is_not_stored_as_it_is(api: Any):
     run_id = accepted(api.start(headers={"Idempotency-Key": "my-secret-key"}))
 
