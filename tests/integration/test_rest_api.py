@@ -31,15 +31,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 USERS = {"root": "admin", "ann": "user", "bob": "user", "eve": "viewer", "nobody": ""}
 OVER = {"FINISHED", "FAILED", "CANCELLED", "TIMEOUT"}
 
-# A second execution DAG, and one whose plan has to wait until somebody else has ended.
+# A second execution DAG.
 MORE_DAGS = """
-from airflow.sdk import DAG
-
 from airflow_batchexec import create_execution_dag
 
 create_execution_dag("batch_execution_gpu")
-with DAG("another"):
-    pass
 """
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,7 +49,6 @@ class Api:
 
     client: TestClient
     folder: Path
-    body: dict[str, Any] = field(default_factory=dict)
 
     def token(self, role: str = "user", *, name: str = "", seconds: int = _LIFETIME_SECONDS) -> str:
         """A token as Airflow's login gives it."""
@@ -187,10 +185,3 @@ def _remove_runs() -> None:
     with create_session() as session:
         session.execute(delete(DagRun))
         session.execute(delete(Log))
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
