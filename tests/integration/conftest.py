@@ -114,6 +114,8 @@ def deployment(
             "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}, s3://{bucket}",
             "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(folder / "scratch"),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
+            # DAG files do not change here, and to read them again costs a second each.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
             **airflow_settings,
         },
         path=airflow_path,
