@@ -5,6 +5,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
+# Airflow starts a process for each task, and one that may not keep what it has compiled compiles all it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo "make demo     train a model, publish it, run a year of flights through it in a real Airflow"
 	@echo "make test     check style, types and layers, then run all tests"
@@ -31,7 +34,7 @@ lint: $(STAMP)
 
 test: lint
 	@scripts/install_browser.sh
-	@$(PYTHON) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 coverage: $(STAMP)
 	@$(VENV)/bin/coverage erase
