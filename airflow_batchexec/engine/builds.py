@@ -6,7 +6,6 @@ unknown key is refused, so that a misspelt ``requirement`` is not found out when
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import re
 import sys
@@ -274,6 +273,8 @@ def _read_toml(data: bytes, source: str, *, keys: Collection[str], required: str
         raise InvalidBuildError(f"{source}: this is no TOML: {error}.", file=source) from error
     for key in table:
         if key not in keys:
+            import difflib  # noqa: PLC0415  only for the message
+
             close = difflib.get_close_matches(key, keys, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(keys)}"
             raise _wrong_key(source, key, f"there is no such key; {hint}")

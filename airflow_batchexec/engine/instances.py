@@ -6,7 +6,6 @@ less than the machine behind it: one cpu and some memory stay with the node.
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -124,6 +123,8 @@ class InstanceTable:
         found = self._instances.get(name.strip().lower())
         if found is not None:
             return found
+        import difflib  # noqa: PLC0415  only for the message
+
         close = difflib.get_close_matches(name.strip().lower(), self._instances, n=1)
         hint = f" Did you mean {self._instances[close[0]].name!r}?" if close else ""
         names = ", ".join(instance.name for instance in self)

@@ -6,7 +6,6 @@ live. It may lie on disk or in a bucket. Whatever runs comes from here: a reques
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import shlex
@@ -351,6 +350,8 @@ def _is_id(name: str) -> bool:
 def _hint(wanted: str, known: list[str], kind: str) -> str:
     if not known:
         return f"There are no {kind} in it."
+    import difflib  # noqa: PLC0415  only for the message
+
     close = difflib.get_close_matches(wanted, known, n=3)
     return f"Did you mean {_some(close)}?" if close else f"There are {_some(known)}."
 

@@ -207,8 +207,11 @@ class FinishExecutionOperator(BaseOperator):
         """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
         from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
 
-        skipped = _count_tasks(context, self.predict_task_id, "skipped")
-        self._end_pods(spec, storage, cancel, context, _FROM_OUTSIDE)
+        # One question, where all is well.
+        ended = _count_tasks(context, self.predict_task_id, "skipped", "failed")
+        skipped = ended and _count_tasks(context, self.predict_task_id, "skipped")
+        if ended:
+            self._end_pods(spec, storage, cancel, context, _FROM_OUTSIDE)
         timeout = spec.config.execution.job_timeout
         if timeout and time.time() > dag_run_start(context) + timeout:
             return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
@@ -269,10 +272,12 @@ def _tell_end(
     )
 
 
-def _count_tasks(context: Context, task_id: str, state: str) -> int:
-    """How many instances of a task of this run are in a state."""
+def _count_tasks(context: Context, task_id: str, *states: str) -> int:
+    """How many instances of a task of this run are in one of these states."""
     ti = context["ti"]
-    count: int = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], states=[state])
+    count: int = ti.get_ti_count(
+        dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], states=list(states)
+    )
     return count
 
 

@@ -155,6 +155,9 @@ class PredictFileOperator(BaseOperator):
         self.gpu_amount = gpu_amount
         self.batch_execution_conn_id = batch_execution_conn_id
         self._work: ShareOfPlan | SingleFile | None = None
+        if self._is_share():
+            # Airflow makes and stores a rendered value of each, which in a task costs a millisecond.
+            self.template_fields = (*_OF_PLAN, "batch_execution_conn_id")
         # A DAG's default_args reach every task, also the mapped one of an execution in it.
         defaults = kwargs.get("default_args") or {}
         own = {name for name in _OF_FILE if name not in defaults or getattr(self, name) is not defaults[name]}

@@ -52,20 +52,23 @@ def test_all_that_was_added_is_written_in_order_and_in_small_rows(texts, in_back
 
 
 def test_entries_are_written_soon_and_many_at_once():
-    store, before = Store(), time.monotonic()
+    store = Store()
     writer = JournalWriter(store.write)
+    before = time.monotonic()
     for number in range(500):
         writer.add(note(number))
-    wait_until(lambda: store.rows)
-    assert time.monotonic() - before < 10
-    assert list(store.rows) == ["0000"]
+    took = time.monotonic() - before
+    # By itself: nothing more comes, and nobody closes it.
+    wait_until(lambda: len(store.entries()) == 500, seconds=30)
+    # One each two seconds while they came, and one for all that was left.
+    assert len(store.rows) <= 1 + int(took / 2)
     writer.add(note(500))
     writer.close()
     assert [entry["at"] for entry in store.entries()] == [float(number) for number in range(501)]
 
 
 def test_what_comes_while_a_batch_is_written_waits_for_the_next():
-    """However fast entries come, a task writes about once a second."""
+    """However fast entries come, a task writes about every two seconds."""
 
     class Busy(Store):
         def write(self, number, entries):
@@ -78,7 +81,7 @@ def test_what_comes_while_a_batch_is_written_waits_for_the_next():
     writer = JournalWriter(store.write)
     writer.add(note(0))
     wait_until(lambda: len(store.rows) == 3)
-    assert time.monotonic() - before >= 2.9
+    assert time.monotonic() - before >= 5.9
     writer.close()
     assert [len(row) for row in store.rows.values()] == [1, 20, 20]
 
@@ -120,7 +123,7 @@ def test_a_store_that_does_not_answer_holds_nothing_up(monkeypatch, caplog):
     for number in range(100_000):
         writer.add({"at": float(number), "kind": "line", "file": "a.csv", "text": "x" * 100})
     writer.close()
-    assert time.monotonic() - before < 30
+    assert time.monotonic() - before < 120
     assert len(caplog.records) == 1
     answers.set()
 

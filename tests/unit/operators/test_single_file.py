@@ -486,3 +486,12 @@ def test_default_arguments_that_are_for_one_file_are_no_arguments_of_a_share():
         make(execution=LATER, share=[0, 1, 1])
         with pytest.raises(ConfigurationError, match=r"^instance: "):
             PredictFileOperator(task_id="other", execution=LATER, share=[0, 1, 1], instance="tiny")
+
+
+def test_of_a_share_only_its_own_arguments_are_rendered_and_shown():
+    with DAG("share", schedule=None, default_args={"model_id": "{{ ds }}"}):
+        share = make(execution=LATER, share=[0, 1, 1])
+    with DAG("file", schedule=None):
+        file = make(**ONE_FILE)
+    assert set(share.template_fields) == {"execution", "share", "batch_execution_conn_id"}
+    assert set(file.template_fields) > set(ONE_FILE)
