@@ -43,7 +43,7 @@ _PARTS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.5
 _ENDED = {"success", "failed"}
@@ -214,7 +214,7 @@ class AirflowServer:
         Raises:
             RuntimeError: It answered with an error; the message is its answer.
         """
-        response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=30, **arguments)
+        response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=60, **arguments)
         if not response.ok:
             raise RuntimeError(f"Airflow answered {response.status_code}: {response.text}")
         return response.json() if response.content else None

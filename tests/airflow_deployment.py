@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from airflow_models import frame
+from airflow_models import frame, publish_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,21 +21,55 @@ if TYPE_CHECKING:
 
     from demo.airflow_server import AirflowServer
 
-__all__ = ["MAX_MAP_LENGTH", "Deployment"]
+__all__ = ["MAX_MAP_LENGTH", "PEOPLE", "Deployment"]
 
-MAX_MAP_LENGTH = 30
+MAX_MAP_LENGTH = 9
+# Users and their roles, where there are any.
+PEOPLE = {
+    "root": "admin",
+    "ada": "op",
+    "ann": "user",
+    "bob": "user",
+    "eve": "viewer",
+    "vera": "viewer",
+    "nobody": "",
+}
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """An Airflow with the provider, the test model and a bucket."""
+    """An Airflow with the provider, the test model and a bucket, as one module of tests has it.
+
+    Attributes:
+        airflow: The Airflow; other modules may have been there before.
+        s3: The S3 server.
+        bucket: A bucket that its executions may touch.
+        folder: A folder of the module's own that they may touch.
+        home: A folder of the Airflow's.
+    """
 
     airflow: AirflowServer
     s3: S3Server
     bucket: str
     folder: Path
+    home: Path
 
-    def execute(self, *, timeout: float = 180.0, **conf: Any) -> tuple[dict[str, Any], str]:
+    @property
+    def repository(self) -> Path:
+        """The model repository."""
+        return self.home / "repository"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder below which pods have theirs."""
+        return self.home / "scratch"
+
+    def publish(self, model_id: str) -> None:
+        """See that the test model is there by another name as well."""
+        if not (self.repository / model_id).exists():
+            publish_model(self.home, model_id)
+
+    def execute(self, *, timeout: float = 300.0, **conf: Any) -> tuple[dict[str, Any], str]:
         """Run one execution to its end; give the run and its id."""
         run_id = self.start(**conf)
         return self.airflow.wait_for_run("batch_execution", run_id, timeout=timeout), run_id
@@ -98,7 +132,7 @@ class Deployment:
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("HOME", "").startswith(str(self.folder / "scratch")):
+                if process.environ().get("HOME", "").startswith(str(self.scratch)):
                     found[process.pid] = (process, process.ppid())
         return [process for process, parent in found.values() if parent not in found]
 

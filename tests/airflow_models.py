@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_SOURCE", "expected", "frame", "publish_model"]
 
-# What a file asks for stands in its own column ``mood``; ``CALLS`` and ``BROKEN`` are parameters of the execution.
+# What a file asks for stands in its own column ``mood``; the names in capitals are parameters of the execution.
 MODEL_SOURCE = """
 import os
 import time
@@ -37,8 +37,10 @@ class Model:
             raise ValueError("this file upsets me")
         if mood == "hang":
             time.sleep(600)
-        if mood == "slow":
+        if mood in ("slow", "gated"):
             time.sleep(float(os.environ["PAUSE"]))
+        while mood == "gated" and not Path(os.environ["GATE"]).exists():
+            time.sleep(0.1)
         return df.assign(y=df["x"] * self.factor)
 """
 

@@ -196,7 +196,7 @@ class AwsProxy:
         return answer
 
     def _forward(self, request: Request) -> Answer:
-        with closing(http.client.HTTPConnection(*self.target, timeout=60)) as connection:
+        with closing(http.client.HTTPConnection(*self.target, timeout=120)) as connection:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 if name not in _OF_ONE_HOP:
@@ -231,7 +231,7 @@ def start_aws_proxy(target_url: str) -> Iterator[AwsProxy]:
 def _handler_of(proxy: AwsProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 30
+        timeout = 120
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))

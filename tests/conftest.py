@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from gcs_server import start_gcs_server
 from s3_server import start_s3_server
+from together import OneProcessEach, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +34,48 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_AIRFLOW_HOME}/airflow.db",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what shares something run together, and what takes long begin early."""
+    items.sort(key=lambda item: rank_of(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessEach:
+    """Give each process of the tests whole groups of modules."""
+    return OneProcessEach(config, log)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Airflow's database as it is in the beginning, made once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    home = folder / "empty-airflow"
+    with (folder / "empty-airflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        database = home / "airflow.db"
+        if not database.exists():
+            making = home / "in-the-making.db"
+            settings = {
+                "AIRFLOW_HOME": str(home),
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{making}",
+            }
+            migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+            subprocess.run(migrate, env={**os.environ, **settings}, check=True, capture_output=True)
+            making.rename(database)
+    return database
+
+
+@pytest.fixture(scope="session")
+def own_database(empty_database: Path) -> Path:
+    """The database of the tests' own Airflow home, empty in the beginning."""
+    database = _AIRFLOW_HOME / "airflow.db"
+    if not database.exists():
+        shutil.copy(empty_database, database)
+    return database
 
 
 @pytest.fixture(scope="session")

@@ -291,7 +291,7 @@ class _Request(BaseHTTPRequestHandler):
         passed |= {
             name: asked[name] for name in ("range", "accept-encoding", "content-type") if name in asked
         }
-        with closing(http.client.HTTPConnection(*self.server.upstream, timeout=60)) as upstream:
+        with closing(http.client.HTTPConnection(*self.server.upstream, timeout=120)) as upstream:
             upstream.request(method, path, body=body, headers=passed)
             response = upstream.getresponse()
             kept = {name.lower(): value for name, value in response.getheaders()}

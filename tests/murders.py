@@ -21,7 +21,7 @@ __all__ = ["Murder", "Murderer", "pod_of", "worker_of"]
 
 _log = logging.getLogger(__name__)
 
-_OUTLIVES_SECONDS = 5.0
+_OUTLIVES_SECONDS = 30.0
 
 
 @dataclass
@@ -93,16 +93,6 @@ class Murderer:
             for murder in self._murders.get(name, ()):
                 if instance["task_id"] == murder.task_id and instance["try_number"] in murder.tries:
                     self._kill(name, murder, instance)
-
-    def find(
-        self, name: str, task_id: str, who: Callable[[psutil.Process], psutil.Process | None]
-    ) -> psutil.Process | None:
-        """A process of a task that runs, where there is one by now."""
-        with suppress(psutil.Error):
-            for instance in self._running():
-                if (self._name(instance["dag_run_id"]), instance["task_id"]) == (name, task_id):
-                    return who(psutil.Process(instance["pid"]))
-        return None
 
     def _running(self) -> Iterator[dict[str, Any]]:
         path = "dags/batch_execution/dagRuns/~/taskInstances?state=running&limit=100"

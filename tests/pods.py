@@ -34,7 +34,7 @@ def write_build(folder: Path, source: str, **files: str) -> Path:
     return folder
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 120.0) -> None:
     """Return when the condition holds; fail where it does not come to hold."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -58,8 +58,9 @@ def nothing_left_behind() -> Iterator[None]:
     children, fds = set(me.children(recursive=True)), me.num_fds()
     yield
     gc.collect()
-    assert set(me.children(recursive=True)) == children
-    assert me.num_fds() == fds
+    # What other tests have left may be gone meanwhile.
+    assert set(me.children(recursive=True)) <= children
+    assert me.num_fds() <= fds
 
 
 class PodStarter:
@@ -86,7 +87,7 @@ class PodStarter:
         requirements: tuple[str, ...] = (),
         threads: int = 1,
         parameters: dict[str, str] | None = None,
-        load_timeout_seconds: float = 60.0,
+        load_timeout_seconds: float = 120.0,
     ) -> PodSpec:
         """What a pod of a module with this source is made of."""
         self._builds += 1

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["EVERYTHING_IN_S3", "Keys", "S3Server", "free_port", "policy", "start_s3_server"]
 
 REGION = "us-east-1"
-READY_SECONDS = 30.0
-STOP_SECONDS = 10.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 EVERYTHING_IN_S3 = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
 

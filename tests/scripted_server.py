@@ -133,7 +133,9 @@ class ScriptedServer:
     def wait_for(self, call: str, count: int = 1) -> None:
         """Wait until a call has been received so often."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.calls().count(call) >= count, timeout=30), self.calls()
+            assert self._changed.wait_for(lambda: self.calls().count(call) >= count, timeout=120), (
+                self.calls()
+            )
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
@@ -152,7 +154,7 @@ class ScriptedServer:
             self.received.append(Received(handler.command, path, query, dict(handler.headers), document))
             self._changed.notify_all()
         if reply.gate is not None:
-            reply.gate.wait(60)
+            reply.gate.wait(240)
         handler.close_connection = True
         if callable(reply.body):
             reply = replace(reply, body=reply.body(document))

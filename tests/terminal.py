@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Terminal"]
 
-_END_SECONDS = 60.0
+_END_SECONDS = 120.0
 # Ctrl-C reaches what has the terminal, and a new session has none until it takes one.
 _TAKE_THE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
@@ -51,7 +51,7 @@ class Terminal:
         """Let the terminal interrupt what runs on it."""
         os.write(self._screen, b"\x03")
 
-    def wait_for_text(self, text: str, *, timeout: float = 30.0) -> None:
+    def wait_for_text(self, text: str, *, timeout: float = 120.0) -> None:
         """Wait until a text has been shown."""
         deadline = time.monotonic() + timeout
         while text not in self._shown.decode(errors="replace"):

@@ -212,7 +212,7 @@ def test_a_reader_never_sees_a_part_of_a_result_nor_its_absence(place):
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(poll)
         try:
-            started.wait(10)
+            assert started.wait(120)
             for content in contents[1:]:
                 place.storage.publish(place.source(content), location)
         finally:
@@ -372,7 +372,7 @@ def _race(runners, act, losing):
     start = threading.Barrier(runners)
 
     def run(number):
-        start.wait(10)
+        start.wait(120)
         try:
             return number, act(number)
         except losing:

@@ -1,29 +1,27 @@
-"""A real Airflow for the tests of a module; it ends with them, as its processes come and go all the time."""
+"""A real Airflow for the tests of a module, or of several modules that run one after another in one process."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow_deployment import MAX_MAP_LENGTH, Deployment
 from airflow_models import publish_model
+from together import group_of
 
 from demo.airflow_server import AirflowServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Mapping
 
     from s3_server import S3Server
 
 _ROOT = Path(__file__).resolve().parents[2]
+# Whose commands the documents show.
+_BUCKETS_OF_DOCUMENTS = ("delays", "flights", "weather-in", "weather-out")
 
 
 @pytest.fixture(scope="module")
@@ -62,27 +60,104 @@ def with_triggerer() -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Airflow's database as it is in the beginning, made once for all processes of the tests."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    home = folder / "empty-airflow"
-    with (folder / "empty-airflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        database = home / "airflow.db"
-        if not database.exists():
-            making = home / "in-the-making.db"
-            settings = {
-                "AIRFLOW_HOME": str(home),
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{making}",
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            }
-            migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
-            subprocess.run(migrate, env={**os.environ, **settings}, check=True, capture_output=True)
-            making.rename(database)
-    return database
+class Airflows:
+    """The Airflow that is there, one at a time; modules that want the same one after another share it."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, Any] = {}
+        self._server: AirflowServer | None = None
+        self._bucket = ""
+        self._home = Path()
+
+    def get(
+        self,
+        folder: Path,
+        dags: Mapping[str, str],
+        *,
+        s3: S3Server,
+        settings: Mapping[str, str],
+        **wanted: Any,
+    ) -> Deployment:
+        """An Airflow with DAG files, as is wanted.
+
+        Args:
+            folder: A new folder of the module's own.
+            dags: The DAG files, by name.
+            s3: The S3 server.
+            settings: More of Airflow's configuration.
+            wanted: What else is wanted of :class:`AirflowServer`.
+        """
+        wanted = {"settings": dict(settings), **wanted}
+        if self._server is not None and wanted != self._wanted:
+            self.close()
+        begins = self._server is None
+        if begins:
+            self._wanted, self._home, self._bucket = wanted, folder / "home", s3.make_bucket()
+            (self._home / "dags").mkdir(parents=True)
+        for name, source in dags.items():
+            (self._home / "dags" / name).write_text(source)
+        if begins:
+            self._begin(folder.parent, s3)
+        assert self._server is not None
+        return Deployment(self._server, s3, self._bucket, folder, self._home)
+
+    def close(self) -> None:
+        """End it."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _begin(self, files: Path, s3: S3Server) -> None:
+        home = self._home
+        publish_model(home, "scaler")
+        (home / "scratch").mkdir()
+        buckets = [self._bucket, *_BUCKETS_OF_DOCUMENTS]
+        allowed = [f"file://{files}", *(f"s3://{bucket}" for bucket in buckets)]
+        settings = {
+            "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(home / "repository"),
+            "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ", ".join(allowed),
+            "AIRFLOW__BATCHEXEC__EXECUTION_DAGS": "batch_execution, batch_execution_gpu",
+            "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(home / "scratch"),
+            "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
+            # DAG files come, but do not change, and to read one again costs a second.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+            **self._wanted["settings"],
+        }
+        self._server = AirflowServer(
+            home=home / "airflow",
+            dags_folder=home / "dags",
+            **{**self._wanted, "settings": settings},
+        )
+        self._server.start()
+        connection = {"endpoint_url": s3.endpoint_url, "region_name": s3.region}
+        self._server.api(
+            "POST",
+            "connections",
+            json={
+                "connection_id": "batch_execution_default",
+                "conn_type": "batch_execution",
+                "extra": json.dumps(connection),
+            },
+        )
+        for key, value in {
+            "bucket_key": s3.access_key_id,
+            "bucket_secret": s3.secret_access_key,
+            "denied_key": s3.denied.access_key_id,
+            "denied_secret": s3.denied.secret_access_key,
+        }.items():
+            self._server.api("POST", "variables", json={"key": key, "value": value})
+
+
+_AIRFLOWS = Airflows()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """End the Airflow with the last test that may want it."""
+    yield
+    if nextitem is None or group_of(item.path) != group_of(nextitem.path):
+        _AIRFLOWS.close()
 
 
 @pytest.fixture(scope="module")
@@ -96,53 +171,22 @@ def deployment(
     airflow_path: str,
     airflow_users: dict[str, str],
     with_triggerer: bool,  # noqa: FBT001  a fixture
-) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("deployment")
-    (folder / "dags").mkdir()
-    for path in dag_files:
-        shutil.copy(path, folder / "dags")
+    request: pytest.FixtureRequest,
+) -> Deployment:
+    dags = {path.name: path.read_text() for path in dag_files}
     if user_dags:
-        (folder / "dags" / "of_the_user.py").write_text(user_dags)
-    bucket = s3_server.make_bucket()
-    publish_model(folder, "scaler")
-    (folder / "scratch").mkdir()
-    airflow = AirflowServer(
-        home=folder / "airflow",
-        dags_folder=folder / "dags",
-        settings={
-            "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
-            "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}, s3://{bucket}",
-            "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(folder / "scratch"),
-            "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
-            # DAG files do not change here, and to read them again costs a second each.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
-            **airflow_settings,
-        },
+        dags[f"of_{request.path.name}"] = user_dags
+    deployment = _AIRFLOWS.get(
+        tmp_path_factory.mktemp("deployment"),
+        dags,
+        s3=s3_server,
+        settings=airflow_settings,
         path=airflow_path,
         database=empty_database,
         triggerer=with_triggerer,
         users=airflow_users,
     )
-    with airflow:
-        airflow.wait_for_dag("batch_execution")
-        for dag_id in re.findall(r'DAG\("(\w+)"', user_dags):
-            airflow.wait_for_dag(dag_id)
-        airflow.api(
-            "POST",
-            "connections",
-            json={
-                "connection_id": "batch_execution_default",
-                "conn_type": "batch_execution",
-                "extra": json.dumps(
-                    {"endpoint_url": s3_server.endpoint_url, "region_name": s3_server.region}
-                ),
-            },
-        )
-        for key, value in {
-            "bucket_key": s3_server.access_key_id,
-            "bucket_secret": s3_server.secret_access_key,
-            "denied_key": s3_server.denied.access_key_id,
-            "denied_secret": s3_server.denied.secret_access_key,
-        }.items():
-            airflow.api("POST", "variables", json={"key": key, "value": value})
-        yield Deployment(airflow, s3_server, bucket, folder)
+    deployment.airflow.wait_for_dag("batch_execution")
+    for dag_id in re.findall(r'DAG\("(\w+)"', user_dags):
+        deployment.airflow.wait_for_dag(dag_id)
+    return deployment

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,12 @@ import pytest
 from airflow_deployment import MAX_MAP_LENGTH
 from airflow_models import expected, frame
 from pandas.testing import assert_frame_equal
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow_deployment import Deployment
 
-FILES = 22
+FILES = MAX_MAP_LENGTH
 
 BY_HAND = """
 from datetime import timedelta
@@ -45,7 +43,11 @@ with DAG("by_hand", schedule=None):
         model_id="scaler",
         access_token_name="bucket_key",
         access_secret_name="bucket_secret",
-        parameters={"CALLS": "{{ dag_run.conf['calls'] }}", "PAUSE": "4"},
+        parameters={
+            "CALLS": "{{ dag_run.conf['calls'] }}",
+            "PAUSE": "0",
+            "GATE": "{{ dag_run.conf.get('gate', '') }}",
+        },
         retries=1,
         retry_delay=timedelta(0),
     ).expand(file=arrived())
@@ -55,13 +57,6 @@ with DAG("by_hand", schedule=None):
 @pytest.fixture(scope="module")
 def user_dags() -> str:
     return BY_HAND
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
 
 
 def test_a_folder_in_a_bucket_goes_through_a_model_one_mapped_task_per_file(deployment: Deployment) -> None:
@@ -241,8 +236,8 @@ def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> No
 def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_left(
     deployment: Deployment,
 ) -> None:
-    # More files than Airflow runs tasks at once: some are queued when the time is over.
-    folders = deployment.write_files("queued", {f"f{i:02d}": "hang" for i in range(12)})
+    # More files than Airflow runs tasks at once: one is queued when the time is over.
+    folders = deployment.write_files("queued", {f"f{i:02d}": "hang" for i in range(9)})
 
     run, run_id = deployment.execute(**folders, job_timeout=15)
 
@@ -257,28 +252,37 @@ def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_lef
     assert deployment.pods() == []
 
 
-@pytest.mark.parametrize(
-    ("name", "conf", "words"),
-    [
-        ("model", {"model_id": "nobody"}, "nobody"),
-        ("build", {"build_id": "b9"}, "b9"),
-        ("place", {"source_folder": "file:///etc"}, "source_folder"),
-        ("climb", {"source_folder": "file:///tmp/../etc"}, "source_folder"),
-        ("unknown", {"modle": "x"}, "modle"),
-        ("secret", {"access_token_name": "nope", "access_secret_name": "nope"}, "nope"),
-    ],
-)
-def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
-    deployment: Deployment, name: str, conf: dict[str, object], words: str
-) -> None:
-    folders = deployment.write_files(f"refused-{name}", {"f": "calm"})
-    if name == "secret":
-        folders = {"bucket": deployment.bucket, "source_folder": "in", "destination_folder": "refused"}
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "model": ({"model_id": "nobody"}, "nobody"),
+    "build": ({"build_id": "b9"}, "b9"),
+    "place": ({"source_folder": "file:///etc"}, "source_folder"),
+    "climb": ({"source_folder": "file:///tmp/../etc"}, "source_folder"),
+    "unknown": ({"modle": "x"}, "modle"),
+    "secret": ({"access_token_name": "nope", "access_secret_name": "nope"}, "nope"),
+}
 
-    run, run_id = deployment.execute(**{**folders, **conf})
+
+@pytest.fixture(scope="module")
+def refused(deployment: Deployment) -> dict[str, str]:
+    """The executions that are to be refused, all started at once: their ids by name."""
+    started = {}
+    for name, (conf, _) in REFUSED.items():
+        folders = deployment.write_files(f"refused-{name}", {"f": "calm"})
+        if name == "secret":
+            folders = {"bucket": deployment.bucket, "source_folder": "in", "destination_folder": "refused"}
+        started[name] = deployment.start(**{**folders, **conf})
+    return started
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
+    deployment: Deployment, refused: dict[str, str], name: str
+) -> None:
+    run_id = refused[name]
+    run = deployment.airflow.wait_for_run("batch_execution", run_id)
 
     assert run["state"] == "failed"
-    assert words in deployment.airflow.task_log("batch_execution", run_id, "plan")
+    assert REFUSED[name][1] in deployment.airflow.task_log("batch_execution", run_id, "plan")
     assert "was refused: " in deployment.airflow.task_log("batch_execution", run_id, "finish")
     assert [i["try_number"] for i in deployment.instances(run_id, "plan")] == [1]
     assert not (deployment.folder / f"refused-{name}" / "out" / "f.csv").exists()
@@ -300,20 +304,22 @@ def test_keys_without_permission_are_named_by_the_bucket_they_cannot_read(deploy
 
 
 def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it(
-    deployment: Deployment,
+    deployment: Deployment, tmp_path: Path
 ) -> None:
-    folders = deployment.write_files("twins", {"f": "slow"})
-    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "30"})
+    gate = tmp_path / "gate"
+    folders = deployment.write_files("twins", {"f": "gated"})
+    open_gate = {"PAUSE": "0", "GATE": "/"}
+    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate)})
     locks = Path(folders["destination_folder"].removeprefix("file://")) / "_batchexec" / "locks"
     wait_until(lambda: locks.is_dir() and any(locks.glob("*.json")))
 
-    run, second = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
+    run, second = deployment.execute(**folders, pods=1, parameters=open_gate)
     other = {**folders, "destination_folder": f"{folders['destination_folder']}-other"}
-    beside = deployment.start(**other, parameters={"PAUSE": "0"})
+    beside = deployment.start(**other, parameters=open_gate)
     local = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("batchexec")), "models", "execution", "start"),
-            *("--model-repository", str(deployment.folder / "repository"), "--model-id", "scaler"),
+            *("--model-repository", str(deployment.repository), "--model-id", "scaler"),
             *("--source-folder", folders["source_folder"], "--destination-folder"),
             *(folders["destination_folder"], "--input-file-type", "csv"),
         ],
@@ -321,6 +327,7 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
         text=True,
         check=False,
     )
+    gate.touch()
 
     assert run["state"] == "failed"
     assert first in deployment.airflow.task_log("batch_execution", second, "plan")
@@ -328,20 +335,28 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
     assert first in "".join(local.stderr.split())
     assert deployment.airflow.wait_for_run("batch_execution", beside)["state"] == "success"
     assert deployment.airflow.wait_for_run("batch_execution", first)["state"] == "success"
-    run, _ = deployment.execute(**folders, pods=1, parameters={"PAUSE": "0"})
+    run, _ = deployment.execute(**folders, pods=1, parameters=open_gate)
     assert run["state"] == "success"
 
 
-def test_of_two_twins_that_start_at_the_same_instant_one_runs(deployment: Deployment) -> None:
-    folders = deployment.write_files("at-once", {"f": "slow"})
+def test_of_two_twins_that_start_at_the_same_instant_one_runs(deployment: Deployment, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    folders = deployment.write_files("at-once", {"f": "gated"})
     together = threading.Barrier(2)
 
     def start(_: int) -> str:
         together.wait()
-        return deployment.start(**folders, pods=1, parameters={"PAUSE": "4"})
+        return deployment.start(**folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate)})
 
     with ThreadPoolExecutor(2) as threads:
         run_ids = list(threads.map(start, range(2)))
+    # The one that runs does so at least until the other has ended.
+    wait_until(
+        lambda: any(
+            deployment.airflow.run("batch_execution", run_id)["state"] == "failed" for run_id in run_ids
+        )
+    )
+    gate.touch()
 
     ends = {run_id: deployment.airflow.wait_for_run("batch_execution", run_id)["state"] for run_id in run_ids}
     assert sorted(ends.values()) == ["failed", "success"]
@@ -353,14 +368,17 @@ def test_of_two_twins_that_start_at_the_same_instant_one_runs(deployment: Deploy
 def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    calls = tmp_path / "calls"
-    folders = deployment.write_files("killed", {"a-slow": "slow", "b": "calm", "c": "calm"})
-    run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    folders = deployment.write_files("killed", {"a-slow": "gated", "b": "calm", "c": "calm"})
+    run_id = deployment.start(
+        **folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate), "CALLS": str(calls)}
+    )
     wait_until(lambda: calls.exists() and "a-slow" in calls.read_text())
 
     (pod,) = deployment.pods()
     (worker,) = pod.children()
     worker.kill()
+    gate.touch()
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
 
     assert run["state"] == "success"
@@ -373,9 +391,11 @@ def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
 def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    calls = tmp_path / "calls"
-    folders = deployment.write_files("orphaned", {"only": "slow"})
-    run_id = deployment.start(**folders, pods=1, parameters={"PAUSE": "4", "CALLS": str(calls)})
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    folders = deployment.write_files("orphaned", {"only": "gated"})
+    run_id = deployment.start(
+        **folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate), "CALLS": str(calls)}
+    )
     wait_until(calls.exists)
     (pod,) = deployment.pods()
     task = pod.parent()
@@ -384,11 +404,12 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     task.kill()
 
     wait_until(lambda: not pod.is_running())
+    gate.touch()
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
     assert run["state"] == "success"
     assert calls.read_text().split() == ["only", "only"]
     assert deployment.manifest("orphaned", run_id)["files"][0]["attempt"] == 2
-    assert not list((deployment.folder / "scratch").iterdir())
+    assert not list(deployment.scratch.iterdir())
     assert not (deployment.folder / "orphaned" / "out" / "_batchexec" / run_id / "staging").exists()
 
 
@@ -400,7 +421,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
-    deployment.airflow.wait_for_run("batch_execution", run_id, timeout=30)
+    deployment.airflow.wait_for_run("batch_execution", run_id, timeout=120)
     assert deployment.pods() == []
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]
@@ -452,8 +473,10 @@ def test_files_that_a_dag_knows_are_predicted_without_a_plan_and_their_models_sp
 def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_does_it(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    calls = tmp_path / "calls"
-    source = Path(deployment.write_files("by-hand", {"ended": "hang", "killed": "slow"})["source_folder"][7:])
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    source = Path(
+        deployment.write_files("by-hand", {"ended": "hang", "killed": "gated"})["source_folder"][7:]
+    )
     out = deployment.folder / "by-hand" / "out"
     run_id = deployment.airflow.trigger(
         "by_hand",
@@ -461,6 +484,7 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
             "files": [f"file://{source}/ended.csv", f"file://{source}/killed.csv"],
             "destination_folder": f"file://{out}",
             "calls": str(calls),
+            "gate": str(gate),
         },
     )
     wait_until(lambda: calls.exists() and {*calls.read_text().split()} == {"ended", "killed"})
@@ -470,6 +494,7 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
     # A user fails the one; the machine's kernel takes the other.
     ended, killed = files_by_hand(deployment, run_id)
     os.kill(int(killed["pid"]), signal.SIGKILL)
+    gate.touch()
     deployment.airflow.api(
         "PATCH",
         f"dags/by_hand/dagRuns/{run_id}/taskInstances/predict/{ended['map_index']}",
@@ -485,4 +510,4 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
     assert (killed["state"], killed["try_number"]) == ("success", 2)
     assert sorted(calls.read_text().split()) == ["ended", "killed", "killed"]
     assert [path.name for path in out.rglob("*")] == ["killed.csv"]
-    assert not list((deployment.folder / "scratch").iterdir())
+    assert not list(deployment.scratch.iterdir())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,10 @@ import pytest
 import requests
 from airflow_models import frame
 from aws_proxy import start_aws_proxy
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_deployment import Deployment
@@ -32,7 +32,7 @@ from airflow.sdk import DAG, Asset, AssetAlias, task
 
 from airflow_batchexec import BatchExecutionOperator, BatchExecutionSensor, create_execution_dag
 
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[2]
 
 
 @task
@@ -126,14 +126,6 @@ def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict
         }
 
 
-def wait_for(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.2)
-    return value
-
-
 def links(
     deployment: Deployment, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1
 ) -> dict[str, str | None]:
@@ -147,7 +139,7 @@ def links(
 
 def ended_link(deployment: Deployment, *place: Any, map_index: int = -1) -> dict[str, str | None]:
     """What the server shows of a task that has ended: its process stores the last of it after its state is known."""
-    return wait_for(
+    return wait_until(
         lambda: (found := links(deployment, *place, map_index=map_index)) and any(found.values()) and found
     )
 
@@ -167,7 +159,7 @@ def lineage(
             and event["run"]["facets"]["airflow"]["dagRun"]["run_id"] == run_id
         ]
 
-    return wait_for(lambda: (ones := found()) and len(ones) >= tasks and ones)
+    return wait_until(lambda: (ones := found()) and len(ones) >= tasks and ones)
 
 
 def datasets(event: dict[str, Any], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -197,7 +189,7 @@ def asset_events(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
             )
         return None
 
-    found: list[dict[str, Any]] = wait_for(answer)["asset_events"]
+    found: list[dict[str, Any]] = wait_until(answer)["asset_events"]
     return found
 
 
@@ -223,7 +215,7 @@ def test_an_execution_that_finishes_updates_its_folders_asset_and_tells_what_it_
     (event,) = asset_events(deployment, run_id)
     assert (event["uri"], event["extra"]) == (folders["destination_folder"], extra)
     for dag_id in ("after_folder", "after_any"):
-        (follower,) = wait_for(
+        (follower,) = wait_until(
             lambda dag_id=dag_id: deployment.airflow.api("GET", f"dags/{dag_id}/dagRuns")["dag_runs"]
         )
         follower_id = follower["dag_run_id"]
@@ -238,7 +230,7 @@ def test_an_execution_that_finishes_updates_its_folders_asset_and_tells_what_it_
     assert outputs == {
         ("file", destination): {"rowCount": 10, "size": sum(o for _, o in sizes), "fileCount": 2}
     }
-    assert ("file", str(deployment.folder / "repository" / "scaler" / "b1")) in inputs
+    assert ("file", str(deployment.repository / "scaler" / "b1")) in inputs
     files = [
         datasets(event, "outputs")
         for event in lineage(lineage_events, "batch_execution.predict", run_id, tasks=2)
@@ -290,7 +282,7 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
         instances = deployment.airflow.task_instances("parent", run_id)
         return next((str(i["state"]) for i in instances if i["map_index"] == 0), None)
 
-    while_waiting = wait_for(
+    while_waiting = wait_until(
         lambda: started() and links(deployment, "parent", run_id, "run", map_index=0)["Execution"]
     )
     assert started() == "running"
@@ -312,7 +304,7 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
     for link, state in zip(executions, ("success", "failed"), strict=True):
         assert link.startswith(page)
         assert deployment.airflow.run("on_aws", unquote(link.removeprefix(page)))["state"] == state
-        assert requests.get(link, timeout=30).headers["content-type"].startswith("text/html")
+        assert requests.get(link, timeout=120).headers["content-type"].startswith("text/html")
     execution = unquote(executions[0].removeprefix(page))
     assert ended_link(deployment, "on_aws", execution, "finish") == {"Results": console}
     ours, operators = note(deployment, "on_aws", execution).split("\n\n")

@@ -9,17 +9,17 @@ import pty
 import re
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-import requests
-from airflow_models import expected, frame, publish_model
+from airflow_deployment import PEOPLE
+from airflow_models import expected, frame
 from documents import ROOT, blocks, needs_server
-from pods import wait_until
+from waiting import wait_until
 
 from demo.airflow_server import free_port
 
@@ -28,80 +28,23 @@ if TYPE_CHECKING:
 
 BIN = Path(sys.executable).parent
 PAGE = ROOT / "docs" / "cli.md"
-PASSWORDS = {"ada": "engine", "vera": "only looks"}
-ROLES = {"ada": "op", "vera": "viewer"}
 
 
 @pytest.fixture(scope="module")
-def airflow_settings():
-    # Every bucket, and no folder on disk.
-    return {"AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ""}
+def airflow_users():
+    return PEOPLE
 
 
 @pytest.fixture(scope="module")
 def world(deployment: Deployment):
     """The deployment with what the documents speak of: a model, buckets and the names of their keys."""
-    publish_model(deployment.folder, "arrival_delay")
+    deployment.publish("arrival_delay")
     for bucket in ("flights", "delays"):
         deployment.s3.make_bucket(bucket)
     secrets = {"flights_key": deployment.s3.access_key_id, "flights_secret": deployment.s3.secret_access_key}
     for key, value in secrets.items():
         deployment.airflow.api("POST", "variables", json={"key": key, "value": value})
     return deployment
-
-
-@contextmanager
-def api_server_with_users(world):
-    """One more API server on the same database, which asks who is calling."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    passwords = world.folder / "passwords.json"
-    passwords.write_text(json.dumps(PASSWORDS))
-    users = ",".join(f"{name}:{role}" for name, role in ROLES.items())
-    with (world.folder / "users.log").open("ab") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "airflow",
-                "api-server",
-                "--apps",
-                "core",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ],
-            env={
-                **world.airflow._environment,
-                "AIRFLOW__API__BASE_URL": url,
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": users,
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def answers():
-        assert process.poll() is None
-        with suppress(requests.ConnectionError):
-            return requests.get(f"{url}/api/v2/version", timeout=5).ok
-        return False
-
-    try:
-        wait_until(answers, seconds=120)
-        yield url
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
 
 
 @dataclass
@@ -156,34 +99,29 @@ class Terminal:
         return [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
 
 
-@pytest.fixture(scope="module")
-def server(world):
-    with api_server_with_users(world) as url:
-        yield url
-
-
 @pytest.fixture
-def terminal(world, server, tmp_path):
-    token = requests.post(
-        f"{server}/auth/token", json={"username": "ada", "password": PASSWORDS["ada"]}, timeout=30
-    ).json()["access_token"]
+def terminal(world, tmp_path):
     environment = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
-        "BATCHEXEC_SERVER": server,
-        "BATCHEXEC_TOKEN": token,
+        "BATCHEXEC_SERVER": world.airflow.url,
+        "BATCHEXEC_TOKEN": world.airflow.token("ada"),
     }
     return Terminal(world, tmp_path, environment)
 
 
 @pytest.fixture
-def viewer():
+def viewer(world):
     """The variables of a user who may look only."""
-    return {"BATCHEXEC_TOKEN": "", "BATCHEXEC_USERNAME": "vera", "BATCHEXEC_PASSWORD": PASSWORDS["vera"]}
+    return {
+        "BATCHEXEC_TOKEN": "",
+        "BATCHEXEC_USERNAME": "vera",
+        "BATCHEXEC_PASSWORD": world.airflow.passwords["vera"],
+    }
 
 
-def test_the_commands_of_the_page_work_as_they_stand_there(terminal, server):
+def test_the_commands_of_the_page_work_as_they_stand_there(terminal):
     for month in ("2013/01", "2013/02"):
         terminal.upload(month, {"a": "calm", "b": "calm"})
     for block in blocks(PAGE):
@@ -195,7 +133,7 @@ def test_the_commands_of_the_page_work_as_they_stand_there(terminal, server):
     assert airflow.startswith("airflow batchexec")
     assert "--install-completion" in completion
     # Nothing but the address is another one.
-    scripts[0] = scripts[0].replace("http://localhost:8080", server)
+    scripts[0] = scripts[0].replace("http://localhost:8080", terminal.environment["BATCHEXEC_SERVER"])
     environment = {name: value for name, value in terminal.environment.items() if "TOKEN" not in name}
     done = subprocess.run(
         ["bash", "-eux", "-o", "pipefail", "-c", "\n".join(scripts)],
@@ -315,7 +253,7 @@ def test_a_twin_is_refused_with_the_id_of_the_first_and_ctrl_c_cancels_that(term
                 # Linux reports the end of a terminal as an input/output error.
                 while piece := screen.read(4096):
                     drawn += piece
-            assert waiting.wait(60) == 130
+            assert waiting.wait(120) == 130
     finally:
         waiting.kill()
         waiting.wait()
@@ -343,14 +281,14 @@ def test_whoever_may_only_look_may_look_and_no_more(terminal, viewer):
         assert "guessed" not in refused.stderr
 
 
-def test_airflows_own_command_line_has_the_same_commands(terminal, server):
+def test_airflows_own_command_line_has_the_same_commands(terminal):
     def airflow(*arguments, code=0):
         done = subprocess.run(
             [BIN / "airflow", "batchexec", "models", "execution", *arguments],
             env={
                 **{name: value for name, value in terminal.environment.items() if name != "BATCHEXEC_SERVER"},
                 "AIRFLOW_HOME": str(terminal.home / "airflow"),
-                "AIRFLOW__API__BASE_URL": server,
+                "AIRFLOW__API__BASE_URL": terminal.environment["BATCHEXEC_SERVER"],
             },
             capture_output=True,
             text=True,
@@ -368,13 +306,10 @@ def test_airflows_own_command_line_has_the_same_commands(terminal, server):
     assert "unknown" in airflow("status", "--execution-id", "unknown", code=2).stderr
 
 
-def test_a_server_that_has_stopped_ends_with_3(terminal, world):
+def test_a_server_that_is_not_there_ends_with_3(terminal):
     (terminal.home / "impatient.toml").write_text("[default]\nretries = 1\n")
-    impatient = {"BATCHEXEC_CONFIG": str(terminal.home / "impatient.toml")}
-    with api_server_with_users(world) as url:
-        # A token goes with the server that stands beside it.
-        variables = {**impatient, "BATCHEXEC_SERVER": url}
-        assert terminal.json("list", **variables)["success"]
+    url = f"http://127.0.0.1:{free_port()}"
+    variables = {"BATCHEXEC_CONFIG": str(terminal.home / "impatient.toml"), "BATCHEXEC_SERVER": url}
     failed = terminal.run("list", code=3, **variables)
     assert failed.stderr.startswith(f"error: {url} cannot be reached: ")
     assert failed.stdout == ""

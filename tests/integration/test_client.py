@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from airflow_models import frame
 from documents import ROOT, blocks
 from s3_server import free_port
 from terminal import Terminal
+from waiting import wait_until
 
 from airflow_batchexec.client import BatchInferenceClient, BatchJobManagerClient, ExecutionConfig
 from airflow_batchexec.exceptions import ExecutionFailedError, NotAllowedError
@@ -27,25 +28,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_deployment import Deployment
-    from s3_server import S3Server
 
 MOODS = {"a": "calm", "b": "calm", "c": "calm"}
-TOKEN_SECONDS = 4
+TOKEN_SECONDS = 6
 PASSWORDS = {"ada": "of-ada", "vera": "of-vera"}
 
 
 @pytest.fixture(scope="module")
-def airflow_settings(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    buckets = [s3_server.make_bucket(name) for name in ("weather-in", "weather-out")]
-    allowed = [f"file://{tmp_path_factory.getbasetemp()}", *(f"s3://{bucket}" for bucket in buckets)]
-    return {"AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ", ".join(allowed)}
-
-
-@pytest.fixture(scope="module")
 def deployed(deployment: Deployment) -> Deployment:
-    """With the models that the documents speak of."""
+    """With the models and buckets that the documents speak of."""
+    for bucket in ("weather-in", "weather-out"):
+        deployment.s3.make_bucket(bucket)
     for model in ("fahrenheit", "order_total"):
-        shutil.copytree(ROOT / "models" / model, deployment.folder / "repository" / model)
+        shutil.copytree(ROOT / "models" / model, deployment.repository / model)
     return deployment
 
 
@@ -104,7 +99,7 @@ def guarded(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> I
             [*command, "--port", str(port)], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        _wait_until(lambda: _answers(f"{server.url}/api/v2/version"), 120)
+        wait_until(lambda: _answers(f"{server.url}/api/v2/version"))
         yield server
     finally:
         process.terminate()
@@ -116,13 +111,6 @@ def _answers(url: str) -> bool:
         return requests.get(url, timeout=5).ok
     except requests.RequestException:
         return False
-
-
-def _wait_until(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)  # between two looks at a condition
 
 
 @pytest.fixture
@@ -238,15 +226,15 @@ def test_ctrl_c_cancels_the_execution(deployed):
     )
     with Terminal(program) as terminal:
         terminal.wait_for_text("id: ")
-        _wait_until(deployed.pods, 120)
-        terminal.wait_for_text("running", timeout=60)
+        wait_until(deployed.pods)
+        terminal.wait_for_text("running")
         terminal.press_ctrl_c()
         code, shown = terminal.end()
     assert code != 0
     execution_id = shown.partition("id: ")[2].split()[0]
     assert f"The execution {execution_id} is cancelled." in shown
     deployed.airflow.wait_for_run("batch_execution", execution_id)
-    _wait_until(lambda: not deployed.pods(), 60)
+    wait_until(lambda: not deployed.pods())
     assert deployed.manifest("interrupted", execution_id)["status"] == "CANCELLED"
     with BatchJobManagerClient() as client:
         assert client.get_execution_status(execution_id).status.short == "CANCELLED"
@@ -260,14 +248,22 @@ def test_a_wait_outlives_the_server(deployed, client):
     assert client.wait_for_execution(started.execution_id, 180).status.short == "FINISHED"
 
 
-def test_a_user_with_a_password_outlives_tokens(deployed, guarded, monkeypatch):
+def test_a_user_with_a_password_outlives_tokens(deployed, guarded, monkeypatch, tmp_path):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
-    folders = deployed.write_files("tokens", {"a": "slow"})
-    with BatchJobManagerClient(f"{guarded.url}/batchexec", username="ada", password="of-ada") as client:
-        started, ended = client.run_execution(config_of(folders, PAUSE=str(3 * TOKEN_SECONDS)), 180)
+    gate, before = tmp_path / "gate", guarded.logins()
+    config = config_of(deployed.write_files("tokens", {"a": "gated"}), PAUSE="0", GATE=str(gate))
+    with (
+        BatchJobManagerClient(f"{guarded.url}/batchexec", username="ada", password="of-ada") as client,
+        ThreadPoolExecutor(1) as waiting,
+    ):
+        result = waiting.submit(client.run_execution, config, 180)
+        # It ends when there has been a third token.
+        wait_until(lambda: result.done() or guarded.logins() >= before + 3)
+        gate.touch()
+        started, ended = result.result()
     assert started.success
     assert ended.status.short == "FINISHED"
-    assert guarded.logins() >= 3
+    assert guarded.logins() >= before + 3
 
 
 def test_who_may_only_read_may_neither_start_nor_cancel(deployed, guarded, client, monkeypatch):
@@ -331,8 +327,8 @@ def test_an_interrupted_frame_leaves_nothing_in_the_bucket(deployed, staging):
         f"BatchInferenceClient('scaler').run(frame('a', 2, mood='hang'), 1, staging={staging!r}, **{SECRETS!r})\n"
     )
     with Terminal(program, PYTHONPATH=f"{ROOT}/tests{os.pathsep}{ROOT}") as terminal:
-        _wait_until(deployed.pods, 120)
-        terminal.wait_for_text("running", timeout=60)
+        wait_until(deployed.pods)
+        terminal.wait_for_text("running")
         terminal.press_ctrl_c()
         code, shown = terminal.end()
     assert code != 0

@@ -13,7 +13,7 @@ import pytest
 from airflow_models import frame
 from aws_policies import MAY_ASSUME, documented_policy, trust
 from aws_proxy import start_aws_proxy
-from pods import wait_until
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +194,7 @@ def test_a_triggerer_reaches_a_bucket_from_a_thread(deployment: Deployment, cana
     arguments = {**EXECUTION_KEYS, "iam_role_arn": canary.role}
 
     run_id = deployment.airflow.trigger("from_a_trigger", {"uri": uri, "arguments": arguments})
-    run = deployment.airflow.wait_for_run("from_a_trigger", run_id, timeout=120)
+    run = deployment.airflow.wait_for_run("from_a_trigger", run_id)
 
     assert run["state"] == "success"
     answer = deployment.s3.client.get_object(Bucket=deployment.bucket, Key="canary/out/from-a-trigger")
@@ -278,7 +278,7 @@ def test_no_secret_is_found_anywhere(deployment: Deployment, canary: Canary, run
         for entry in page["Contents"]
     ]
     # Logs, the database, the configuration, what pods have left, and the model repository lie in one folder.
-    on_disk = {str(p): p.read_bytes() for p in deployment.folder.rglob("*") if p.is_file()}
+    on_disk = {str(p): p.read_bytes() for p in deployment.home.rglob("*") if p.is_file()}
     places = {
         **on_disk,
         **{f"s3://{key}": client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys},

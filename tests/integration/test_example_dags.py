@@ -41,7 +41,7 @@ def dag_files() -> list[Path]:
 @pytest.fixture(scope="module")
 def shop(deployment: Deployment, dag_files: list[Path]) -> Deployment:
     """The Airflow, with the examples' model and DAGs."""
-    shutil.copytree(ROOT / "models" / "order_total", deployment.folder / "repository" / "order_total")
+    shutil.copytree(ROOT / "models" / "order_total", deployment.repository / "order_total")
     for path in dag_files:
         deployment.airflow.wait_for_dag(path.stem)
     return deployment

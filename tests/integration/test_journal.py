@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow_models import frame
 from journals import read_journal
+from waiting import wait_until
 
 from airflow_batchexec.engine.journal import unpack
 from airflow_batchexec.engine.locations import Location
@@ -17,8 +18,6 @@ from airflow_batchexec.engine.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow_deployment import Deployment
     from journals import Journal
 
@@ -79,19 +78,12 @@ def _models(deployment: Deployment) -> None:
         (folder / "model.py").write_text(source)
         (folder / "model.toml").write_text('entrypoint = "model:predict"\n')
         repository = ModelRepository(
-            root=Location.of_path(deployment.folder / "repository"),
+            root=Location.of_path(deployment.repository),
             storage=LocalStorage(),
-            cache=deployment.folder / "cache",
+            cache=deployment.home / "cache",
         )
         repository.publish(folder, model_id=model_id, build_id="b1")
         repository.deploy(model_id, "b1", instance="tiny")
-
-
-def wait_until(condition: Callable[[], Any], *, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
 
 
 def journal_of(deployment: Deployment, run_id: str) -> Journal:
@@ -164,7 +156,9 @@ def test_of_many_quick_files_in_two_pods_each_has_its_own_lines(deployment: Depl
 def test_a_file_can_be_watched_while_it_runs(deployment: Deployment, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     folders = deployment.write_files("watched", {"a": "calm", "hang": "hang"})
-    run_id = deployment.start(**folders, pods=2, parameters={"CALLS": str(calls)}, file_timeout=15)
+    # The largest file is the first one, so that the time of the other begins when this one is done.
+    frame("a", 50).to_csv(deployment.folder / "watched" / "in" / "a.csv", index=False)
+    run_id = deployment.start(**folders, pods=1, parameters={"CALLS": str(calls)}, file_timeout=15)
 
     def statuses() -> dict[str, str]:
         journal = journal_of(deployment, run_id)
@@ -238,12 +232,13 @@ def test_a_build_that_does_not_load_is_told_with_its_traceback(deployment: Deplo
 def test_what_a_killed_task_did_not_say_its_next_try_and_the_audit_do(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    calls = tmp_path / "calls"
-    folders = deployment.write_files("killed", {"only": "slow"})
-    run_id = deployment.start(**folders, parameters={"CALLS": str(calls), "PAUSE": "5"})
+    gate = tmp_path / "gate"
+    folders = deployment.write_files("killed", {"only": "gated"})
+    run_id = deployment.start(**folders, parameters={"PAUSE": "0", "GATE": str(gate)})
     wait_until(lambda: journal_of(deployment, run_id).entries("started"))
 
     deployment.kill_task("batch_execution", run_id, "predict")
+    gate.touch()
 
     assert deployment.airflow.wait_for_run("batch_execution", run_id)["state"] == "success"
     journal = journal_of(deployment, run_id)
@@ -392,17 +387,19 @@ def test_a_cancel_of_an_execution_all_of_whose_files_had_finished_changes_nothin
 
 
 def test_a_cancel_of_an_earlier_generation_does_not_count(deployment: Deployment, tmp_path: Path) -> None:
-    calls = tmp_path / "calls"
-    folders = deployment.write_files("again", {"slow": "slow"})
-    run_id = deployment.start(**folders, parameters={"CALLS": str(calls), "PAUSE": "20"})
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    folders = deployment.write_files("again", {"gated": "gated"})
+    parameters = {"CALLS": str(calls), "PAUSE": "0", "GATE": str(gate)}
+    run_id = deployment.start(**folders, parameters=parameters)
     wait_until(calls.exists)
     cancel(deployment, "batch_execution", run_id)
     deployment.airflow.wait_for_run("batch_execution", run_id)
+    gate.touch()
 
     assert deployment.clear(run_id)["state"] == "success"
 
     journal = journal_of(deployment, run_id)
-    assert journal.statuses() == {"slow.csv": "FINISHED"}
+    assert journal.statuses() == {"gated.csv": "FINISHED"}
     assert journal.row("finish", "ended")["status"] == "FINISHED"
 
 

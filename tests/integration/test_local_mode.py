@@ -120,7 +120,7 @@ class Desk:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == code, done.stderr
@@ -397,10 +397,10 @@ def test_a_file_over_its_timeout_fails_the_execution(desk):
 
 def test_an_execution_over_its_timeout_names_what_it_left(desk):
     desk.order(a="fine", b="hang", c="fine")
-    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=4)
+    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=12)
     (manifest,) = desk.manifests()
     assert manifest["status"] == "TIMEOUT"
-    assert manifest["reason"].startswith("The job_timeout of 4 s is over.")
+    assert manifest["reason"].startswith("The job_timeout of 12 s is over.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
     assert desk.files() == ["a.csv"]
@@ -415,7 +415,7 @@ def test_an_interrupted_execution_leaves_no_pod_and_no_partial_result(desk, numb
     with desk.running("obedient") as (process, pods):
         assert pods
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == INTERRUPTED
     assert "was interrupted" in stderr
     assert not any(map(is_running, pods))
@@ -456,7 +456,7 @@ def test_a_twin_is_refused_while_the_first_runs(desk):
         assert f"(process {process.pid} on " in twin.stderr
         assert twin.stdout == ""
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
 
 
 # ---- executions that are refused

@@ -50,7 +50,7 @@ def runs(fab: FabAirflow, tokens: dict[str, str]) -> dict[str, str]:
 
 def send(fab: FabAirflow, token: str, method: str, path: str, **arguments: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return requests.request(method, f"{fab.url}/batchexec{path}", headers=headers, timeout=60, **arguments)
+    return requests.request(method, f"{fab.url}/batchexec{path}", headers=headers, timeout=120, **arguments)
 
 
 def listed(fab: FabAirflow, token: str) -> set[str]:

@@ -173,6 +173,6 @@ def test_what_a_builds_interpreter_loads_by_path_needs_nothing_installed(file: s
         "assert not [m for m in sys.modules if m.startswith('airflow')]\n"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr

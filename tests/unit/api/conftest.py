@@ -92,7 +92,7 @@ class Api:
 
 
 @pytest.fixture(scope="session")
-def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> None:
+def airflow_database(own_database: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The tests' own database, with two execution DAGs."""
     folder = tmp_path_factory.mktemp("dags")
     (folder / "executions.py").write_text(_DAGS)
@@ -100,14 +100,13 @@ def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> None:
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     }
-    for words in (("db", "migrate"), ("dags", "reserialize")):
-        subprocess.run(
-            [sys.executable, "-m", "airflow", *words],
-            env={**os.environ, **settings},
-            check=True,
-            capture_output=True,
-            timeout=240,
-        )
+    subprocess.run(
+        [sys.executable, "-m", "airflow", "dags", "reserialize"],
+        env={**os.environ, **settings},
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -176,9 +176,9 @@ def test_a_repository_that_does_not_answer_holds_up_no_start_for_long(
 
         accepted(api.start())
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         # It was asked: somebody is waiting for an answer.
-        silent.settimeout(5)
+        silent.settimeout(120)
         silent.accept()[0].close()
 
 
@@ -458,11 +458,11 @@ def test_a_database_that_is_free_again_soon_is_waited_for(api: Any):
             session.add(Log(event="the lock"))
             session.flush()
             locked.set()
-            free.wait(30)
+            free.wait(120)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    locked.wait(30)
+    assert locked.wait(120)
     threading.Timer(1.0, free.set).start()
     accepted(api.start())
     holder.join()

@@ -33,7 +33,7 @@ def bash(monkeypatch):
 
     def run(script):
         done = subprocess.run(
-            ["bash", "-eu", "-c", script], capture_output=True, text=True, check=False, timeout=60
+            ["bash", "-eu", "-c", script], capture_output=True, text=True, check=False, timeout=120
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
@@ -47,7 +47,7 @@ def completions_of_zsh(*words):
         "_TYPER_COMPLETE_ARGS": shlex.join(["batchexec", *words]),
     }
     done = subprocess.run(
-        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=60
+        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.stderr == ""
     return done.stdout
@@ -60,7 +60,7 @@ def completions_of_fish(*words):
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     done = subprocess.run(
-        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=60
+        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.stderr == ""
     return {line.partition("\t")[0] for line in done.stdout.splitlines()}
@@ -120,7 +120,7 @@ def test_the_command_and_its_help_start_without_heavy_libraries():
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert ended.stdout.splitlines()[-1] == "[]"
 
@@ -135,6 +135,6 @@ def test_the_help_of_start_needs_the_configuration_and_nothing_more():
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert ended.stdout.splitlines()[-1] == "[]"

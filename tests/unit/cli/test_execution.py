@@ -243,7 +243,7 @@ def on_a_terminal(*arguments):
 def read_until_end(terminal):
     """All that is drawn until the process has closed the terminal."""
     drawn = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with contextlib.suppress(OSError):
         # Linux reports the end of a terminal as an input/output error.
         while time.monotonic() < deadline:
@@ -263,7 +263,7 @@ def test_ctrl_c_while_waiting_cancels(server):
         server.wait_for(STATUS, 2)
         os.write(terminal, b"\x03")
         drawn = read_until_end(terminal)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     assert "Started execution rest__1." in drawn
     assert "1/4" in drawn
     assert "The execution rest__1 is cancelled." in drawn
@@ -277,7 +277,7 @@ def test_ctrl_c_leaves_the_execution_alone_where_that_is_wanted(server):
         server.wait_for(STATUS, 2)
         os.write(terminal, b"\x03")
         drawn = read_until_end(terminal)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     assert "The execution goes on: batchexec models execution status --execution-id rest__1" in drawn
     assert CANCEL not in server.calls()
 
@@ -291,7 +291,7 @@ def test_an_interrupted_question_ends_with_130(server):
     with process:
         server.wait_for(STATUS)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in stderr
 
@@ -366,7 +366,7 @@ def test_a_narrow_terminal_cuts_nothing(server):
     server.on(LIST, {"batch_jobs": [job(1)], "next_cursor": "", **OK})
     with on_a_terminal("list") as (process, terminal):
         drawn = read_until_end(terminal)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     plain = re.sub(r"\x1b\[[0-9;]*m", "", drawn)
     assert max(map(len, plain.splitlines())) <= 80
     assert f"{job(1)['job_id']}  FINISHED" in plain
@@ -441,7 +441,7 @@ def test_the_password_of_a_user_is_asked_for_on_a_terminal_and_not_shown(server,
             asked += os.read(terminal, 4096)
         os.write(terminal, b"open sesame\n")
         drawn = read_until_end(terminal)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     assert "sesame" not in drawn
     assert server.received[0].document == {"username": "ada", "password": "open sesame"}
     assert server.received[1].headers["Authorization"] == "Bearer made-for-ada"

@@ -250,7 +250,7 @@ def test_an_interrupt_ends_the_pods_and_leaves_nothing(tmp_path, scratch, number
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)  # between two looks at a condition
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -131,7 +131,7 @@ def test_waiting_in_a_thread_needs_no_signals(server, client):
     results = []
     thread = threading.Thread(target=lambda: results.append(client.wait_for_execution("rest__1")))
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert results[0].status.short == "FINISHED"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_start_can_be_read_while_the_file_is_predicted(folder):
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     started = record(status=FileStatus.STARTED)
     writer.add(started)
-    assert storage.written.acquire(timeout=10)
+    assert storage.written.acquire(timeout=120)
     assert read_ledger(storage, folder) == [started]
     ended = record(at=2.0)
     writer.add(ended)
@@ -125,13 +126,14 @@ def test_a_start_can_be_read_while_the_file_is_predicted(folder):
 
 
 def test_many_quick_records_cost_few_segments(folder):
-    storage = LocalStorage()
+    storage, before = LocalStorage(), time.monotonic()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     for number in range(1000):
         writer.add(record(f"{number}.csv"))
     writer.close()
     names = [info.location.name for info in storage.list(folder)]
-    assert len(names) <= 3
+    # At once, then one a second, and what is left.
+    assert len(names) <= 2 + int(time.monotonic() - before)
     assert names == [f"pod-1-{number:06d}.jsonl" for number in range(len(names))]
 
 
@@ -184,7 +186,7 @@ def test_a_ledger_that_cannot_be_written_is_heard_of(folder):
     storage = Refusing()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     writer.add(record())
-    assert storage.asked.wait(10)
+    assert storage.asked.wait(120)
     with pytest.raises(AccessDeniedError):
         writer.close()
     with pytest.raises(AccessDeniedError):

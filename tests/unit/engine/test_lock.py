@@ -140,7 +140,7 @@ def test_of_many_processes_one_takes_the_lock(tmp_path, before):
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+        answers = [process.communicate(timeout=120)[0].strip() for process in processes]
     finally:
         for process in processes:
             process.kill()

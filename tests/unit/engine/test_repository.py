@@ -387,7 +387,7 @@ def test_of_several_processes_that_publish_at_once_one_wins(place, repository, t
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+        answers = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert sorted(answers) == ["lost"] * 3 + ["won"]
     fetched = repository.fetch(repository.resolve("m", "v1")[0])
     assert (fetched / "who.txt").read_text() == folders[answers.index("won")].name

@@ -84,7 +84,7 @@ def test_a_stop_that_comes_later_is_seen_and_cancels_nothing(marks, watch):
     with watch() as watching:
         assert not watching.is_set()
         marks("stop-0").set(JobTimeoutError("It took too long."))
-        assert watching._found.wait(10)
+        assert watching._found.wait(120)
         assert watching.cancelled is None
 
 
@@ -101,7 +101,7 @@ def test_a_cancel_is_told_once_with_its_reason_also_after_a_stop_and_after_faile
     with watch(on_cancel) as watching:
         storage.failures = 1
         marks("cancel").set(ExecutionCancelledError("Somebody did not want it."))
-        assert told.wait(10)
+        assert told.wait(120)
         assert watching.cancelled is errors[0]
     assert [error.message for error in errors] == ["Somebody did not want it."]
 

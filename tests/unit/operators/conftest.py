@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +12,8 @@ from inline_executions import DAG_SOURCE, InlineExecutions, publish_moody_model
 
 
 @pytest.fixture(scope="session")
-def dag_file() -> Path:
+def dag_file(own_database: Path) -> Path:
     """The DAGs, where Airflow finds them, and a database that knows Airflow's tables."""
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=120
-    )
     with warnings.catch_warnings():
         # The API that serves the tasks warns, while it is imported, of what its own libraries will change.
         warnings.simplefilter("ignore")

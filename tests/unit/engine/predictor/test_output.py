@@ -34,7 +34,7 @@ class Stream:
 
     def close(self):
         self.pipe.close()
-        self.forwarder.join(20)
+        self.forwarder.join(120)
 
     def texts(self):
         return [line for _, line in self.lines]
@@ -148,7 +148,7 @@ def test_the_end_of_a_file_passes_on_no_more_than_was_there():
     for _ in range(20):
         stream.forwarder.end_file()
     enough.set()
-    thread.join(20)
+    thread.join(120)
     stream.close()
     assert {text for text in stream.texts() if not text.startswith("…")} <= {
         "on and on"[a:b] for a in range(10) for b in range(10)
@@ -162,7 +162,7 @@ def test_a_log_that_cannot_be_written_does_not_block_the_model(caplog):
     stream = Stream(on_line=broken)
     writer = threading.Thread(target=stream.write, args=(b"a line\n" * 100_000,))
     writer.start()
-    writer.join(20)
+    writer.join(120)
     assert not writer.is_alive()
     stream.close()
     assert [record.message for record in caplog.records] == [

@@ -269,7 +269,7 @@ def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(
         started = time.monotonic()
         with pytest.raises(StorageError, match=r"Connection refused\. Check the endpoint") as raised:
             storage.stat(folder.join("x"))
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         assert type(raised.value) is StorageError
         assert raised.value.retryable
         monkeypatch.undo()  # the second with the pauses that it has
@@ -368,7 +368,7 @@ for thread in threading.enumerate():
             env=environment,
             check=False,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == 0
         way_out.setblocking(False)

@@ -258,7 +258,7 @@ def test_a_read_only_file_system_is_named(storage, tmp_path):
 def test_no_update_is_lost_among_processes(storage, folder):
     location = storage.write(folder.join("count"), b"0").location
     processes = [subprocess.Popen([sys.executable, "-c", COUNT_UP, location.uri]) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert storage.read(location) == b"150"
     assert _on_disk(folder) == ["count"]
 

@@ -176,7 +176,7 @@ def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(fo
     started = time.monotonic()
     with pytest.raises(StorageError, match="Check the endpoint") as raised:
         storage.stat(folder.join("x"))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert type(raised.value) is StorageError
     assert raised.value.retryable
 
