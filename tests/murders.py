@@ -21,7 +21,7 @@ __all__ = ["Murder", "Murderer", "pod_of", "worker_of"]
 
 _log = logging.getLogger(__name__)
 
-_OUTLIVES_SECONDS = 30.0
+_OUTLIVES_SECONDS = 10.0
 
 
 @dataclass

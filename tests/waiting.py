@@ -12,11 +12,15 @@ __all__ = ["wait_until"]
 
 _T = TypeVar("_T")
 _PAUSE_SECONDS = 0.1
-_PAUSE_LOOKS = 5
+_PAUSE_LOOKS = 5.0
 
 
 def wait_until(
-    condition: Callable[[], _T], *, seconds: float = 180.0, what: str = "what is waited for"
+    condition: Callable[[], _T],
+    *,
+    seconds: float = 300.0,
+    what: str = "what is waited for",
+    pause_looks: float = _PAUSE_LOOKS,
 ) -> _T:
     """Return what a condition gives as soon as it holds; fail where it does not come to hold.
 
@@ -27,6 +31,7 @@ def wait_until(
         condition: Looks.
         seconds: How long at most: an end for what has failed, with no bearing on what succeeds.
         what: What it is, for the failure.
+        pause_looks: How many times as long as a look the pause after it is.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -35,4 +40,4 @@ def wait_until(
             return value
         now = time.monotonic()
         assert now < deadline, f"{what} did not come true within {seconds:g} s"
-        time.sleep(max(_PAUSE_SECONDS, _PAUSE_LOOKS * (now - begun)))
+        time.sleep(max(_PAUSE_SECONDS, pause_looks * (now - begun)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Whose commands the documents show.
+# The buckets in the commands that the documents show.
 _BUCKETS_OF_DOCUMENTS = ("delays", "flights", "weather-in", "weather-out")
 
 

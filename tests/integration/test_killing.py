@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ import pytest
 from airflow_models import expected, frame
 from murders import Murder, Murderer, pod_of, worker_of
 from pandas.testing import assert_frame_equal
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airflow_deployment import Deployment
 
@@ -33,6 +35,8 @@ _log = logging.getLogger(__name__)
 MOODS = {"f0": "slow", "f1": "slow", "f2": "gated"}
 ROWS = 50
 ENDED = {"success", "failed"}
+# Who is to die is not to get away between two looks.
+keep_looking = partial(wait_until, pause_looks=1.0)
 
 DAGS = """
 from datetime import timedelta
@@ -117,14 +121,6 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 300.0, what: str = "the condition") -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true"
-        time.sleep(0.2)
-    return value
-
-
 def write_inputs(deployment: Deployment, name: str) -> dict[str, str]:
     return deployment.write_files(name, MOODS, rows=ROWS)
 
@@ -164,7 +160,7 @@ def has_failed_task(deployment: Deployment, run_id: str) -> bool:
 
 
 def assert_nothing_lives(deployment: Deployment) -> None:
-    wait_until(lambda: not deployment.pods(), what="the end of all pods")
+    wait_until(lambda: not deployment.pods(), seconds=60, what="the end of all pods")
 
 
 # By destination: who dies there. A task has one retry. The last file of a predict task waits until all have died that
@@ -249,7 +245,7 @@ def replace_triggerer(
         come = [state for found in states for state in found.values() if state in {"deferred", *ENDED}]
         return len(come) >= 15 and all(found.get(index) == "deferred" for found in states for index in held)
 
-    wait_until(lambda: murderer.look() or have_come(), what="the deferral of most who wait")
+    keep_looking(lambda: murderer.look() or have_come(), what="the deferral of most who wait")
     time.sleep(chance.uniform(0, 2))
     with deployment.frozen_triggerer() as first:
         other = deployment.airflow.add("triggerer")
@@ -263,9 +259,9 @@ def replace_triggerer(
             # that has told of an end is past that: before, it may be taken for lost itself, and the first has all back.
             return "Trigger fired event" in deployment.trigger_logs(*others)
 
-        wait_until(lambda: murderer.look() or has_taken_over(), what="the takeover of the triggers")
+        keep_looking(lambda: murderer.look() or has_taken_over(), what="the takeover of the triggers")
     # Airflow ends the triggers of the one that froze as if a user had ended their tasks.
-    wait_until(
+    keep_looking(
         lambda: murderer.look() or "invoking on_kill" in deployment.trigger_logs(first), what="on_kill"
     )
     return other
@@ -285,7 +281,9 @@ def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
     gates = deployment.folder / "gates"
     murderer = GatedMurderer(gates, deployment, out, MURDERS, chance)
     many = airflow.trigger("many", {**folders, "names": names, "gates": str(gates)})
-    wait_until(lambda: murderer.look() or len(deployment.execution_runs(out)) == len(names))
+    keep_looking(
+        lambda: murderer.look() or len(deployment.execution_runs(out)) == len(names), what="all executions"
+    )
     runs = {name: run["dag_run_id"] for name, (run,) in deployment.execution_runs(out).items()}
     watchers = airflow.trigger("watchers", {"ids": [runs[name] for name in names]})
     waiting = Waiting(deployment, many, watchers)

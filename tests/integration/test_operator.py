@@ -11,7 +11,7 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from airflow_deployment import Deployment
 
-ENDS_WITHIN_SECONDS = 120.0
+ENDS_WITHIN_SECONDS = 30.0
 
 DAGS = """
 from datetime import timedelta
@@ -191,7 +191,9 @@ def test_an_operator_that_takes_longer_than_its_execution_timeout_ends_its_execu
 
     assert deployment.airflow.wait_for_run("impatient", run_id)["state"] == "failed"
     for execution in executions_of(deployment, run_id):
-        run = deployment.airflow.wait_for_run("batch_execution", execution["dag_run_id"])
+        run = deployment.airflow.wait_for_run(
+            "batch_execution", execution["dag_run_id"], timeout=ENDS_WITHIN_SECONDS
+        )
         assert run["state"] == "failed"
     # One that was ended while it was planned has no manifest.
     summaries = [

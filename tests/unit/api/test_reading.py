@@ -473,12 +473,15 @@ def test_what_is_asked_of_the_database_does_not_grow_with_the_files(
 def test_a_list_asks_the_same_whatever_its_length(
     api: Any, seed: Callable[..., None], statements: Callable[[], Any]
 ):
-    counts = []
-    call(api, "list", "/batch-jobs")
-    for number in range(6):
-        seed(f"run-{number}", state="running")
+    def asked() -> int:
         with statements() as sent:
             call(api, "list", "/batch-jobs")
-        counts.append(len(sent))
+        return len(sent)
+
+    counts = []
+    for number in range(6):
+        seed(f"run-{number}", state="running")
+        # Of two, as now and then Airflow looks whether the DAGs that it keeps have changed.
+        counts.append(min(asked(), asked()))
 
     assert len(set(counts)) == 1
