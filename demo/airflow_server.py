@@ -88,6 +88,8 @@ class AirflowServer:
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
             # On a busy machine, SQLite's own 5 seconds are soon over, and a request ends as an error of the server.
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+            # It has just been made, and each part would take a second to find that out.
+            "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__PARALLELISM": "8",

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from demo.airflow_server import AirflowServer
 
-__all__ = ["MAX_MAP_LENGTH", "PEOPLE", "Deployment"]
+__all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "Deployment"]
 
+CONNECTION = "batch_execution_default"
 MAX_MAP_LENGTH = 9
 # Users and their roles, where there are any.
 PEOPLE = {
@@ -68,6 +69,11 @@ class Deployment:
         """See that the test model is there by another name as well."""
         if not (self.repository / model_id).exists():
             publish_model(self.home, model_id)
+
+    def connect(self, extra: str) -> None:
+        """Change what the connection says, by which executions reach S3."""
+        body = {"connection_id": CONNECTION, "conn_type": "batch_execution", "extra": extra}
+        self.airflow.api("PATCH", f"connections/{CONNECTION}", json=body)
 
     def execute(self, *, timeout: float = 300.0, **conf: Any) -> tuple[dict[str, Any], str]:
         """Run one execution to its end; give the run and its id."""

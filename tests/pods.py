@@ -55,6 +55,8 @@ def nothing_left_behind() -> Iterator[None]:
     """Fail where a child process lives on, or a file descriptor was not closed."""
     me = psutil.Process()
     gc.collect()
+    # What is there need not be looked through again.
+    gc.freeze()
     children, fds = set(me.children(recursive=True)), me.num_fds()
     yield
     gc.collect()

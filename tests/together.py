@@ -10,14 +10,15 @@ __all__ = ["OneProcessEach", "group_of", "rank_of"]
 
 # By module. What takes longest comes first, so that nothing long is left for the end.
 _TOGETHER = {
-    "integration/test_operator": "an Airflow with a triggerer",
-    "integration/test_example_dags": "an Airflow with a triggerer",
     "integration/test_airflow_execution": "one Airflow",
     "integration/test_trigger_form": "one Airflow",
+    "integration/test_journal": "one Airflow",
+    "integration/test_client": "one Airflow",
+    "integration/test_operator": "an Airflow with a triggerer",
+    "integration/test_example_dags": "an Airflow with a triggerer",
+    "integration/test_credentials": "an Airflow with a triggerer",
     "integration/test_cli_server": "an Airflow with users",
     "integration/test_rest_api": "an Airflow with users",
-    "integration/test_journal": "journal",
-    "integration/test_client": "client",
     "integration/test_killing": "killing",
     "integration/test_citizenship": "citizenship",
     "integration/test_local_mode": "local mode",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow_deployment import MAX_MAP_LENGTH, Deployment
+from airflow_deployment import CONNECTION, MAX_MAP_LENGTH, Deployment
 from airflow_models import publish_model
 from together import group_of
 
@@ -119,6 +119,9 @@ class Airflows:
             "AIRFLOW__BATCHEXEC__EXECUTION_DAGS": "batch_execution, batch_execution_gpu",
             "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(home / "scratch"),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            # Where DAG files find what tests have for them.
+            "PYTHONPATH": str(_ROOT / "tests"),
             # DAG files come, but do not change, and to read one again costs a second.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
@@ -135,7 +138,7 @@ class Airflows:
             "POST",
             "connections",
             json={
-                "connection_id": "batch_execution_default",
+                "connection_id": CONNECTION,
                 "conn_type": "batch_execution",
                 "extra": json.dumps(connection),
             },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,18 +21,12 @@ if TYPE_CHECKING:
     from aws_proxy import AwsProxy
     from s3_server import Keys, S3Server
 
-TESTS = Path(__file__).resolve().parents[1]
 EXECUTION_KEYS = {"access_token_name": "canary_key", "access_secret_name": "canary_secret"}
 
 
 @pytest.fixture(scope="module")
 def with_triggerer() -> bool:
     return True
-
-
-@pytest.fixture(scope="module")
-def airflow_settings() -> dict[str, str]:
-    return {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled", "PYTHONPATH": str(TESTS)}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +79,10 @@ def canary(deployment: Deployment, s3_server: S3Server) -> Iterator[Canary]:
         deployment.airflow.api("POST", "variables", json={"key": name, "value": value})
     with start_aws_proxy(s3_server.endpoint_url) as proxy:
         extra = json.dumps({"endpoint_url": proxy.endpoint_url, "role_duration_seconds": 900})
-        body = {"connection_id": "batch_execution_default", "conn_type": "batch_execution", "extra": extra}
-        deployment.airflow.api("PATCH", "connections/batch_execution_default", json=body)
+        before = deployment.airflow.api("GET", "connections/batch_execution_default")["extra"]
+        deployment.connect(extra)
         yield Canary(keys, aws_keys, role, proxy)
+        deployment.connect(before)
 
 
 def folders(deployment: Deployment, name: str, moods: dict[str, str]) -> dict[str, str]:
