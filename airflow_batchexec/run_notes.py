@@ -121,6 +121,7 @@ def _write(dag_run: DagRun, task_ids: Sequence[str]) -> None:
     connection = session.connection()
     # Not the session's own: its savepoints count as commits, which are forbidden here.
     with connection.begin_nested():
+        _hold(connection, dag_run.id)
         lines = [
             note_text(summary, group=group) for group, summary in _summaries(connection, dag_run, task_ids)
         ]
@@ -163,6 +164,19 @@ def _summaries(
             last[summary["execution_id"]] = row.task_id.rpartition(".")[0], summary
     # Where there is no room for all, failures say more.
     return sorted(last.values(), key=lambda entry: (entry[1]["status"] == "FINISHED", entry[0]))
+
+
+def _hold(connection: Connection, dag_run_id: int) -> None:
+    """Let nobody else write the note until the transaction ends.
+
+    SQLite has one writer, whom this waits for. It would refuse at once, and for good, what is written on the strength of
+    what was read before somebody else wrote.
+    """
+    from airflow.models.dagrun import DagRunNote  # noqa: PLC0415  workers load plugins, too
+    from sqlalchemy import update  # noqa: PLC0415  as above
+
+    as_it_is = {DagRunNote.content: DagRunNote.content, DagRunNote.updated_at: DagRunNote.updated_at}
+    connection.execute(update(DagRunNote).where(DagRunNote.dag_run_id == dag_run_id).values(as_it_is))
 
 
 def _store(connection: Connection, dag_run_id: int, lines: Sequence[str]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from airflow.models.dagrun import DagRun, DagRunNote
 from airflow.sdk import DAG, BaseOperator
+from airflow.settings import get_engine
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import prohibit_commit
 from sqlalchemy import event, select, text
@@ -65,6 +67,28 @@ def notes_refused() -> Iterator[None]:
             session.execute(text("DROP TRIGGER no_notes"))
 
 
+@contextmanager
+def writes_by_others(after: str) -> Iterator[None]:
+    """Somebody else writes after each statement in which a text occurs, unless the database does not let them at once."""
+    engine = get_engine()
+
+    def write(*arguments: object) -> None:
+        if after not in str(arguments[2]):
+            return
+        with (
+            closing(sqlite3.connect(engine.url.database, timeout=0)) as other,
+            suppress(sqlite3.OperationalError),
+            other,
+        ):
+            other.execute("UPDATE dag_run SET updated_at = strftime('%Y-%m-%d %H:%M:%f', 'now')")
+
+    event.listen(engine, "after_cursor_execute", write)
+    try:
+        yield
+    finally:
+        event.remove(engine, "after_cursor_execute", write)
+
+
 def test_a_run_says_that_its_execution_has_finished(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm", "b": "calm"}, model_id="moody")
 
@@ -83,6 +107,13 @@ def test_a_run_says_why_its_execution_was_refused(executions: InlineExecutions):
     note = note_of(outcome)
     assert note.startswith("Execution FAILED: ")
     assert "unknown" in note
+
+
+def test_a_note_is_written_while_others_write(executions: InlineExecutions):
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    with writes_by_others(after="FROM xcom"):
+        assert note_of(outcome).startswith("Execution FINISHED: 1 of 1 files")
 
 
 def test_each_task_group_of_a_run_has_a_line(executions: InlineExecutions):
@@ -134,6 +165,7 @@ def test_a_run_with_an_execution_costs_a_handful_of_statements(executions: Inlin
             run_notes.on_dag_run_success(dag_run=run, msg="")
     assert [statement.split()[0] for statement in seen] == [
         "SAVEPOINT",
+        "UPDATE",
         "SELECT",
         "SELECT",
         "INSERT",
