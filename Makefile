@@ -33,7 +33,7 @@ lint: $(STAMP)
 	@$(VENV)/bin/lint-imports
 
 test: lint
-	@scripts/install_browser.sh
+	@scripts/install_programs.sh
 	@$(PYTHON) -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 coverage: $(STAMP)

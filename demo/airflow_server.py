@@ -3,10 +3,10 @@
 The parts are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
 interface. Each part is the leader of its own process group, and all of them end with the server.
 
-The API that tasks speak with is served by a process of its own. The REST API logs whoever changes something, and commits
-that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). On SQLite the loop then
-waits for whoever writes; where that is a request of the same process, which needs the loop to commit, both wait until
-SQLite gives up. Requests of tasks come all the time, requests that change something through the REST API one by one.
+On SQLite, the API that tasks speak with is served by a process of its own. The REST API logs whoever changes something,
+and commits that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). There the loop
+then waits for whoever writes; where that is a request of the same process, which needs the loop to commit, both wait
+until SQLite gives up. Requests of tasks come all the time, requests that change something through the REST API one by one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["AirflowServer", "free_port"]
 
 _LISTEN = ("--host", "127.0.0.1", "--port")
-_PARTS = {
+_API = {"api-server": ("api-server", *_LISTEN, "{port}")}
+_TWO_APIS = {
     "api-server": ("api-server", "--apps", "core", *_LISTEN, "{port}"),
     "execution-api": ("api-server", "--apps", "execution", *_LISTEN, "{execution_port}"),
+}
+_OTHERS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
@@ -60,7 +63,8 @@ class AirflowServer:
         users: The role of each user, by name; the requests of this class are the first one's, so that should be an
             admin. Without any, everybody is an admin.
         triggerer: Whether there is to be one; without deferrable tasks there is no need.
-        database: An empty database of this Airflow's, to begin with a copy of. Without one it is made, which takes seconds.
+        database: Its database: an empty one in SQLite, to begin with a copy of, as is the case by default, though that
+            one has to be made first, which takes seconds; or the address of one that is empty and no SQLite.
     """
 
     def __init__(
@@ -72,14 +76,17 @@ class AirflowServer:
         path: str = "",
         users: Mapping[str, str] | None = None,
         triggerer: bool = True,
-        database: Path | None = None,
+        database: Path | str | None = None,
     ) -> None:
         self.home = home
-        self._parts = [part for part in _PARTS if triggerer or part != "triggerer"]
         self._database = database
+        on_sqlite = not isinstance(database, str)
+        self._parts = {**(_TWO_APIS if on_sqlite else _API), **_OTHERS}
+        if not triggerer:
+            del self._parts["triggerer"]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}{path}"
-        self._execution_port = free_port()
+        self._execution_port = free_port() if on_sqlite else self.port
         self._execution_url = f"http://127.0.0.1:{self._execution_port}{path}/execution/"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
@@ -87,7 +94,9 @@ class AirflowServer:
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
             # On a busy machine, SQLite's own 5 seconds are soon over, and a request ends as an error of the server.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
+                f"sqlite:///{home}/airflow.db?timeout=60" if on_sqlite else str(database)
+            ),
             # It has just been made, and each part would take a second to find that out.
             "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -144,7 +153,7 @@ class AirflowServer:
         self._session.headers["Authorization"] = f"Bearer {self.token()}"
 
     def _make_database(self) -> None:
-        if self._database is not None:
+        if isinstance(self._database, Path):
             shutil.copy(self._database, self.home / "airflow.db")
             return
         migrate = self._spawn("db-migrate", "db", "migrate")
@@ -203,7 +212,7 @@ class AirflowServer:
     def add(self, part: str) -> str:
         """Start one more of a part that may be there several times, and give its name."""
         name = f"{part}-{len(self._processes)}"
-        self._spawn(name, *_PARTS[part])
+        self._spawn(name, *self._parts[part])
         return name
 
     def pid(self, part: str) -> int:
@@ -290,7 +299,7 @@ class AirflowServer:
 
     def _start_part(self, part: str) -> None:
         ports = {"port": self.port, "execution_port": self._execution_port}
-        self._spawn(part, *(word.format(**ports) for word in _PARTS[part]))
+        self._spawn(part, *(word.format(**ports) for word in self._parts[part]))
 
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self.home / f"{name}.log").open("ab")

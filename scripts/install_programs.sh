@@ -1,19 +1,40 @@
 #!/bin/sh
-# Installs a browser for the tests of Airflow's pages where there is none. Tests find it by the same names.
+# Installs the programs that tests need and pip does not have: a browser, for Airflow's pages, and PostgreSQL's server.
 set -eu
 
-for candidate in chromium chromium-browser google-chrome google-chrome-stable; do
-    if command -v "$candidate" >/dev/null 2>&1; then
-        exit 0
-    fi
-done
+have_browser() {
+    for candidate in chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$candidate" >/dev/null 2>&1; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+have_postgresql() {
+    # Debian's package keeps its programs out of everybody's path.
+    command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
+missing=
+have_browser || missing="$missing chromium"
+have_postgresql || missing="$missing postgresql"
+if [ -z "$missing" ]; then
+    exit 0
+fi
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "Installing Debian's chromium ..."
+    echo "Installing Debian's$missing ..."
+    # Tests start a server of their own: the package is not to set up and start one.
+    if ! have_postgresql && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    fi
+    # shellcheck disable=SC2086  a list of words
     if apt-get update -qq &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
         exit 0
     fi
 fi
-# The tests that need it fail and say so; all others still run.
-echo "There is no browser for the tests of Airflow's pages; on Debian: apt-get install chromium" >&2
+# The tests that need them fail and say so; all others still run.
+echo "Some tests need programs that are missing; on Debian: apt-get install$missing" >&2

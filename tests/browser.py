@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_page"]
 
-# As in scripts/install_browser.sh.
+# As in scripts/install_programs.sh.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # For an Airflow on a machine that is busy.
 _PATIENCE_MILLISECONDS = 90_000

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow_deployment import CONNECTION, MAX_MAP_LENGTH, Deployment
 from airflow_models import publish_model
+from postgresql_server import start_postgresql_server
 from together import group_of
 
 from demo.airflow_server import AirflowServer
@@ -55,6 +57,12 @@ def airflow_users() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def on_postgresql() -> bool:
+    """Whether Airflow's database is PostgreSQL; a module whose own fixture of this name gives ``True`` has that."""
+    return False
+
+
+@pytest.fixture(scope="module")
 def with_triggerer() -> bool:
     """Whether Airflow has a triggerer; a module with deferrable tasks has a fixture of this name that gives ``True``."""
     return False
@@ -66,6 +74,7 @@ class Airflows:
     def __init__(self) -> None:
         self._wanted: dict[str, Any] = {}
         self._server: AirflowServer | None = None
+        self._running = ExitStack()
         self._bucket = ""
         self._home = Path()
 
@@ -76,6 +85,7 @@ class Airflows:
         *,
         s3: S3Server,
         settings: Mapping[str, str],
+        database: Path | None,
         **wanted: Any,
     ) -> Deployment:
         """An Airflow with DAG files, as is wanted.
@@ -85,9 +95,10 @@ class Airflows:
             dags: The DAG files, by name.
             s3: The S3 server.
             settings: More of Airflow's configuration.
+            database: An empty database in SQLite, to begin with a copy of; ``None`` for one in PostgreSQL.
             wanted: What else is wanted of :class:`AirflowServer`.
         """
-        wanted = {"settings": dict(settings), **wanted}
+        wanted = {"settings": dict(settings), "database": database, **wanted}
         if self._server is not None and wanted != self._wanted:
             self.close()
         begins = self._server is None
@@ -103,9 +114,8 @@ class Airflows:
 
     def close(self) -> None:
         """End it."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        self._running.close()
+        self._server = None
 
     def _begin(self, files: Path, s3: S3Server) -> None:
         home = self._home
@@ -127,12 +137,14 @@ class Airflows:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
             **self._wanted["settings"],
         }
-        self._server = AirflowServer(
-            home=home / "airflow",
-            dags_folder=home / "dags",
-            **{**self._wanted, "settings": settings},
+        database = self._wanted["database"] or self._running.enter_context(start_postgresql_server())
+        self._server = self._running.enter_context(
+            AirflowServer(
+                home=home / "airflow",
+                dags_folder=home / "dags",
+                **{**self._wanted, "settings": settings, "database": database},
+            )
         )
-        self._server.start()
         connection = {"endpoint_url": s3.endpoint_url, "region_name": s3.region}
         self._server.api(
             "POST",
@@ -173,6 +185,7 @@ def deployment(
     airflow_settings: dict[str, str],
     airflow_path: str,
     airflow_users: dict[str, str],
+    on_postgresql: bool,  # noqa: FBT001  a fixture
     with_triggerer: bool,  # noqa: FBT001  a fixture
     request: pytest.FixtureRequest,
 ) -> Deployment:
@@ -185,7 +198,7 @@ def deployment(
         s3=s3_server,
         settings=airflow_settings,
         path=airflow_path,
-        database=empty_database,
+        database=None if on_postgresql else empty_database,
         triggerer=with_triggerer,
         users=airflow_users,
     )

@@ -31,6 +31,11 @@ PAGE = ROOT / "docs" / "cli.md"
 
 
 @pytest.fixture(scope="module")
+def on_postgresql():
+    return True
+
+
+@pytest.fixture(scope="module")
 def airflow_users():
     return PEOPLE
 

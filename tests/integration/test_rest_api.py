@@ -40,6 +40,11 @@ create_execution_dag("batch_execution_gpu")
 
 
 @pytest.fixture(scope="module")
+def on_postgresql() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def airflow_users() -> dict[str, str]:
     return PEOPLE
 
