@@ -1,7 +1,8 @@
 """A real Airflow on this machine: API server, scheduler, DAG processor and triggerer, on loopback and free ports.
 
 The parts are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
-interface. Each part is the leader of its own process group, and all of them end with the server.
+interface. Each part is the leader of its own process group, and all of them end with the server, also where the process
+that has started them is killed.
 
 On SQLite, the API that tasks speak with is served by a process of its own. The REST API logs whoever changes something,
 and commits that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). There the loop
@@ -46,6 +47,8 @@ _OTHERS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+# From util-linux: what it starts is ended by the system with whoever has started it.
+_MORTAL = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 _START_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.5
@@ -63,8 +66,8 @@ class AirflowServer:
         users: The role of each user, by name; the requests of this class are the first one's, so that should be an
             admin. Without any, everybody is an admin.
         triggerer: Whether there is to be one; without deferrable tasks there is no need.
-        database: Its database: an empty one in SQLite, to begin with a copy of, as is the case by default, though that
-            one has to be made first, which takes seconds; or the address of one that is empty and no SQLite.
+        database: An empty database in SQLite, to begin with a copy of. Without one it is made, which takes seconds.
+        database_url: The address of an empty database that is not in SQLite, to use instead.
     """
 
     def __init__(
@@ -76,17 +79,17 @@ class AirflowServer:
         path: str = "",
         users: Mapping[str, str] | None = None,
         triggerer: bool = True,
-        database: Path | str | None = None,
+        database: Path | None = None,
+        database_url: str = "",
     ) -> None:
         self.home = home
         self._database = database
-        on_sqlite = not isinstance(database, str)
-        self._parts = {**(_TWO_APIS if on_sqlite else _API), **_OTHERS}
+        self._parts = {**(_API if database_url else _TWO_APIS), **_OTHERS}
         if not triggerer:
             del self._parts["triggerer"]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}{path}"
-        self._execution_port = free_port() if on_sqlite else self.port
+        self._execution_port = self.port if database_url else free_port()
         self._execution_url = f"http://127.0.0.1:{self._execution_port}{path}/execution/"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
@@ -94,9 +97,7 @@ class AirflowServer:
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
             # On a busy machine, SQLite's own 5 seconds are soon over, and a request ends as an error of the server.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
-                f"sqlite:///{home}/airflow.db?timeout=60" if on_sqlite else str(database)
-            ),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url or f"sqlite:///{home}/airflow.db?timeout=60",
             # It has just been made, and each part would take a second to find that out.
             "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -153,7 +154,7 @@ class AirflowServer:
         self._session.headers["Authorization"] = f"Bearer {self.token()}"
 
     def _make_database(self) -> None:
-        if isinstance(self._database, Path):
+        if self._database is not None:
             shutil.copy(self._database, self.home / "airflow.db")
             return
         migrate = self._spawn("db-migrate", "db", "migrate")
@@ -305,7 +306,7 @@ class AirflowServer:
         log = (self.home / f"{name}.log").open("ab")
         self._logs.append(log)
         process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", *arguments],
+            [*_MORTAL, sys.executable, "-m", "airflow", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

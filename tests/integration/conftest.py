@@ -137,12 +137,14 @@ class Airflows:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
             **self._wanted["settings"],
         }
-        database = self._wanted["database"] or self._running.enter_context(start_postgresql_server())
+        on_postgresql = self._wanted["database"] is None
+        url = self._running.enter_context(start_postgresql_server()) if on_postgresql else ""
         self._server = self._running.enter_context(
             AirflowServer(
                 home=home / "airflow",
                 dags_folder=home / "dags",
-                **{**self._wanted, "settings": settings, "database": database},
+                **{**self._wanted, "settings": settings},
+                database_url=url,
             )
         )
         connection = {"endpoint_url": s3.endpoint_url, "region_name": s3.region}

@@ -31,11 +31,22 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 OVER = {"FINISHED", "FAILED", "CANCELLED", "TIMEOUT"}
 
-# A second execution DAG.
+# A second execution DAG. Its planning begins when the file of the run's parameter GO is there, where it has one.
 MORE_DAGS = """
+import time
+from pathlib import Path
+
 from airflow_batchexec import create_execution_dag
 
-create_execution_dag("batch_execution_gpu")
+
+def hold(context):
+    gate = (context["params"]["parameters"] or {}).get("GO")
+    while gate and not Path(gate).exists():
+        time.sleep(0.1)
+
+
+dag = create_execution_dag("batch_execution_gpu")
+dag.get_task("plan")._pre_execute_hook = hold
 """
 
 
@@ -386,12 +397,17 @@ def test_a_cancellation_before_anything_runs(deployment: Deployment, ann: Client
     assert not (deployment.folder / "queued" / "out").exists()
 
 
-def test_a_cancellation_while_it_is_planned(deployment: Deployment, ann: Client):
-    folders = deployment.write_files("planning", {f"f{i}": "calm" for i in range(3)})
-    execution_id = ann.start(job(folders))
-    # Without a pause, as planning is over soon.
-    while ann.status(execution_id) == "COMMITTED":
-        pass
+def test_a_cancellation_while_it_is_planned(deployment: Deployment, ann: Client, tmp_path: Path):
+    folders = deployment.write_files("planning", {"a": "calm"})
+    conf = {"model_id": "scaler", "parameters": {"GO": str(tmp_path / "never")}, **folders}
+    execution_id = deployment.airflow.trigger("batch_execution_gpu", conf)
+
+    def state_of_plan() -> str | None:
+        instances = deployment.airflow.task_instances("batch_execution_gpu", execution_id)
+        return next((i["state"] for i in instances if i["task_id"] == "plan"), None)
+
+    wait_until(lambda: state_of_plan() == "running", what="planning")
+    assert ann.status(execution_id) == "PENDING"
 
     assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
 
@@ -524,7 +540,7 @@ def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: 
 def test_the_list_holds_all_of_them_in_pages(deployment: Deployment, ann: Client):
     for number in range(3):
         start_nothing(deployment, ann, f"listed-{number}")
-    runs = deployment.airflow.api("GET", "dags/batch_execution/dagRuns?limit=100&order_by=-id")["dag_runs"]
+    runs = deployment.airflow.api("GET", "dags/~/dagRuns?limit=100&order_by=-id")["dag_runs"]
     found, cursor = [], ""
     while True:
         page = ann.get("list", f"/batch-jobs?limit=2&cursor={cursor}")
