@@ -171,14 +171,25 @@ class AirflowServer:
         login = {"username": name, "password": self.passwords[name]}
         return str(requests.post(address, json=login, timeout=30).json()["access_token"])
 
-    def stop(self) -> None:
-        """End every process that was started here."""
+    def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
+        """End every process that was started here.
+
+        Args:
+            seconds: How long they have to end by themselves. An interrupt ends that, too.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            for process in self._processes.values():
+                _signal_group(process, signal.SIGTERM)
+            for process in self._processes.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        finally:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
         for process in self._processes.values():
-            _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in self._processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            # Others of its group may be left where it has ended.
             _signal_group(process, signal.SIGKILL)
             process.wait()
         for orphan in self._orphans:

@@ -18,15 +18,12 @@ import pytest
 from gcs_server import start_gcs_server
 from s3_server import start_s3_server
 from together import OneProcessEach, rank_of
-from xdist.workermanage import NodeManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gcs_server import GcsServer
     from s3_server import S3Server
-
-_EXIT_SECONDS = 90
 
 # Airflow reads these when it is first imported, and writes its configuration and logs into its home. So they are set
 # here, before any test module is, and set hard: a test must not touch the Airflow of whoever runs it.
@@ -54,8 +51,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessEach:
-    """Give each process of the tests whole groups of modules, and time to end its servers when it is interrupted."""
-    NodeManager.EXIT_TIMEOUT = _EXIT_SECONDS
+    """Give each process of the tests whole groups of modules."""
     return OneProcessEach(config, log)
 
 

@@ -112,10 +112,12 @@ class Airflows:
         assert self._server is not None
         return Deployment(self._server, s3, self._bucket, folder, self._home)
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """End it."""
-        self._running.close()
+        if self._server is not None and at_once:
+            self._server.stop(seconds=1.0)
         self._server = None
+        self._running.close()
 
     def _begin(self, files: Path, s3: S3Server) -> None:
         home = self._home
@@ -177,10 +179,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         _AIRFLOWS.close()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
-    """End the Airflow also where somebody interrupts the tests."""
-    _AIRFLOWS.close()
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish() -> Generator[None]:
+    """End the Airflow also where somebody interrupts the tests. xdist soon interrupts once more, and then kills."""
+    try:
+        return (yield)
+    finally:
+        _AIRFLOWS.close(at_once=True)
 
 
 @pytest.fixture(scope="module")
