@@ -1,6 +1,6 @@
 """This machine's own disk: what its errors mean, and files that are written whole.
 
-Both storages stand on it: one keeps its objects here, the other its scratch files.
+All storages stand on it: one keeps its objects here, the others their scratch files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_batchexec.exceptions import AccessDeniedError, DiskFullError, ObjectNotFoundError, StorageError
@@ -21,19 +21,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "NewFile",
     "disk_errors",
     "is_temporary",
     "locked",
     "make_folders",
+    "new_file",
     "open_regular",
     "sync_folder",
-    "temporary_file",
     "write_all",
 ]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _PREFIX, _SUFFIX = ".batchexec-", ".tmp"
+# The name of a complete file on its way to the place of another, which only a rename can take. It exists under the
+# folder's lock alone.
+_REPLACEMENT = f"{_PREFIX}replacement{_SUFFIX}"
+# Without it, opening the folder fails with EISDIR, as it does where the kernel does not know it.
+_O_TMPFILE: int = getattr(os, "O_TMPFILE", 0)
+_NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 @contextmanager
@@ -93,17 +100,65 @@ def open_regular(path: Path, *, follow_links: bool) -> Iterator[BinaryIO]:
         yield file
 
 
+class NewFile:
+    """A file that has no name until it is complete: a process that is killed while it writes leaves nothing behind.
+
+    Where the file system has no such files (NFS, most of FUSE), it has a hidden name meanwhile, which a kill leaves.
+
+    Attributes:
+        descriptor: The file, open for reading and writing.
+    """
+
+    def __init__(self, descriptor: int, name: Path | None) -> None:
+        self.descriptor = descriptor
+        self._name = name
+
+    def link(self, target: Path) -> None:
+        """Give it its name, unless there is a file of that name.
+
+        Raises:
+            FileExistsError: There is one.
+            OSError: The file system has no hard links, among other things.
+        """
+        if self._name is not None:
+            os.link(self._name, target)
+            return
+        # Only linkat follows the link in /proc to the file, and Python calls that where it is given a descriptor.
+        os.link(f"/proc/self/fd/{self.descriptor}", target, src_dir_fd=self.descriptor, follow_symlinks=True)
+
+    def replace(self, target: Path) -> None:
+        """Give it its name; a file of that name is replaced. The caller holds the lock of the folder."""
+        if self._name is not None:
+            self._name.replace(target)
+            return
+        linked = target.with_name(_REPLACEMENT)
+        # What a process has left that was killed between these two steps.
+        linked.unlink(missing_ok=True)
+        self.link(linked)
+        try:
+            linked.replace(target)
+        except OSError:
+            linked.unlink()
+            raise
+
+
 @contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[int, Path]]:
-    """A new hidden file in ``folder``, as descriptor and path; whatever still has its name afterwards is removed."""
-    path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def new_file(folder: Path) -> Iterator[NewFile]:
+    """A file in ``folder`` that is gone afterwards, unless it was given its name."""
+    named = None
     try:
-        yield descriptor, path
+        descriptor = os.open(folder, os.O_RDWR | _O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED_FILES:
+            raise
+        named = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        descriptor = os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield NewFile(descriptor, named)
     finally:
         os.close(descriptor)
-        with suppress(FileNotFoundError):
-            path.unlink()
+        if named is not None:
+            named.unlink(missing_ok=True)
 
 
 def is_temporary(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Objects on this machine's disk, or on a file system that several machines mount.
 
 What is published appears by a rename, what is created by a hard link: both are whole at every moment, also after a
-crash. Conditions on a document (``create``, ``replace``, ``delete``) are checked under a lock on its folder.
+crash, and a file has no name before it is whole. Conditions on a document (``create``, ``replace``, ``delete``) are checked under a lock on its folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from airflow_batchexec.engine.storage.disk import (
     is_temporary,
     locked,
     make_folders,
+    new_file,
     open_regular,
     sync_folder,
-    temporary_file,
     write_all,
 )
 from airflow_batchexec.exceptions import (
@@ -116,10 +116,10 @@ class LocalStorage(Storage):
         target = location.path
         with disk_errors("write", location.uri):
             make_folders(target.parent)
-            with temporary_file(target.parent) as (descriptor, temporary):
-                status = write_all(descriptor, data)
+            with new_file(target.parent) as file:
+                status = write_all(file.descriptor, data)
                 with locked(target.parent):
-                    temporary.replace(target)
+                    file.replace(target)
         return _info(location, status)
 
     def create(self, location: Location, data: bytes) -> ObjectInfo:
@@ -131,11 +131,11 @@ class LocalStorage(Storage):
         target = location.path
         with disk_errors("create", location.uri):
             make_folders(target.parent)
-            with temporary_file(target.parent) as (descriptor, temporary):
-                status = write_all(descriptor, data)
+            with new_file(target.parent) as file:
+                status = write_all(file.descriptor, data)
                 with locked(target.parent):
                     try:
-                        os.link(temporary, target)
+                        file.link(target)
                     except FileExistsError as error:
                         raise _exists(location) from error
                     except OSError as error:
@@ -148,14 +148,11 @@ class LocalStorage(Storage):
         """Compared and renamed under the folder's lock."""
         target = location.path
         _check_unchanged(location, etag)
-        with (
-            disk_errors("replace", location.uri),
-            temporary_file(target.parent) as (descriptor, temporary),
-        ):
-            status = write_all(descriptor, data)
+        with disk_errors("replace", location.uri), new_file(target.parent) as file:
+            status = write_all(file.descriptor, data)
             with locked(target.parent):
                 _check_unchanged(location, etag)
-                temporary.replace(target)
+                file.replace(target)
         return _info(location, status)
 
     def delete(self, location: Location, *, etag: str | None = None) -> None:
@@ -241,14 +238,15 @@ def _reading(doing: str, location: Location) -> Iterator[BinaryIO]:
 
 
 def _copy(source: BinaryIO, target: Path) -> os.stat_result:
-    with temporary_file(target.parent) as (descriptor, temporary):
-        with os.fdopen(descriptor, "wb", closefd=False) as copy:
+    with new_file(target.parent) as file:
+        with os.fdopen(file.descriptor, "wb", closefd=False) as copy:
             shutil.copyfileobj(source, copy, _COPY_BYTES)
-        os.fsync(descriptor)
-        status = os.fstat(descriptor)
+        os.fsync(file.descriptor)
+        status = os.fstat(file.descriptor)
         if status.st_size != os.fstat(source.fileno()).st_size:
             raise StorageError(f"{source.name} changed while it was copied to {target}.", uri=str(target))
-        temporary.replace(target)
+        with locked(target.parent):
+            file.replace(target)
     return status
 
 

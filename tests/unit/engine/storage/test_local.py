@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from airflow_batchexec.engine.locations import Location, Scheme
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage import LocalStorage, disk
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     DiskFullError,
@@ -41,6 +42,30 @@ for _ in range(50):
             break
         except ObjectChangedError:
             pass
+"""
+KILLED = """
+import os
+import signal
+import sys
+from pathlib import Path
+from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.storage import LocalStorage
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+method, step, uri, result = sys.argv[1:]
+storage, location = LocalStorage(), Location.parse(uri)
+etag = storage.stat(location).etag if method == "replace" else ""
+rename = os.replace
+if method == "publish":
+    def other_disk(source, target):
+        if source == Path(result):
+            raise OSError(18, "Invalid cross-device link")
+        kill() if step == "replace" else rename(source, target)
+    os.replace = other_disk
+if (method, step) != ("publish", "replace"):
+    setattr(os, step, kill)
+more = {"replace": {"etag": etag}}.get(method, {})
+storage.publish(Path(result), location) if method == "publish" else getattr(storage, method)(location, b"new", **more)
 """
 
 
@@ -118,17 +143,56 @@ def test_hidden_names_are_listed_and_what_is_being_written_is_not(storage, folde
     seen = []
     link = os.link
 
-    def look_and_link(source, target):
+    def look_and_link(*names, **more):
         seen.append((_on_disk(folder), _names(storage, folder)))
-        link(source, target)
+        link(*names, **more)
 
     monkeypatch.setattr(os, "link", look_and_link)
+    # As on a file system whose files have a name from the beginning.
+    monkeypatch.setattr(disk, "_O_TMPFILE", 0)
     storage.create(folder.join("lock"), b"x")
 
     ((on_disk, listed),) = seen
     assert len(on_disk) == 2
     assert listed == [".hidden"]
     assert _on_disk(folder) == [".hidden", "lock"]
+
+
+# ``link`` and ``replace`` are the last steps, and each must not be seen half.
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        *(("create", step) for step in ("write", "utime", "fsync", "link")),
+        *(
+            (method, step)
+            for method in ("write", "replace")
+            for step in ("write", "utime", "fsync", "link", "replace")
+        ),
+        *(("publish", step) for step in ("link", "replace")),
+    ],
+)
+def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(
+    storage, folder, tmp_path, method, step
+):
+    folder.path.mkdir()
+    if method == "replace":
+        storage.write(folder.join("document"), b"old")
+    result = tmp_path / "result"
+    result.write_bytes(b"new")
+    program = [sys.executable, "-c", KILLED, method, step, folder.join("document").uri, result]
+
+    assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
+
+    there = {"document": b"old"} if method == "replace" else {}
+    found = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    if step == "replace":
+        # A complete file on its way to the other's place, which the next process to write here removes.
+        (left,) = found.keys() - there.keys()
+        assert found.pop(left) == b"new"
+    assert found == there
+    assert _names(storage, folder) == list(there)
+    storage.write(folder.join("next"), b"next")
+    assert _on_disk(folder) == sorted([*there, "next"])
 
 
 def test_a_name_that_is_not_unicode_is_listed_and_is_no_relative_path(storage, folder, tmp_path):
@@ -264,7 +328,7 @@ def test_no_update_is_lost_among_processes(storage, folder):
 
 
 def test_a_document_is_created_once_where_the_disk_knows_no_hard_links(storage, folder, monkeypatch):
-    def refuse(_source, _target):
+    def refuse(*_, **__):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
