@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from enum import Enum, auto
+from enum import StrEnum, auto
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = [
     "InputFileType",
@@ -39,7 +38,7 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
 
 
-class WireEnum(str, Enum):
+class WireEnum(StrEnum):
     """An enum of the wire: the value is the name that it goes by there, so it is JSON as it is.
 
     The first member is the one that means "unset"; its name ends in the words that the names of all members share.

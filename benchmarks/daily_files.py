@@ -87,9 +87,7 @@ class Bench:
         run_id = self.server.trigger("batch_execution", conf)
         ended = self.server.wait_for_run("batch_execution", run_id)
         assert ended["state"] == "success", ended
-        queued, end = (
-            datetime.fromisoformat(ended[name].replace("Z", "+00:00")) for name in ("queued_at", "end_date")
-        )
+        queued, end = (datetime.fromisoformat(ended[name]) for name in ("queued_at", "end_date"))
         return (end - queued).total_seconds()
 
     def fresh(self, name: str) -> Path:

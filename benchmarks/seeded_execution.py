@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dagbag import DBDagBag
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 BUILD_ID = "2024-07-01"
-_BEGAN = datetime(2024, 7, 1, tzinfo=timezone.utc)
+_BEGAN = datetime(2024, 7, 1, tzinfo=UTC)
 
 
 def seed_run(
@@ -39,7 +39,7 @@ def seed_run(
     assert dag is not None, f"{dag_id} is not in the database"
     run = dag.create_dagrun(
         run_id=run_id,
-        run_after=datetime.now(timezone.utc),
+        run_after=datetime.now(UTC),
         conf=dict(conf),
         run_type=DagRunType.MANUAL,
         triggered_by=DagRunTriggeredByType.REST_API,

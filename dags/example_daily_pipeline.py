@@ -5,7 +5,7 @@ Its buckets are AWS's, or those of the connection ``batch_execution_default``. C
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, task
@@ -15,7 +15,7 @@ from airflow_batchexec import BatchExecutionOperator
 with DAG(
     "example_daily_pipeline",
     schedule="@daily",
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     is_paused_upon_creation=True,
     max_active_runs=1,

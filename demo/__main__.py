@@ -218,9 +218,7 @@ def _show(summary: Summary) -> None:
 
 
 def _seconds(run: dict[str, Any]) -> float:
-    queued, ended = (
-        datetime.fromisoformat(run[name].replace("Z", "+00:00")) for name in ("queued_at", "end_date")
-    )
+    queued, ended = (datetime.fromisoformat(run[name]) for name in ("queued_at", "end_date"))
     return (ended - queued).total_seconds()
 
 

@@ -31,8 +31,7 @@ import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["AirflowServer", "free_port"]
 

@@ -13,7 +13,7 @@ for candidate in python3.11 python3.12 python3.13 python3; do
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.11 to 3.13 is needed (the pinned tools have no release for 3.10); on Debian: apt-get install python3 python3-venv" >&2
+    echo "Python 3.11, 3.12 or 3.13 is needed; on Debian: apt-get install python3 python3-venv" >&2
     exit 1
 fi
 

@@ -10,7 +10,7 @@ import re
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -136,7 +136,7 @@ class AwsProxy:
             answer = pass_on(_signed(replace(request, body=body), keys))
             if told_seconds is None:
                 return answer
-            told = datetime.now(timezone.utc) + timedelta(seconds=told_seconds)
+            told = datetime.now(UTC) + timedelta(seconds=told_seconds)
             return replace(answer, body=_EXPIRATION.sub(f"{told:%Y-%m-%dT%H:%M:%SZ}".encode(), answer.body))
 
         self.rules.append(rule)

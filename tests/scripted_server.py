@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["API", "DROP", "START", "STARTED", "Received", "Reply", "ScriptedServer", "jwt", "status_of"]
 

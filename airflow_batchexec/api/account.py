@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.api.standing import PLAN_TASK, Words
@@ -183,4 +183,4 @@ def _time_of(said: Mapping[str, Any]) -> float | None:
 
 
 def _utc(at: float) -> datetime:
-    return datetime.fromtimestamp(at, timezone.utc)
+    return datetime.fromtimestamp(at, UTC)

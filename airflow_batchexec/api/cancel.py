@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -108,4 +108,4 @@ def _refusal(run: Run) -> ApiError | None:
 def _expiry() -> datetime | None:
     """When what a task is told may be removed, as Airflow's own call has it."""
     days = conf.getint("state_store", "default_retention_days")
-    return datetime.now(timezone.utc) + timedelta(days=days) if days > 0 else None
+    return datetime.now(UTC) + timedelta(days=days) if days > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +257,7 @@ def _create(
         # As Airflow's own call does that starts a run, except that the id is made here.
         dag.create_dagrun(
             run_id=run_id,
-            run_after=datetime.now(timezone.utc),
+            run_after=datetime.now(UTC),
             conf=conf,
             run_type=DagRunType.MANUAL,
             triggered_by=DagRunTriggeredByType.REST_API,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +26,7 @@ PLAIN = None
 """The markup of help texts: none. Rich's help cuts long flags on a narrow terminal, and takes its time to load."""
 
 
-class Output(str, Enum):
+class Output(StrEnum):
     """How a command prints its result."""
 
     TEXT = "text"

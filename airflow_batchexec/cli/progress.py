@@ -20,8 +20,7 @@ from airflow_batchexec.engine.ledger import FileStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from typing_extensions import Self
+    from typing import Self
 
     from airflow_batchexec.engine.execution import Prepared
     from airflow_batchexec.engine.ledger import FileRecord

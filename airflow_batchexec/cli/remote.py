@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta, timezone
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -174,6 +174,6 @@ def _row(job: BatchJobSummary) -> tuple[str, ...]:
         job.job_status.short,
         job.build_id or "-",
         str(job.job_size or "-"),
-        f"{start.astimezone(timezone.utc):%Y-%m-%d %H:%M}" if start else "-",
+        f"{start.astimezone(UTC):%Y-%m-%d %H:%M}" if start else "-",
         str(timedelta(seconds=round((end - start).total_seconds()))) if start and end else "-",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,11 +39,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-# Python 3.10 reads fractions of three or six digits only, and no Z.
-_MOMENT = re.compile(
-    r"(?P<start>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?(?P<zone>Z|[+-]\d\d:\d\d)"
-)
 
 
 def read_started(answer: Answer) -> StartExecutionResult:
@@ -219,9 +213,7 @@ class _Object:
 
 
 def _moment(text: str) -> datetime:
-    match = _MOMENT.fullmatch(text)
-    if not match:
-        raise ValueError(text)
-    fraction = (match["fraction"] or "")[:6].ljust(6, "0")
-    zone = "+00:00" if match["zone"] == "Z" else match["zone"]
-    return datetime.fromisoformat(f"{match['start']}.{fraction}{zone}")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return moment

@@ -17,16 +17,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from airflow_batchexec.exceptions import ConfigurationError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["default_path", "read_profile"]
 

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,7 @@ def local_execution(
 
     check_local(config)
     return LocalExecution(
-        execution_id=f"local-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        execution_id=f"local-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
         config=config,
         repository=repository(model_repository),
         instances=instance_table(),

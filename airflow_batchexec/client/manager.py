@@ -26,8 +26,7 @@ from airflow_batchexec.wire import JobStatus, start_request
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from typing_extensions import Self
+    from typing import Self
 
     from airflow_batchexec.client.results import (
         BatchJobSummary,

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from rich.progress import ProgressColumn
-    from typing_extensions import Self
 
 __all__ = ["Bar", "NoBar", "TerminalBar", "bar", "columns"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.ledger import FileRecord, FileStatus
@@ -26,7 +26,7 @@ _NAMED_FILES = 3
 _UNFAILED = frozenset({FileStatus.FINISHED, FileStatus.NOT_STARTED})
 
 
-class ExecutionStatus(str, Enum):
+class ExecutionStatus(StrEnum):
     """What an execution is doing, or has come to."""
 
     COMMITTED = "COMMITTED"

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import keyword
 import re
-import sys
+import tomllib
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.locations import Location, check_id
 from airflow_batchexec.exceptions import ConfigurationError, InvalidBuildError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -51,7 +46,7 @@ _PURCHASE_OPTIONS = {"spot": "spot", "on-demand": "on-demand", "ondemand": "on-d
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class BuildKind(str, Enum):
+class BuildKind(StrEnum):
     """How a build is loaded."""
 
     PYTHON = "python"

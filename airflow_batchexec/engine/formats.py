@@ -17,7 +17,7 @@ import sys
 import warnings
 import zlib
 from contextlib import nullcontext
-from enum import Enum
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -56,7 +56,7 @@ class UnwritableResultError(Exception):
     """A result holds a value that its file type cannot hold; the message names the column and a way out."""
 
 
-class FileType(str, Enum):
+class FileType(StrEnum):
     """The kinds of files that an execution reads and writes."""
 
     CSV = "CSV"

@@ -12,7 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SEGMENT_SECONDS = 1.0
 _READ_THREADS = 16
 
 
-class FileStatus(str, Enum):
+class FileStatus(StrEnum):
     """What became of one file."""
 
     STARTED = "STARTED"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from airflow_batchexec.exceptions import ConfigurationError, LocationError
@@ -21,7 +21,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
-class Scheme(str, Enum):
+class Scheme(StrEnum):
     """The storages that a location can lie in."""
 
     S3 = "s3"

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.exceptions import (
@@ -44,7 +44,7 @@ FOLDER = "locks"
 _ATTEMPTS = 10
 
 
-class OwnerState(str, Enum):
+class OwnerState(StrEnum):
     """What is known of a lock's owner."""
 
     RUNNING = "RUNNING"

@@ -20,8 +20,7 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Self
+    from typing import Self
 
     from airflow_batchexec.engine.locations import Location
     from airflow_batchexec.engine.storage import Storage

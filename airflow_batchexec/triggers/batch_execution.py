@@ -74,7 +74,7 @@ class BatchExecutionTrigger(BaseTrigger):
         waiting = watch_of(self.dag_id).ended(self.run_id, poll_seconds=self.poll_interval)
         try:
             state = await asyncio.wait_for(waiting, left)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             await self._cancel("The task that waited for it took longer than its execution_timeout.")
             state = "timeout"
         await asyncio.sleep(max(0.0, self.not_before - time.time()))

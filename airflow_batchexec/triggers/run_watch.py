@@ -131,7 +131,7 @@ class RunWatch:
             left = started + self._pace * share - clock()
             try:
                 await asyncio.wait_for(self._hurry.wait(), left)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 return
 
     async def _ask(self, run_ids: list[str], *, census: bool) -> None:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann:
         assert task["status"] == "BATCH_TASK_FINISHED_STATUS"
         assert task["num_of_records"] == 5
         began, ended = (datetime.fromisoformat(task[name]) for name in ("start_time", "end_time"))
-        assert began <= ended <= datetime.now(timezone.utc)
+        assert began <= ended <= datetime.now(UTC)
 
     lines = ann.lines(execution_id)
     order = [

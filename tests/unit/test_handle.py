@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ def context(*, start: datetime | None = None, clear_number: int | None = 0):
 
 
 def test_an_execution_begins_with_its_run():
-    start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     assert dag_run_start(context(start=start)) == start.timestamp()
 

@@ -45,8 +45,7 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Self
+    from typing import Self
 
     from airflow_batchexec.engine.formats import FileType
     from airflow_batchexec.engine.instances import Instance

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.credentials import RefreshableCredentials
@@ -111,7 +111,7 @@ class RoleCredentials(RefreshableCredentials):
         """
         assumption = _Assumption(role, client, source, on_secret)
         keys = assumption()
-        life = datetime.fromisoformat(keys["expiry_time"]) - datetime.now(timezone.utc)
+        life = datetime.fromisoformat(keys["expiry_time"]) - datetime.now(UTC)
         seconds = max(0.0, life.total_seconds())
         return cls.create_from_metadata(
             metadata=keys,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
 import pytest
@@ -163,7 +163,7 @@ def test_details_are_typed(server, client):
     )
     job = client.get_batch_job_details("rest__1").batch_job
     assert (job.model_id, job.branch_id, job.build_id) == ("churn", "main", "v7")
-    assert job.start_time == datetime(2026, 11, 22, 10, 0, 0, 123456, timezone.utc)
+    assert job.start_time == datetime(2026, 11, 22, 10, 0, 0, 123456, UTC)
     assert job.end_time is None
     assert job.job_status.short == "RUNNING"
     assert (job.total_records, job.job_size) == (10, 2)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import string
-import sys
+import tomllib
 
 import pytest
 from hypothesis import given
@@ -11,11 +11,6 @@ from hypothesis import strategies as st
 from airflow_batchexec.engine.builds import Build, BuildKind, Deployment, format_toml, is_build, read_build
 from airflow_batchexec.engine.locations import Location, Scheme, check_id
 from airflow_batchexec.exceptions import ConfigurationError, InvalidBuildError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ALPHANUMERIC = string.ascii_letters + string.digits
 IDS = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import warnings
-from datetime import date, timedelta, timezone
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -492,9 +492,7 @@ COLUMNS = {
     "Float64": _series(wild_floats.filter(lambda x: x == x) | st.none(), "Float64"),  # noqa: PLR0124  NaN alone is unequal to itself
     "moments": _series(moments | st.none(), "datetime64[us]"),
     "days": _series(days | st.none(), "datetime64[ns]"),
-    "zoned moments": _series(
-        moments.map(lambda moment: moment.replace(tzinfo=timezone.utc)), "datetime64[us, UTC]"
-    ),
+    "zoned moments": _series(moments.map(lambda moment: moment.replace(tzinfo=UTC)), "datetime64[us, UTC]"),
     "spans": _series(spans | st.none(), "timedelta64[us]"),
     "text categories": _series(st.sampled_from(["a", "b,c", 'd"', None]), "category"),
     "number categories": _series(st.sampled_from([1, 2, None]), "category"),

@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from threading import Barrier
@@ -40,7 +40,7 @@ from airflow_batchexec.exceptions import (
     NoLiveBuildError,
 )
 
-NOON = datetime(2026, 11, 22, 10, 30, tzinfo=timezone.utc)
+NOON = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 MODEL_PY = "def predict(df):\n    return df\n"
 NUMBERS = count()
 EXAMPLES = Path(__file__).parents[3] / "models"
