@@ -16,8 +16,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from demo.airflow_server import AirflowServer
 from demo.flights import train_build, write_days
+from tools.airflow_server import AirflowServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PODS = 2

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import requests
 
-from demo.airflow_server import free_port
+from tools.airflow_server import free_port
 
 CONF = {
     "model_id": "arrival_delay",
@@ -58,7 +58,7 @@ def main() -> None:
 def seed(files: int, runs: int) -> None:
     from airflow.utils.session import create_session
 
-    from benchmarks.seeded_execution import seed_execution, seed_run
+    from tools.seeded_execution import seed_execution, seed_run
 
     with create_session() as session:
         for number in range(runs):

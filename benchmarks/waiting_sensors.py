@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from demo.airflow_server import AirflowServer
+from tools.airflow_server import AirflowServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.airflow_server import AirflowServer
 from demo.flights import Errors, measure, train_build, write_days
+from tools.airflow_server import AirflowServer
 
 if TYPE_CHECKING:
     from types import FrameType

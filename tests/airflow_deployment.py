@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from s3_server import S3Server
 
-    from demo.airflow_server import AirflowServer
+    from tools.airflow_server import AirflowServer
 
 __all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "Deployment"]
 

@@ -19,6 +19,8 @@ from gcs_server import start_gcs_server
 from s3_server import start_s3_server
 from together import OneProcessEach, rank_of
 
+pytest_plugins = ["airflow_fixtures"]
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

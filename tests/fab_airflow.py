@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from demo.airflow_server import free_port
+from tools.airflow_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

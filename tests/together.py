@@ -19,9 +19,9 @@ _TOGETHER = {
     "integration/test_credentials": "an Airflow with a triggerer",
     "integration/test_cli_server": "an Airflow with users on PostgreSQL",
     "integration/test_rest_api": "an Airflow with users on PostgreSQL",
-    "integration/test_killing": "killing",
+    "soak/test_killing": "killing",
     "integration/test_citizenship": "citizenship",
-    "integration/test_local_mode": "local mode",
+    "cli/test_local_mode": "local mode",
 }
 _GROUPS = list(dict.fromkeys(_TOGETHER.values()))
 # Their tests run tasks within their own process, where the first one takes ten seconds.

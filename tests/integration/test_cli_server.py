@@ -21,7 +21,7 @@ from airflow_models import expected, frame
 from documents import ROOT, blocks, needs_server
 from waiting import wait_until
 
-from demo.airflow_server import free_port
+from tools.airflow_server import free_port
 
 if TYPE_CHECKING:
     from airflow_deployment import Deployment

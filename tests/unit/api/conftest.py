@@ -23,7 +23,7 @@ from inline_executions import publish_moody_model
 from sqlalchemy import delete, event
 
 from airflow_batchexec.plugin import BatchExecPlugin
-from benchmarks.seeded_execution import seed_run
+from tools.seeded_execution import seed_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

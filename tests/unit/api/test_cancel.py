@@ -15,7 +15,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from wire_service import parse_response
 
-from benchmarks.seeded_execution import map_predict, seed_plan
+from tools.seeded_execution import map_predict, seed_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

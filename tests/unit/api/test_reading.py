@@ -13,7 +13,7 @@ from wire_service import parse_response
 
 from airflow_batchexec.engine.journal import pack
 from airflow_batchexec.wire import JobStatus
-from benchmarks.seeded_execution import (
+from tools.seeded_execution import (
     BUILD_ID,
     map_predict,
     say,

@@ -77,21 +77,21 @@ def seed_plan(
     session: Session, run: DagRun, files: Sequence[tuple[str, int]], *, generation: int = 0
 ) -> None:
     """What ``plan`` leaves: which files there are, and in which shares."""
-    at = _BEGAN.timestamp()
+    at, conf = _BEGAN.timestamp(), run.conf or {}
     shares = len({share for _, share in files})
     planned = {
         "kind": "planned",
         "at": at,
         "files": len(files),
         "bytes": 1_000 * len(files),
-        "model_id": run.conf["model_id"],
+        "model_id": conf["model_id"],
         "build_id": BUILD_ID,
         "instance": "small",
         "purchase_option": "",
         "shares": shares,
         "pods": 0,
-        "source": run.conf["source_folder"],
-        "destination": run.conf["destination_folder"],
+        "source": conf["source_folder"],
+        "destination": conf["destination_folder"],
         "generation": generation,
     }
     say(session, run, "plan", f"journal-{generation}-1-0000", [planned])
@@ -107,7 +107,7 @@ def seed_plan(
             "generation": generation,
             "total_files": len(files),
             "shares": shares,
-            "model_id": run.conf["model_id"],
+            "model_id": conf["model_id"],
             "build_id": BUILD_ID,
             "files_rows": len(rows),
         },

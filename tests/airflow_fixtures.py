@@ -14,14 +14,14 @@ from airflow_models import publish_model
 from postgresql_server import start_postgresql_server
 from together import group_of
 
-from demo.airflow_server import AirflowServer
+from tools.airflow_server import AirflowServer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from s3_server import S3Server
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 # The buckets in the commands that the documents show.
 _BUCKETS_OF_DOCUMENTS = ("delays", "flights", "weather-in", "weather-out")
 
