@@ -22,6 +22,7 @@ _READ_BYTES = 1 << 20
 _LINE_BYTES = 8 << 10
 _BUDGET_BYTES = 1 << 20
 _BUDGET_LINES = 10_000
+_POLL_SECONDS = 0.5
 
 
 class LineForwarder:
@@ -48,6 +49,7 @@ class LineForwarder:
         self._lines_left = _BUDGET_LINES
         self._dropped_bytes = 0
         self._broken = False
+        self._abandoned = False
         # Another thread may have read what this one was told of.
         os.set_blocking(stream.fileno(), False)
         self._thread = threading.Thread(target=self._run, name=f"pod-{name}", daemon=True)
@@ -63,18 +65,23 @@ class LineForwarder:
             self._renew_budget()
 
     def join(self, timeout: float) -> None:
-        """Wait until the stream has ended and all of it has been passed on."""
+        """Wait until the stream has ended and all of it has been passed on.
+
+        A process that outlives the pod may hold the stream open; after ``timeout`` seconds it is closed all the same.
+        """
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
+            self._abandoned = True
+            self._thread.join(2 * _POLL_SECONDS)
 
     def _run(self) -> None:
         # Not select: it takes no descriptor above 1023.
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
         while True:
-            poll.poll()
+            readable = poll.poll(_POLL_SECONDS * 1000)
             with self._lock:
-                if self._read(_READ_BYTES) == b"":
+                if self._abandoned or (readable and self._read(_READ_BYTES) == b""):
                     self._end_line()
                     self._renew_budget()
                     self._stream.close()

@@ -168,3 +168,13 @@ def test_a_log_that_cannot_be_written_does_not_block_the_model(caplog):
     assert [record.message for record in caplog.records] == [
         "What the pod prints on stdout cannot be passed on any more."
     ]
+
+
+def test_a_stream_that_a_process_keeps_open_is_closed_all_the_same():
+    stream = Stream()
+    stream.write(b"one\n")
+    wait_until(lambda: stream.texts() == ["one"])
+    stream.forwarder.join(0)
+    with pytest.raises(BrokenPipeError):
+        stream.pipe.write(b"two\n")
+    stream.pipe.close()
