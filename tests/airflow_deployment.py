@@ -1,28 +1,36 @@
-"""A real Airflow with the provider, the test model and a bucket, and what tests do with it."""
+"""Real Airflows with the provider, the test model and a bucket, and what tests do with them."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import sqlite3
-from contextlib import closing, contextmanager, suppress
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from airflow_models import frame, publish_model
+from postgresql_server import start_postgresql_server
+
+from tools.airflow_client import AirflowClient
+from tools.airflow_server import AirflowServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
+    from contextlib import ExitStack
 
     from s3_server import S3Server
+    from shared_servers import SharedServers
 
-    from tools.airflow_server import AirflowServer
+    from tools.airflow_client import AirflowAddress
 
-__all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "Deployment"]
+__all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "DeployedAirflow", "Deployment", "deploy_airflow"]
 
+_ROOT = Path(__file__).resolve().parents[1]
 CONNECTION = "batch_execution_default"
 MAX_MAP_LENGTH = 9
 # Users and their roles, where there are any.
@@ -35,25 +43,151 @@ PEOPLE = {
     "vera": "viewer",
     "nobody": "",
 }
+# The buckets in the commands that the documents show.
+_BUCKETS_OF_DOCUMENTS = ("delays", "flights", "weather-in", "weather-out")
+# The parameter that tells the pods of one module from those of others in the same Airflow.
+_OWNER = "TEST_FOLDER"
+
+
+@dataclass(frozen=True)
+class DeployedAirflow:
+    """An Airflow as tests in any process need to know it; can be pickled.
+
+    Attributes:
+        address: Its address.
+        s3: The S3 server that its connection names.
+        bucket: A bucket that its executions may touch.
+        home: Its folder.
+    """
+
+    address: AirflowAddress
+    s3: S3Server
+    bucket: str
+    home: Path
+
+    @property
+    def dags(self) -> Path:
+        """Where it looks for DAG files."""
+        return self.home / "dags"
+
+    @property
+    def files(self) -> Path:
+        """A folder that its executions may touch."""
+        return self.home / "files"
+
+
+def deploy_airflow(
+    home: Path,
+    running: ExitStack,
+    *,
+    s3: S3Server,
+    database: Path | None,
+    settings: Mapping[str, str] | None = None,
+    users: Mapping[str, str] | None = None,
+    path: str = "",
+    owner: SharedServers | None = None,
+) -> tuple[AirflowServer, DeployedAirflow]:
+    """Start an Airflow with the execution DAG, the test model, and a connection to S3.
+
+    Args:
+        home: Its folder, which does not exist yet.
+        running: Registers what ends it.
+        s3: The S3 server.
+        database: An empty database in SQLite, to begin with a copy of; ``None`` for one in PostgreSQL.
+        settings: More of Airflow's configuration, by environment variable.
+        users: Airflow's users and their roles, an admin first; without any, everybody is an admin.
+        path: Airflow's path on its server.
+        owner: Says whether the tests were interrupted, so that the Airflow must end at once.
+    """
+    airflow = DeployedAirflow(None, s3, s3.make_bucket(), home)  # type: ignore[arg-type]  # known when it runs
+    airflow.dags.mkdir(parents=True)
+    airflow.files.mkdir()
+    (home / "scratch").mkdir()
+    dag_file = _ROOT / "dags" / "batch_execution.py"
+    (airflow.dags / dag_file.name).write_bytes(dag_file.read_bytes())
+    publish_model(home, "scaler")
+    allowed = [f"file://{airflow.files}", *(f"s3://{b}" for b in (airflow.bucket, *_BUCKETS_OF_DOCUMENTS))]
+    server = AirflowServer(
+        home=home / "airflow",
+        dags_folder=airflow.dags,
+        settings={
+            "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(home / "repository"),
+            "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ", ".join(allowed),
+            "AIRFLOW__BATCHEXEC__EXECUTION_DAGS": "batch_execution, batch_execution_gpu",
+            "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(home / "scratch"),
+            "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
+            "AIRFLOW__CORE__PARALLELISM": "16",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            # Where DAG files find what tests have for them.
+            "PYTHONPATH": str(_ROOT / "tests"),
+            # DAG files are added but never change, and parsing one again costs a second.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+            # Tests mostly wait for one part of Airflow to poll what another part has done.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+            **(settings or {}),
+        },
+        path=path,
+        users=users,
+        database=database,
+        database_url="" if database else running.enter_context(start_postgresql_server()),
+    )
+    running.callback(lambda: server.stop(**({"seconds": 1.0} if owner and owner.interrupted else {})))
+    server.start()
+    for key, value in {
+        "bucket_key": s3.access_key_id,
+        "bucket_secret": s3.secret_access_key,
+        "denied_key": s3.denied.access_key_id,
+        "denied_secret": s3.denied.secret_access_key,
+    }.items():
+        server.api("POST", "variables", json={"key": key, "value": value})
+    extra = {"endpoint_url": s3.endpoint_url, "region_name": s3.region}
+    server.api(
+        "POST",
+        "connections",
+        json={"connection_id": CONNECTION, "conn_type": "batch_execution", "extra": json.dumps(extra)},
+    )
+    server.wait_for_dag("batch_execution")
+    return server, DeployedAirflow(server.address, s3, airflow.bucket, home)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """An Airflow with the provider, the test model and a bucket, as one module of tests has it.
+    """An Airflow as one module of tests sees it; other modules may be using it.
 
     Attributes:
-        airflow: The Airflow; other modules may have been there before.
+        airflow: The Airflow.
         s3: The S3 server.
         bucket: A bucket that its executions may touch.
-        folder: A folder of the module's own that they may touch.
+        folder: The module's folder, which its executions may touch.
         home: A folder of the Airflow's.
     """
 
-    airflow: AirflowServer
+    airflow: AirflowClient
     s3: S3Server
     bucket: str
     folder: Path
     home: Path
+
+    @classmethod
+    def of(cls, deployed: DeployedAirflow, folder: Path, airflow: AirflowClient | None = None) -> Deployment:
+        """An Airflow for one module.
+
+        Args:
+            deployed: The Airflow.
+            folder: The module's folder.
+            airflow: The server object, if the module started it.
+        """
+        if airflow is None:
+            airflow = AirflowClient(deployed.address)
+            airflow.log_in()
+        return cls(airflow, deployed.s3, deployed.bucket, folder, deployed.home)
+
+    @property
+    def database_url(self) -> str:
+        """Airflow's database."""
+        return self.airflow.address.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
     @property
     def repository(self) -> Path:
@@ -65,24 +199,53 @@ class Deployment:
         """The folder below which pods have theirs."""
         return self.home / "scratch"
 
+    def scratch_of(self, pod: psutil.Process) -> Path:
+        """The scratch folder of a live pod."""
+        home = Path(pod.environ()["HOME"]).relative_to(self.scratch)
+        return self.scratch / home.parts[0]
+
     def publish(self, model_id: str) -> None:
         """See that the test model is there by another name as well."""
         if not (self.repository / model_id).exists():
             publish_model(self.home, model_id)
 
-    def connect(self, extra: str) -> None:
-        """Change what the connection says, by which executions reach S3."""
-        body = {"connection_id": CONNECTION, "conn_type": "batch_execution", "extra": extra}
-        self.airflow.api("PATCH", f"connections/{CONNECTION}", json=body)
+    def add_example_model(self, model_id: str) -> None:
+        """Add one of the project's example models, unless it is there."""
+        target = self.repository / model_id
+        copy = Path(tempfile.mkdtemp(dir=self.home)) / model_id
+        shutil.copytree(_ROOT / "models" / model_id, copy)
+        # Another module may have added it meanwhile.
+        with suppress(OSError):
+            copy.rename(target)
 
-    def execute(self, *, timeout: float = 300.0, **conf: Any) -> tuple[dict[str, Any], str]:
+    def add_dags(self, name: str, source: str, *dag_ids: str) -> None:
+        """Add a DAG file, and wait until its DAGs are parsed."""
+        path = self.home / "dags" / name
+        # Airflow must not read half a file, and modules may add the same file at once.
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        if not path.exists():
+            unfinished.write_text(source)
+            unfinished.rename(path)
+        for dag_id in dag_ids:
+            self.airflow.wait_for_dag(dag_id)
+
+    def parameters(self, **more: str) -> dict[str, str]:
+        """Parameters that let :meth:`pods` find the execution's pods."""
+        return {_OWNER: str(self.folder), **more}
+
+    def execute(
+        self, *, timeout: float = 300.0, dag_id: str = "batch_execution", **conf: Any
+    ) -> tuple[dict[str, Any], str]:
         """Run one execution to its end; give the run and its id."""
-        run_id = self.start(**conf)
-        return self.airflow.wait_for_run("batch_execution", run_id, timeout=timeout), run_id
+        run_id = self.start(dag_id=dag_id, **conf)
+        return self.airflow.wait_for_run(dag_id, run_id, timeout=timeout), run_id
 
-    def start(self, **conf: Any) -> str:
+    def start(self, *, dag_id: str = "batch_execution", **conf: Any) -> str:
         """Start one execution."""
-        return self.airflow.trigger("batch_execution", {"model_id": "scaler", **conf})
+        parameters = self.parameters(**conf.pop("parameters", {}))
+        if str(self.folder) in conf["destination_folder"]:
+            parameters[_OWNER] = conf["destination_folder"]
+        return self.airflow.trigger(dag_id, {"model_id": "scaler", "parameters": parameters, **conf})
 
     def clear(self, run_id: str, **selection: Any) -> dict[str, Any]:
         """Clear tasks of an execution, and wait until it has ended again."""
@@ -133,49 +296,20 @@ class Deployment:
         (instance,) = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
         os.kill(int(instance["pid"]), signal.SIGKILL)
 
-    def pods(self) -> list[psutil.Process]:
-        """The root process of every pod that lives, whoever is its parent by now: its home is in the scratch folder."""
+    def pods(self, name: str = "") -> list[psutil.Process]:
+        """The root process of each live pod of the module's executions, orphans included.
+
+        Pods are recognized by their home, which is in the scratch folder, and by a parameter of the execution.
+
+        Args:
+            name: Only those of the executions whose files are in this folder of the module's.
+        """
+        owner = f"{self.folder / name}/"
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("HOME", "").startswith(str(self.scratch)):
+                environment = process.environ()
+                is_pod = environment.get("HOME", "").startswith(str(self.scratch))
+                if is_pod and owner in f"{environment.get(_OWNER, '')}/":
                     found[process.pid] = (process, process.ppid())
         return [process for process, parent in found.values() if parent not in found]
-
-    def triggerers(self) -> list[int]:
-        """The triggerers that there are or were, by the numbers of their jobs."""
-        jobs = self.airflow.api("GET", "jobs?job_type=TriggererJob&limit=100")["jobs"]
-        return [job["id"] for job in jobs]
-
-    def trigger_logs(self, triggerer: int) -> str:
-        """All logs of the triggers of a triggerer, by the number of its job."""
-        logs = (self.airflow.home / "logs").rglob(f"*.trigger.{triggerer}.log")
-        return "".join(log.read_text() for log in logs)
-
-    @contextmanager
-    def frozen_triggerer(self) -> Iterator[int]:
-        """The only triggerer freezes, and goes on afterwards. Gives its job's number."""
-        (number,) = self.triggerers()
-        triggerer = psutil.Process(self.airflow.pid("triggerer"))
-        frozen = [triggerer, *triggerer.children(recursive=True)]
-        try:
-            for process in frozen:
-                process.suspend()
-            # SQLite has one writer: frozen in the middle of a change, it would keep all others from theirs.
-            while not self._can_be_written():
-                triggerer.resume()
-                self._can_be_written()
-                triggerer.suspend()
-            yield number
-        finally:
-            for process in frozen:
-                process.resume()
-
-    def _can_be_written(self) -> bool:
-        """Whether Airflow's database can be written, now or within seconds."""
-        with closing(sqlite3.connect(self.airflow.home / "airflow.db", timeout=5.0)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-        return True

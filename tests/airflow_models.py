@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_SOURCE", "expected", "frame", "publish_model"]
 
-# What a file asks for stands in its own column ``mood``; the names in capitals are parameters of the execution.
+# The column ``mood`` of a file says what happens to it; names in capitals are parameters of the execution. ``gated`` files
+# wait until the file GATE exists, ``called`` ones for a file of their name in the folder GATE.
 MODEL_SOURCE = """
 import os
 import time
@@ -37,9 +38,11 @@ class Model:
             raise ValueError("this file upsets me")
         if mood == "hang":
             time.sleep(600)
-        if mood in ("slow", "gated"):
+        if mood == "slow":
             time.sleep(float(os.environ["PAUSE"]))
         while mood == "gated" and not Path(os.environ["GATE"]).exists():
+            time.sleep(0.1)
+        while mood == "called" and not Path(os.environ["GATE"], name).exists():
             time.sleep(0.1)
         return df.assign(y=df["x"] * self.factor)
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import gc
 import os
 import shutil
@@ -11,25 +10,31 @@ import signal
 import subprocess
 import sys
 import tempfile
+from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow_deployment import PEOPLE, deploy_airflow
 from gcs_server import start_gcs_server
 from s3_server import start_s3_server
+from shared_servers import SharedServers, shared, shared_folder
 from together import OneProcessEach, rank_of
 
 pytest_plugins = ["airflow_fixtures"]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+    from contextlib import ExitStack
 
+    from airflow_deployment import DeployedAirflow
     from gcs_server import GcsServer
     from s3_server import S3Server
 
 # Airflow reads these when it is first imported, and writes its configuration and logs into its home. So they are set
 # here, before any test module is, and set hard: a test must not touch the Airflow of whoever runs it.
-_AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="batchexec-tests-airflow-"))
+_AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="batchexec-tests-airflow-", dir=shared_folder()))
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("AIRFLOW")]:
     del os.environ[_name]
@@ -39,10 +44,89 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_AIRFLOW_HOME}/airflow.db",
 }
 
+_SERVERS = pytest.StashKey[SharedServers]()
+# A test that uses one of these fixtures, directly or not, needs a server, a browser, or a database of Airflow's.
+_OF_SERVERS = {"deployment", "empty_database", "fab", "gcs_server", "own_deployment", "page", "s3_server"}
+
+
+def _empty_database(servers: SharedServers, cache: Path) -> Path:
+    """A migrated database; kept in pytest's cache for this version of Airflow, as migrating takes ten seconds."""
+    versions = {d.name: d.version for d in distributions() if d.name.startswith("apache-airflow")}
+    database = cache / f"{sha256(repr(sorted(versions.items())).encode()).hexdigest()[:16]}.db"
+    if not database.exists():
+        home = servers.folder / "empty-airflow"
+        home.mkdir()
+        settings = {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        }
+        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+        subprocess.run(migrate, env={**os.environ, **settings}, check=True, capture_output=True)
+        copy = database.with_suffix(f".{os.getpid()}")
+        shutil.copy(home / "airflow.db", copy)
+        copy.rename(database)
+    return database
+
+
+def _airflow_on_sqlite(servers: SharedServers, running: ExitStack) -> DeployedAirflow:
+    home, database = servers.folder / "airflow-on-sqlite", servers.get("empty database")
+    return deploy_airflow(home, running, s3=servers.get("S3"), database=database, owner=servers)[1]
+
+
+def _airflow_on_postgresql(servers: SharedServers, running: ExitStack) -> DeployedAirflow:
+    home = servers.folder / "airflow-on-postgresql"
+    return deploy_airflow(home, running, s3=servers.get("S3"), database=None, users=PEOPLE, owner=servers)[1]
+
+
+def _s3(servers: SharedServers, running: ExitStack) -> S3Server:
+    folder = servers.folder / "s3"
+    folder.mkdir()
+    return running.enter_context(start_s3_server(folder))
+
+
+_STARTERS = {
+    "Airflow on PostgreSQL": _airflow_on_postgresql,
+    "Airflow on SQLite": _airflow_on_sqlite,
+    "S3": _s3,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the service for shared servers in the main process; xdist's workers only ask it."""
+    if not hasattr(config, "workerinput"):
+        assert config.cache is not None
+        cache = config.cache.mkdir("airflow-database")
+        starters = {} if config.getoption("markexpr") == "not server" else _STARTERS
+        config.stash[_SERVERS] = SharedServers(
+            {**starters, "empty database": lambda servers, _: _empty_database(servers, cache)}
+        )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None]:
+    """End the servers after all workers have ended, also if the tests are interrupted."""
+    try:
+        return (yield)
+    finally:
+        servers = session.config.stash.get(_SERVERS, None)
+        if servers is not None:
+            servers.interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+            servers.close(keep_files=servers.used and exitstatus == pytest.ExitCode.TESTS_FAILED)
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Say where the servers' logs are if a test has failed."""
+    servers = config.stash.get(_SERVERS, None)
+    if servers is not None and servers.used and exitstatus == pytest.ExitCode.TESTS_FAILED:
+        terminalreporter.write_line(f"The servers' logs are in {servers.folder}.")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have what shares something run together, and what takes long begin early."""
+    """Have what shares something run together, and what takes long begin early; mark what needs a server."""
     items.sort(key=lambda item: rank_of(item.path))
+    for item in items:
+        if _OF_SERVERS & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("server")
 
 
 def pytest_collection_finish() -> None:
@@ -70,24 +154,9 @@ def heeded_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Airflow's database as it is in the beginning, made once for all processes of the tests."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    home = folder / "empty-airflow"
-    with (folder / "empty-airflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        database = home / "airflow.db"
-        if not database.exists():
-            making = home / "in-the-making.db"
-            settings = {
-                "AIRFLOW_HOME": str(home),
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{making}",
-            }
-            migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
-            subprocess.run(migrate, env={**os.environ, **settings}, check=True, capture_output=True)
-            making.rename(database)
+def empty_database() -> Path:
+    """Airflow's database as it is in the beginning."""
+    database: Path = shared("empty database")
     return database
 
 
@@ -101,14 +170,14 @@ def own_database(empty_database: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server() -> S3Server:
     """One S3 server for the whole run."""
-    with start_s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
+    server: S3Server = shared("S3")
+    return server
 
 
 @pytest.fixture(scope="session")
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
-    """One Google Cloud Storage server for the whole run."""
+    """A Google Cloud Storage server for this process, because tests inject faults into its gate."""
     with start_gcs_server(tmp_path_factory.mktemp("gcs")) as server:
         yield server

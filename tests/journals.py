@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import NullPool, create_engine, text
 
 from airflow_batchexec.engine.journal import fold, report_lines, unpack
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from sqlalchemy import Engine
 
     from airflow_batchexec.engine.journal import FileAccount
 
 __all__ = ["Journal", "read_journal"]
 
-_QUERY = "SELECT task_id, map_index, key, value FROM task_state_store WHERE run_id = ? ORDER BY id"
+_QUERY = "SELECT task_id, map_index, key, value FROM task_state_store WHERE run_id = :run_id ORDER BY id"
+
+
+@cache
+def _engine(database_url: str) -> Engine:
+    return create_engine(database_url, poolclass=NullPool)
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class Journal:
         return [line for _, line in report_lines(self.entries())]
 
 
-def read_journal(database: Path, run_id: str) -> Journal:
-    """The journal of a run, from an SQLite database that others write to meanwhile."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
-        found = connection.execute(_QUERY, [run_id]).fetchall()
+def read_journal(database_url: str, run_id: str) -> Journal:
+    """The journal of a run, from a database that others write to meanwhile."""
+    with _engine(database_url).connect() as connection:
+        found = connection.execute(text(_QUERY), {"run_id": run_id}).fetchall()
     return Journal({(task_id, index, key): json.loads(value) for task_id, index, key, value in found})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from airflow_deployment import Deployment
 
-__all__ = ["Murder", "Murderer", "pod_of", "worker_of"]
+    from tools.airflow_server import AirflowServer
+
+__all__ = ["Murder", "Murderer", "Triggerers", "pod_of", "worker_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -119,3 +122,52 @@ class Murderer:
                 _log.warning("Killed %s.", self.done[-1])
                 if pod is not None:
                     self._orphans.append((self.done[-1], pod, time.monotonic()))
+
+
+class Triggerers:
+    """The triggerers of an Airflow, by the numbers of their jobs.
+
+    Args:
+        airflow: The Airflow.
+    """
+
+    def __init__(self, airflow: AirflowServer) -> None:
+        self._airflow = airflow
+
+    def numbers(self) -> list[int]:
+        """The triggerers that there are or were, by the numbers of their jobs."""
+        jobs = self._airflow.api("GET", "jobs?job_type=TriggererJob&limit=100")["jobs"]
+        return [job["id"] for job in jobs]
+
+    def logs(self, triggerer: int) -> str:
+        """All logs of the triggers of a triggerer, by the number of its job."""
+        logs = (self._airflow.home / "logs").rglob(f"*.trigger.{triggerer}.log")
+        return "".join(log.read_text() for log in logs)
+
+    @contextmanager
+    def first_frozen(self) -> Iterator[int]:
+        """The only triggerer freezes, and goes on afterwards. Gives its job's number."""
+        (number,) = self.numbers()
+        triggerer = psutil.Process(self._airflow.pid("triggerer"))
+        frozen = [triggerer, *triggerer.children(recursive=True)]
+        try:
+            for process in frozen:
+                process.suspend()
+            # SQLite has one writer: frozen in the middle of a change, it would keep all others from theirs.
+            while not self._can_be_written():
+                triggerer.resume()
+                self._can_be_written()
+                triggerer.suspend()
+            yield number
+        finally:
+            for process in frozen:
+                process.resume()
+
+    def _can_be_written(self) -> bool:
+        """Whether Airflow's database can be written, now or within seconds."""
+        with closing(sqlite3.connect(self._airflow.home / "airflow.db", timeout=5.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True

@@ -24,13 +24,15 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import psutil
 import requests
 
+from tools.airflow_client import AirflowAddress, AirflowClient
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Self
 
 __all__ = ["AirflowServer", "free_port"]
@@ -50,11 +52,9 @@ _OTHERS = {
 _MORTAL = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 _START_SECONDS = 300.0
 _STOP_SECONDS = 15.0
-_POLL_SECONDS = 0.5
-_ENDED = {"success", "failed"}
 
 
-class AirflowServer:
+class AirflowServer(AirflowClient):
     """One Airflow with a home of its own.
 
     Args:
@@ -81,13 +81,12 @@ class AirflowServer:
         database: Path | None = None,
         database_url: str = "",
     ) -> None:
-        self.home = home
         self._database = database
         self._parts = {**(_API if database_url else _TWO_APIS), **_OTHERS}
         if not triggerer:
             del self._parts["triggerer"]
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://127.0.0.1:{self.port}{path}"
         self._execution_port = self.port if database_url else free_port()
         self._execution_url = f"http://127.0.0.1:{self._execution_port}{path}/execution/"
         self._environment = {
@@ -105,13 +104,13 @@ class AirflowServer:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__FERNET_KEY": urlsafe_b64encode(os.urandom(32)).decode(),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": self._execution_url,
-            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__BASE_URL": url,
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             **(settings or {}),
         }
-        self.passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
+        passwords = {name: secrets.token_urlsafe(12) for name in users or {}}
         if users:
             self._environment |= {
                 "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
@@ -121,9 +120,14 @@ class AirflowServer:
                 "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
             }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: dict[str, int] = {}
         self._orphans: list[psutil.Process] = []
         self._logs: list[IO[bytes]] = []
-        self._session = requests.Session()
+        super().__init__(
+            AirflowAddress(
+                url=url, home=home, passwords=passwords, pids=self._pids, environment=self._environment
+            )
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -148,9 +152,9 @@ class AirflowServer:
         self._make_database()
         for part in self._parts:
             self._start_part(part)
-        self._wait(self._is_healthy, "Airflow did not become healthy")
-        self._wait(self._answers_tasks, "Airflow's execution API did not answer")
-        self._session.headers["Authorization"] = f"Bearer {self.token()}"
+        self.wait_until(self._is_healthy, "Airflow did not become healthy")
+        self.wait_until(self._answers_tasks, "Airflow's execution API did not answer")
+        self.log_in()
 
     def _make_database(self) -> None:
         if self._database is not None:
@@ -159,16 +163,7 @@ class AirflowServer:
         migrate = self._spawn("db-migrate", "db", "migrate")
         if migrate.wait(timeout=_START_SECONDS):
             raise RuntimeError(f"Airflow's database could not be made; see {self.home / 'db-migrate.log'}.")
-        del self._processes["db-migrate"]
-
-    def token(self, user: str = "") -> str:
-        """A token of a user's; of the first one's where none is named."""
-        address = f"{self.url}/auth/token"
-        if not self.passwords:
-            return str(self._session.get(address, timeout=30).json()["access_token"])
-        name = user or next(iter(self.passwords))
-        login = {"username": name, "password": self.passwords[name]}
-        return str(requests.post(address, json=login, timeout=30).json()["access_token"])
+        self._forget("db-migrate")
 
     def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
         """End every process that was started here.
@@ -193,12 +188,13 @@ class AirflowServer:
             process.wait()
         for orphan in self._orphans:
             _kill_tree(orphan)
-        self._processes.clear()
+        for part in list(self._processes):
+            self._forget(part)
         self._orphans.clear()
         for log in self._logs:
             log.close()
         self._logs.clear()
-        self._session.close()
+        self.close()
 
     def kill(self, part: str, *, with_children: bool = False) -> None:
         """Kill the process of one part (``scheduler``, ``triggerer`` …), as the machine might.
@@ -208,7 +204,7 @@ class AirflowServer:
             with_children: Whether all that it has started dies as well, as in a container. Otherwise that is left to
                 itself, until the server ends.
         """
-        process = self._processes.pop(part)
+        process = self._forget(part)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
@@ -230,84 +226,6 @@ class AirflowServer:
         """The process of one part."""
         return self._processes[part].pid
 
-    def api(self, method: str, path: str, **arguments: Any) -> Any:
-        """Call Airflow's REST API.
-
-        Raises:
-            RuntimeError: It answered with an error; the message is its answer.
-        """
-        response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=60, **arguments)
-        if not response.ok:
-            raise RuntimeError(f"Airflow answered {response.status_code}: {response.text}")
-        return response.json() if response.content else None
-
-    def wait_for_dag(self, dag_id: str) -> None:
-        """Wait until the DAG has been parsed.
-
-        Raises:
-            RuntimeError: It does not parse, or not in time.
-        """
-
-        def parsed() -> bool:
-            if self._session.get(f"{self.url}/api/v2/dags/{dag_id}", timeout=30).ok:
-                return True
-            errors = self.api("GET", "importErrors")["import_errors"]
-            if errors:
-                raise RuntimeError(errors[0]["stack_trace"])
-            return False
-
-        self._wait(parsed, f"The DAG {dag_id} was not parsed")
-
-    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
-        """Start a run and give its id."""
-        run = self.api("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
-        return str(run["dag_run_id"])
-
-    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """A run as it is now."""
-        run: dict[str, Any] = self.api("GET", f"dags/{dag_id}/dagRuns/{run_id}")
-        return run
-
-    def wait_for_run(
-        self,
-        dag_id: str,
-        run_id: str,
-        *,
-        timeout: float = 300.0,
-        on_poll: Callable[[], None] | None = None,
-    ) -> dict[str, Any]:
-        """Wait until a run has ended, and give it.
-
-        Raises:
-            RuntimeError: It did not end in time.
-        """
-
-        def ended() -> bool:
-            if on_poll is not None:
-                on_poll()
-            return self.run(dag_id, run_id)["state"] in _ENDED
-
-        self._wait(ended, f"The run {run_id} did not end", timeout=timeout)
-        return self.run(dag_id, run_id)
-
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """All task instances of a run."""
-        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000"
-        instances: list[dict[str, Any]] = self.api("GET", path)["task_instances"]
-        return instances
-
-    def task_log(
-        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, attempt: int = 1
-    ) -> str:
-        """What one attempt of a task has logged, a line per event."""
-        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?map_index={map_index}"
-        return "\n".join(_event_text(event) for event in self.api("GET", path)["content"])
-
-    def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value") -> Any:
-        """A value that a task has pushed."""
-        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-        return self.api("GET", path, params={"deserialize": "true"})["value"]
-
     def _start_part(self, part: str) -> None:
         ports = {"port": self.port, "execution_port": self._execution_port}
         self._spawn(part, *(word.format(**ports) for word in self._parts[part]))
@@ -325,7 +243,12 @@ class AirflowServer:
             start_new_session=True,
         )
         self._processes[name] = process
+        self._pids[name] = process.pid
         return process
+
+    def _forget(self, part: str) -> subprocess.Popen[bytes]:
+        del self._pids[part]
+        return self._processes.pop(part)
 
     def _is_healthy(self) -> bool:
         try:
@@ -343,18 +266,6 @@ class AirflowServer:
         except requests.RequestException:
             return False
 
-    def _wait(self, condition: Callable[[], bool], failure: str, *, timeout: float = _START_SECONDS) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            for process in self._processes.values():
-                if process.poll() is not None:
-                    raise RuntimeError(
-                        f"A part of Airflow ended with {process.returncode}: {process.args!r}; see {self.home}."
-                    )
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{failure} within {timeout:g} s; see the logs in {self.home}.")
-            time.sleep(_POLL_SECONDS)
-
 
 def free_port() -> int:
     """A port of the loopback interface that nothing listens on."""
@@ -362,13 +273,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _event_text(event: Any) -> str:
-    if not isinstance(event, dict):
-        return str(event)
-    details = "".join(f"\n{e['exc_type']}: {e['exc_value']}" for e in event.get("error_detail") or [])
-    return f"{event.get('event', '')}{details}"
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -70,7 +70,7 @@ def gcs_bucket(gcs_server: GcsServer) -> str:
     return gcs_server.make_bucket()
 
 
-@pytest.fixture(params=["local", "s3", "gcs"])
+@pytest.fixture(params=["local", *(pytest.param(name, marks=pytest.mark.server) for name in ("s3", "gcs"))])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

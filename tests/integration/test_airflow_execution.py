@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
-from airflow_batchexec import PredictFileOperator
+from airflow_batchexec import PredictFileOperator, create_execution_dag
 
 with DAG("by_hand", schedule=None):
 
@@ -45,12 +43,15 @@ with DAG("by_hand", schedule=None):
         access_secret_name="bucket_secret",
         parameters={
             "CALLS": "{{ dag_run.conf['calls'] }}",
-            "PAUSE": "0",
             "GATE": "{{ dag_run.conf.get('gate', '') }}",
+            "TEST_FOLDER": "{{ dag_run.conf['destination_folder'] }}",
         },
         retries=1,
         retry_delay=timedelta(0),
     ).expand(file=arrived())
+
+create_execution_dag("two_at_once", max_active_tasks=2)
+# DAG("two_at_once")
 """
 
 
@@ -218,13 +219,13 @@ def test_a_file_that_hangs_is_ended_by_file_timeout(deployment: Deployment) -> N
     assert record["status"] == "TIMEOUT"
     assert "file_timeout, 2 s" in record["reason"]
     assert [i["try_number"] for i in deployment.instances(run_id, "predict")] == [1]
-    assert not deployment.pods()
+    assert not deployment.pods("hanging")
 
 
 def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> None:
-    folders = deployment.write_files("late", {f"f{i}": "slow" for i in range(4)})
+    folders = deployment.write_files("late", {f"f{i}": "hang" for i in range(4)})
 
-    run, run_id = deployment.execute(**folders, pods=1, job_timeout=8, parameters={"PAUSE": "5"})
+    run, run_id = deployment.execute(**folders, pods=1, job_timeout=8)
 
     assert run["state"] == "failed"
     manifest = deployment.manifest("late", run_id)
@@ -236,10 +237,10 @@ def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> No
 def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_left(
     deployment: Deployment,
 ) -> None:
-    # More files than Airflow runs tasks at once: one is queued when the time is over.
-    folders = deployment.write_files("queued", {f"f{i:02d}": "hang" for i in range(9)})
+    # More files than the DAG runs tasks at once: two are scheduled when the time is over.
+    folders = deployment.write_files("queued", {f"f{i}": "hang" for i in range(4)})
 
-    run, run_id = deployment.execute(**folders, job_timeout=15)
+    run, run_id = deployment.execute(dag_id="two_at_once", **folders, job_timeout=10)
 
     assert run["state"] == "failed"
     manifest = deployment.manifest("queued", run_id)
@@ -249,7 +250,7 @@ def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_lef
     assert "NOT_STARTED" in statuses
     assert statuses <= {"TIMEOUT", "NOT_STARTED"}
     assert "not started" in manifest["reason"]
-    assert deployment.pods() == []
+    assert deployment.pods("queued") == []
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
@@ -308,8 +309,8 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
 ) -> None:
     gate = tmp_path / "gate"
     folders = deployment.write_files("twins", {"f": "gated"})
-    open_gate = {"PAUSE": "0", "GATE": "/"}
-    first = deployment.start(**folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate)})
+    open_gate = {"GATE": "/"}
+    first = deployment.start(**folders, pods=1, parameters={"GATE": str(gate)})
     locks = Path(folders["destination_folder"].removeprefix("file://")) / "_batchexec" / "locks"
     wait_until(lambda: locks.is_dir() and any(locks.glob("*.json")))
 
@@ -339,43 +340,15 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
     assert run["state"] == "success"
 
 
-def test_of_two_twins_that_start_at_the_same_instant_one_runs(deployment: Deployment, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    folders = deployment.write_files("at-once", {"f": "gated"})
-    together = threading.Barrier(2)
-
-    def start(_: int) -> str:
-        together.wait()
-        return deployment.start(**folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate)})
-
-    with ThreadPoolExecutor(2) as threads:
-        run_ids = list(threads.map(start, range(2)))
-    # The one that runs does so at least until the other has ended.
-    wait_until(
-        lambda: any(
-            deployment.airflow.run("batch_execution", run_id)["state"] == "failed" for run_id in run_ids
-        )
-    )
-    gate.touch()
-
-    ends = {run_id: deployment.airflow.wait_for_run("batch_execution", run_id)["state"] for run_id in run_ids}
-    assert sorted(ends.values()) == ["failed", "success"]
-    winner, loser = sorted(run_ids, key=lambda run_id: ends[run_id], reverse=True)
-    assert winner in deployment.airflow.task_log("batch_execution", loser, "plan")
-    assert deployment.manifest("at-once", winner)["status"] == "FINISHED"
-
-
 def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"
     folders = deployment.write_files("killed", {"a-slow": "gated", "b": "calm", "c": "calm"})
-    run_id = deployment.start(
-        **folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate), "CALLS": str(calls)}
-    )
+    run_id = deployment.start(**folders, pods=1, parameters={"GATE": str(gate), "CALLS": str(calls)})
     wait_until(lambda: calls.exists() and "a-slow" in calls.read_text())
 
-    (pod,) = deployment.pods()
+    (pod,) = deployment.pods("killed")
     (worker,) = pod.children()
     worker.kill()
     gate.touch()
@@ -393,13 +366,12 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
 ) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"
     folders = deployment.write_files("orphaned", {"only": "gated"})
-    run_id = deployment.start(
-        **folders, pods=1, parameters={"PAUSE": "0", "GATE": str(gate), "CALLS": str(calls)}
-    )
+    run_id = deployment.start(**folders, pods=1, parameters={"GATE": str(gate), "CALLS": str(calls)})
     wait_until(calls.exists)
-    (pod,) = deployment.pods()
-    task = pod.parent()
+    (pod,) = deployment.pods("orphaned")
+    scratch, task = deployment.scratch_of(pod), pod.parent()
     assert task is not None
+    assert scratch.exists()
 
     task.kill()
 
@@ -409,7 +381,7 @@ def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
     assert run["state"] == "success"
     assert calls.read_text().split() == ["only", "only"]
     assert deployment.manifest("orphaned", run_id)["files"][0]["attempt"] == 2
-    assert not list(deployment.scratch.iterdir())
+    assert not scratch.exists()
     assert not (deployment.folder / "orphaned" / "out" / "_batchexec" / run_id / "staging").exists()
 
 
@@ -422,7 +394,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
     deployment.airflow.wait_for_run("batch_execution", run_id, timeout=120)
-    assert deployment.pods() == []
+    assert deployment.pods("cancelled") == []
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]
     assert not list((out / "_batchexec" / run_id).glob("staging"))
@@ -488,7 +460,10 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
         },
     )
     wait_until(lambda: calls.exists() and {*calls.read_text().split()} == {"ended", "killed"})
-    assert len(deployment.pods()) == 2
+    pods = deployment.pods("by-hand")
+    scratch = [deployment.scratch_of(pod) for pod in pods]
+    assert len(pods) == 2
+    assert all(folder.exists() for folder in scratch)
     assert not out.exists()
 
     # A user fails the one; the machine's kernel takes the other.
@@ -502,7 +477,7 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
     )
     deployment.airflow.wait_for_run("by_hand", run_id)
 
-    wait_until(lambda: not deployment.pods())
+    wait_until(lambda: not deployment.pods("by-hand"))
     ended, killed = files_by_hand(deployment, run_id)
     assert (ended["state"], ended["try_number"]) == ("failed", 1)
     log = deployment.airflow.task_log("by_hand", run_id, "predict", map_index=ended["map_index"])
@@ -510,4 +485,4 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
     assert (killed["state"], killed["try_number"]) == ("success", 2)
     assert sorted(calls.read_text().split()) == ["ended", "killed", "killed"]
     assert [path.name for path in out.rglob("*")] == ["killed.csv"]
-    assert not list(deployment.scratch.iterdir())
+    assert not any(folder.exists() for folder in scratch)

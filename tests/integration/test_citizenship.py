@@ -32,7 +32,7 @@ from airflow.sdk import DAG, Asset, AssetAlias, task
 
 from airflow_batchexec import BatchExecutionOperator, BatchExecutionSensor, create_execution_dag
 
-FOLDER = Path(__file__).parents[2]
+FOLDER = Path(__file__).parents[1] / "files" / "test_citizenship"
 
 
 @task
@@ -79,11 +79,6 @@ with DAG("parent", schedule=None):
 
 
 @pytest.fixture(scope="module")
-def with_triggerer() -> bool:
-    return True
-
-
-@pytest.fixture(scope="module")
 def user_dags() -> str:
     return DAGS
 
@@ -124,6 +119,11 @@ def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict
                 }
             ),
         }
+
+
+@pytest.fixture(scope="module")
+def deployment(own_deployment: Deployment) -> Deployment:
+    return own_deployment
 
 
 def links(

@@ -99,6 +99,7 @@ class Terminal:
             "destination-folder": f"{name}/out",
             "access-token-name": "flights_key",
             "access-secret-name": "flights_secret",
+            "param-list": f"TEST_FOLDER={self.world.folder}",
             **more,
         }
         return [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]

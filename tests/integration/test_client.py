@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -29,9 +28,18 @@ if TYPE_CHECKING:
 
     from airflow_deployment import Deployment
 
+    from tools.airflow_client import AirflowClient
+
 MOODS = {"a": "calm", "b": "calm", "c": "calm"}
+# The module's own, so that its list of executions is, too.
+MODEL = "scaler_of_clients"
 TOKEN_SECONDS = 6
 PASSWORDS = {"ada": "of-ada", "vera": "of-vera"}
+
+
+@pytest.fixture(scope="module")
+def on_postgresql() -> bool:
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +48,18 @@ def deployed(deployment: Deployment) -> Deployment:
     for bucket in ("weather-in", "weather-out"):
         deployment.s3.make_bucket(bucket)
     for model in ("fahrenheit", "order_total"):
-        shutil.copytree(ROOT / "models" / model, deployment.repository / model)
+        deployment.add_example_model(model)
+    deployment.publish(MODEL)
     return deployment
 
 
 @pytest.fixture(autouse=True)
 def as_admin(deployed: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The environment of somebody who may do everything, and who has keys of the buckets."""
-    token = requests.get(f"{deployed.airflow.url}/auth/token", timeout=30).json()["access_token"]
     for name, value in {
         "HOME": str(tmp_path),
         "BATCHEXEC_SERVER": deployed.airflow.url,
-        "BATCHEXEC_TOKEN": token,
+        "BATCHEXEC_TOKEN": deployed.airflow.token(),
         "AWS_ENDPOINT_URL": deployed.s3.endpoint_url,
         "AWS_ACCESS_KEY_ID": deployed.s3.access_key_id,
         "AWS_SECRET_ACCESS_KEY": deployed.s3.secret_access_key,
@@ -67,43 +75,53 @@ def client(as_admin: None) -> Iterator[BatchJobManagerClient]:
         yield client
 
 
-@dataclass(frozen=True)
 class GuardedServer:
     """One more API server of the same Airflow, which lets in whom it knows."""
 
-    url: str
-    log: Path
+    def __init__(self, airflow: AirflowClient, folder: Path) -> None:
+        (folder / "passwords.json").write_text(json.dumps(PASSWORDS))
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._log = folder / "log"
+        self._environment = {
+            **airflow.address.environment,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ada:user,vera:viewer",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+            "AIRFLOW__API_AUTH__JWT_EXPIRATION_TIME": str(TOKEN_SECONDS),
+            "AIRFLOW__API_AUTH__JWT_LEEWAY": "0",
+            "AIRFLOW__API__BASE_URL": self.url,
+        }
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "airflow", "api-server", "--apps", "core", "--host", "127.0.0.1"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(self._port)],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(lambda: _answers(f"{self.url}/api/v2/version"))
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def logins(self) -> int:
-        return self.log.read_text().count("method=POST path=/auth/token")
+        return self._log.read_text().count("method=POST path=/auth/token")
+
+    def requests(self) -> int:
+        return self._log.read_text().count("/batchexec/api/v1/batch-job/")
 
 
 @pytest.fixture(scope="module")
 def guarded(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    folder = tmp_path_factory.mktemp("guarded")
-    (folder / "passwords.json").write_text(json.dumps(PASSWORDS))
-    port = free_port()
-    server = GuardedServer(f"http://127.0.0.1:{port}", folder / "log")
-    environment = {
-        **deployed.airflow._environment,
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ada:user,vera:viewer",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
-        "AIRFLOW__API_AUTH__JWT_EXPIRATION_TIME": str(TOKEN_SECONDS),
-        "AIRFLOW__API_AUTH__JWT_LEEWAY": "0",
-        "AIRFLOW__API__BASE_URL": server.url,
-    }
-    command = [sys.executable, "-m", "airflow", "api-server", "--apps", "core", "--host", "127.0.0.1"]
-    with server.log.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_until(lambda: _answers(f"{server.url}/api/v2/version"))
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
+    server = GuardedServer(deployed.airflow, tmp_path_factory.mktemp("guarded"))
+    yield server
+    server.kill()
 
 
 def _answers(url: str) -> bool:
@@ -134,7 +152,7 @@ def keys(deployed: Deployment, bucket: str, prefix: str = "") -> list[str]:
 
 def config_of(folders: dict[str, str], **parameters: str) -> ExecutionConfig:
     return ExecutionConfig(
-        execution=ExecutionConfig.Execution(model_id="scaler", parameters=parameters, **folders)
+        execution=ExecutionConfig.Execution(model_id=MODEL, parameters=parameters, **folders)
     )
 
 
@@ -177,12 +195,12 @@ def test_the_life_of_an_execution(deployed, client):
     assert any("[model] " in line and "model is ready" in line for line in report.model_logs)
     assert len(report.records) > len(report.model_logs) > 0
     job = client.get_batch_job_details(started.execution_id).batch_job
-    assert (job.model_id, job.build_id, job.job_size, job.total_records) == ("scaler", "b1", 3, 15)
+    assert (job.model_id, job.build_id, job.job_size, job.total_records) == (MODEL, "b1", 3, 15)
     assert job.start_time < job.end_time
     assert sorted(
         (task.filename, task.status.short, task.num_of_records) for task in job.task_executions
     ) == [(f"{name}.csv", "FINISHED", 5) for name in MOODS]
-    listed = client.list_batch_jobs("scaler", "b1", status="FINISHED")
+    listed = client.list_batch_jobs(MODEL, "b1", status="FINISHED")
     assert started.execution_id in [summary.job_id for summary in listed.batch_jobs]
     assert client.list_batch_jobs("nothing-of-that-name").batch_jobs == []
     late = client.cancel_execution(started.execution_id)
@@ -209,18 +227,23 @@ def test_an_execution_that_fails_tells_why(deployed, client, tmp_path):
 
 
 def test_a_list_of_many_is_followed_over_its_pages(deployed, client, monkeypatch):
+    place = f"file://{deployed.folder}/nothing"
+    for number in range(2):
+        folders = {"source_folder": f"{place}/{number}", "destination_folder": f"{place}-out/{number}"}
+        assert client.start_execution(config_of(folders)).success
     monkeypatch.setattr("airflow_batchexec.client.manager._PAGE", 1)
-    jobs = [job.job_id for job in client.list_batch_jobs().batch_jobs]
+    jobs = [job.job_id for job in client.list_batch_jobs(MODEL).batch_jobs]
     monkeypatch.undo()
     assert len(jobs) >= 2
-    assert jobs == [job.job_id for job in client.list_batch_jobs().batch_jobs]
+    assert jobs == [job.job_id for job in client.list_batch_jobs(MODEL).batch_jobs]
 
 
 def test_ctrl_c_cancels_the_execution(deployed):
     folders = deployed.write_files("interrupted", {"a": "hang"})
     program = (
         "from airflow_batchexec.client import BatchJobManagerClient, ExecutionConfig\n"
-        f"execution = ExecutionConfig.Execution(model_id='scaler', **{folders!r})\n"
+        f"more = dict(parameters={deployed.parameters()!r}, **{folders!r})\n"
+        f"execution = ExecutionConfig.Execution(model_id={MODEL!r}, **more)\n"
         "def tell(started):\n    print('id:', started.execution_id, flush=True)\n"
         "BatchJobManagerClient().run_execution(ExecutionConfig(execution=execution), on_started=tell)\n"
     )
@@ -240,18 +263,29 @@ def test_ctrl_c_cancels_the_execution(deployed):
         assert client.get_execution_status(execution_id).status.short == "CANCELLED"
 
 
-def test_a_wait_outlives_the_server(deployed, client):
-    folders = deployed.write_files("outlived", {"a": "slow"})
-    started = client.start_execution(config_of(folders, PAUSE="8"))
-    deployed.airflow.kill("api-server", with_children=True)
-    deployed.airflow.restart("api-server")
-    assert client.wait_for_execution(started.execution_id, 180).status.short == "FINISHED"
+def test_a_wait_outlives_the_server(deployed, guarded, monkeypatch, tmp_path):
+    monkeypatch.delenv("BATCHEXEC_TOKEN")
+    gate = tmp_path / "gate"
+    config = config_of(deployed.write_files("outlived", {"a": "gated"}), GATE=str(gate))
+    with (
+        BatchJobManagerClient(guarded.url, username="ada", password="of-ada") as client,
+        ThreadPoolExecutor(1) as waiting,
+    ):
+        started = client.start_execution(config)
+        ended = waiting.submit(client.wait_for_execution, started.execution_id, 180)
+        requests_before = guarded.requests()
+        wait_until(lambda: guarded.requests() > requests_before, what="a client that waits")
+        guarded.kill()
+        gate.touch()
+        deployed.airflow.wait_for_run("batch_execution", started.execution_id)
+        guarded.start()
+        assert ended.result().status.short == "FINISHED"
 
 
 def test_a_user_with_a_password_outlives_tokens(deployed, guarded, monkeypatch, tmp_path):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     gate, before = tmp_path / "gate", guarded.logins()
-    config = config_of(deployed.write_files("tokens", {"a": "gated"}), PAUSE="0", GATE=str(gate))
+    config = config_of(deployed.write_files("tokens", {"a": "gated"}), GATE=str(gate))
     with (
         BatchJobManagerClient(f"{guarded.url}/batchexec", username="ada", password="of-ada") as client,
         ThreadPoolExecutor(1) as waiting,
@@ -324,7 +358,8 @@ def test_an_interrupted_frame_leaves_nothing_in_the_bucket(deployed, staging):
     program = (
         "from airflow_models import frame\n"
         "from airflow_batchexec.client import BatchInferenceClient\n"
-        f"BatchInferenceClient('scaler').run(frame('a', 2, mood='hang'), 1, staging={staging!r}, **{SECRETS!r})\n"
+        f"more = dict(parameters={deployed.parameters()!r}, staging={staging!r}, **{SECRETS!r})\n"
+        "BatchInferenceClient('scaler').run(frame('a', 2, mood='hang'), 1, **more)\n"
     )
     with Terminal(program, PYTHONPATH=f"{ROOT}/tests{os.pathsep}{ROOT}") as terminal:
         wait_until(deployed.pods)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,12 +23,8 @@ if TYPE_CHECKING:
     from aws_proxy import AwsProxy
     from s3_server import Keys, S3Server
 
+DAG_ID, CONNECTION = "by_canary", "canary_s3"
 EXECUTION_KEYS = {"access_token_name": "canary_key", "access_secret_name": "canary_secret"}
-
-
-@pytest.fixture(scope="module")
-def with_triggerer() -> bool:
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +32,11 @@ def user_dags() -> str:
     return """
 from airflow.sdk import DAG
 from trigger_probe import WriteFromTrigger
+
+from airflow_batchexec import create_execution_dag
+
+create_execution_dag("by_canary", batch_execution_conn_id="canary_s3")
+# DAG("by_canary")
 
 with DAG("from_a_trigger", schedule=None):
     WriteFromTrigger(task_id="write")
@@ -79,10 +82,9 @@ def canary(deployment: Deployment, s3_server: S3Server) -> Iterator[Canary]:
         deployment.airflow.api("POST", "variables", json={"key": name, "value": value})
     with start_aws_proxy(s3_server.endpoint_url) as proxy:
         extra = json.dumps({"endpoint_url": proxy.endpoint_url, "role_duration_seconds": 900})
-        before = deployment.airflow.api("GET", "connections/batch_execution_default")["extra"]
-        deployment.connect(extra)
+        body = {"connection_id": CONNECTION, "conn_type": "batch_execution", "extra": extra}
+        deployment.airflow.api("POST", "connections", json=body)
         yield Canary(keys, aws_keys, role, proxy)
-        deployment.connect(before)
 
 
 def folders(deployment: Deployment, name: str, moods: dict[str, str]) -> dict[str, str]:
@@ -116,35 +118,45 @@ def look_at_pods(deployment: Deployment, canary: Canary) -> bool:
 @pytest.fixture(scope="module")
 def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One execution that succeeds, one whose model raises, one that takes too long: their ids by name."""
-    broken = tmp_path_factory.mktemp("broken") / "broken"
+    folder = tmp_path_factory.mktemp("marks")
+    broken, gate = folder / "broken", folder / "gate"
     broken.touch()
-    # Sessions are shorter than the work; the slow files take longer than one.
     canary.proxy.session_life(4, keys=canary.keys)
     started = {
         name: deployment.start(
+            dag_id=DAG_ID,
             **folders(deployment, name, moods),
             iam_role_arn=canary.role,
-            parameters={"PAUSE": "3", "BROKEN": str(broken)},
+            parameters={"GATE": str(gate), "BROKEN": str(broken)},
             pods=1,
             **more,
         )
         for name, moods, more in (
-            ("succeeds", {"a": "slow", "b": "slow", "c": "calm"}, {}),
+            ("succeeds", {"a": "gated", "b": "calm", "c": "calm"}, {}),
             ("fails", {"bad": "fail"}, {}),
             ("hangs", {"stuck": "hang"}, {"file_timeout": 5}),
         )
     }
-    for run_id in started.values():
+
+    def wait_for(name: str) -> None:
         deployment.airflow.wait_for_run(
-            "batch_execution", run_id, timeout=180, on_poll=lambda: look_at_pods(deployment, canary)
+            DAG_ID, started[name], timeout=180, on_poll=lambda: look_at_pods(deployment, canary)
         )
+
+    wait_for("fails")
+    wait_for("hangs")
+    # The one that is left outlives two sessions.
+    before = canary.proxy.count("AssumeRole")
+    wait_until(lambda: canary.proxy.count("AssumeRole") >= before + 2, what="two more sessions")
+    gate.touch()
+    wait_for("succeeds")
     return started
 
 
 def test_an_execution_reaches_its_buckets_as_the_role_and_outlives_the_roles_sessions(
     deployment: Deployment, canary: Canary, runs: dict[str, str]
 ) -> None:
-    summary = deployment.airflow.xcom("batch_execution", runs["succeeds"], "finish")
+    summary = deployment.airflow.xcom(DAG_ID, runs["succeeds"], "finish")
 
     assert summary["status"] == "FINISHED"
     assert summary["finished_files"] == 3
@@ -170,14 +182,17 @@ def test_a_role_that_may_not_be_assumed_is_refused_while_planning(
 ) -> None:
     role = f"arn:aws:iam::{deployment.s3.account_id}:role/nobody"
 
-    run, run_id = deployment.execute(**folders(deployment, "refused", {"a": "calm"}), iam_role_arn=role)
+    run, run_id = deployment.execute(
+        dag_id=DAG_ID, **folders(deployment, "refused", {"a": "calm"}), iam_role_arn=role
+    )
 
     assert run["state"] == "failed"
-    log = deployment.airflow.task_log("batch_execution", run_id, "plan")
+    log = deployment.airflow.task_log(DAG_ID, run_id, "plan")
     assert f"iam_role_arn: the role {role} cannot be assumed: AccessDenied" in log
     assert "the keys of access_token_name and access_secret_name" in log
-    assert "cannot be assumed" in deployment.airflow.task_log("batch_execution", run_id, "finish")
-    assert [i["try_number"] for i in deployment.instances(run_id, "plan")] == [1]
+    assert "cannot be assumed" in deployment.airflow.task_log(DAG_ID, run_id, "finish")
+    instances = deployment.airflow.task_instances(DAG_ID, run_id)
+    assert [i["try_number"] for i in instances if i["task_id"] == "plan"] == [1]
     listed = deployment.s3.client.list_objects_v2(Bucket=deployment.bucket, Prefix="canary/out/refused")
     assert listed["KeyCount"] == 0
 
@@ -185,7 +200,7 @@ def test_a_role_that_may_not_be_assumed_is_refused_while_planning(
 def test_a_triggerer_reaches_a_bucket_from_a_thread(deployment: Deployment, canary: Canary) -> None:
     canary.proxy.rules.clear()
     uri = f"s3://{deployment.bucket}/canary/out/from-a-trigger"
-    arguments = {**EXECUTION_KEYS, "iam_role_arn": canary.role}
+    arguments = {**EXECUTION_KEYS, "iam_role_arn": canary.role, "batch_execution_conn_id": CONNECTION}
 
     run_id = deployment.airflow.trigger("from_a_trigger", {"uri": uri, "arguments": arguments})
     run = deployment.airflow.wait_for_run("from_a_trigger", run_id)
@@ -250,32 +265,46 @@ def test_the_form_in_the_browser_has_the_fields(deployment: Deployment) -> None:
 def told_by_api(deployment: Deployment, run_id: str) -> str:
     """All that Airflow's API says of a run: conf, task instances with their rendered fields, XComs, logs."""
     api = deployment.airflow.api
-    parts = [api("GET", f"dags/batch_execution/dagRuns/{run_id}")]
-    for instance in deployment.airflow.task_instances("batch_execution", run_id):
+    parts = [api("GET", f"dags/{DAG_ID}/dagRuns/{run_id}")]
+    for instance in deployment.airflow.task_instances(DAG_ID, run_id):
         task, index = instance["task_id"], instance["map_index"]
-        path = f"dags/batch_execution/dagRuns/{run_id}/taskInstances/{task}"
+        path = f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/{task}"
         parts.append(instance)
         entries = api("GET", f"{path}/xcomEntries", params={"map_index": index})["xcom_entries"]
         parts += [api("GET", f"{path}/xcomEntries/{e['key']}", params={"map_index": index}) for e in entries]
         parts += [
-            deployment.airflow.task_log("batch_execution", run_id, task, map_index=index, attempt=attempt)
+            deployment.airflow.task_log(DAG_ID, run_id, task, map_index=index, attempt=attempt)
             for attempt in range(1, instance["try_number"] + 1)
         ]
     return json.dumps(parts)
 
 
+def files_on_disk(folder: Path) -> dict[str, bytes]:
+    """The content of all files below a folder in which other modules are at work."""
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+def objects(deployment: Deployment) -> dict[str, bytes]:
+    """The content of all objects of the bucket, to which that applies as well."""
+    client, bucket, found = deployment.s3.client, deployment.bucket, {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for entry in page["Contents"]:
+            with suppress(client.exceptions.NoSuchKey):
+                body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"]
+                found[f"s3://{entry['Key']}"] = body.read()
+    return found
+
+
 def test_no_secret_is_found_anywhere(deployment: Deployment, canary: Canary, runs: dict[str, str]) -> None:
-    bucket, client = deployment.bucket, deployment.s3.client
-    keys = [
-        entry["Key"]
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        for entry in page["Contents"]
-    ]
     # Logs, the database, the configuration, what pods have left, and the model repository lie in one folder.
-    on_disk = {str(p): p.read_bytes() for p in deployment.home.rglob("*") if p.is_file()}
     places = {
-        **on_disk,
-        **{f"s3://{key}": client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys},
+        **files_on_disk(deployment.home),
+        **objects(deployment),
         **{f"API: {name}": told_by_api(deployment, run_id).encode() for name, run_id in runs.items()},
         "API: connections": json.dumps(deployment.airflow.api("GET", "connections")).encode(),
         "pods": "\n".join(canary.seen_in_pods).encode(),
@@ -291,7 +320,7 @@ def test_no_secret_is_found_anywhere(deployment: Deployment, canary: Canary, run
     found = {place.rpartition("/")[2] for place in where("canary_secret")}
     assert found & {"airflow.db", "airflow.db-wal"}
     assert {f"API: {name}" for name in runs} <= where("canary_secret")
-    assert "pods" in where("PAUSE")
+    assert "pods" in where("GATE")
     assert any(place.endswith(".log") for place in where(runs["succeeds"]))
     # And none of what may not be: the user's id and secret, and ids, secrets and tokens of at least nine sessions.
     assert len(canary.secrets) > 2 + 3 * 9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,21 +28,11 @@ def totals(orders: pd.DataFrame, tax_rate: float = 0.0) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def with_triggerer() -> bool:
-    return True
-
-
-@pytest.fixture(scope="module")
-def dag_files() -> list[Path]:
-    return sorted((ROOT / "dags").glob("*.py"))
-
-
-@pytest.fixture(scope="module")
-def shop(deployment: Deployment, dag_files: list[Path]) -> Deployment:
+def shop(deployment: Deployment) -> Deployment:
     """The Airflow, with the examples' model and DAGs."""
-    shutil.copytree(ROOT / "models" / "order_total", deployment.repository / "order_total")
-    for path in dag_files:
-        deployment.airflow.wait_for_dag(path.stem)
+    deployment.add_example_model("order_total")
+    for path in sorted((ROOT / "dags").glob("*.py")):
+        deployment.add_dags(path.name, path.read_text(), path.stem)
     return deployment
 
 

@@ -66,6 +66,11 @@ def predict(df):
 
 
 @pytest.fixture(scope="module")
+def on_postgresql() -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
 def user_dags() -> str:
     return HELD
 
@@ -87,7 +92,7 @@ def _models(deployment: Deployment) -> None:
 
 
 def journal_of(deployment: Deployment, run_id: str) -> Journal:
-    return read_journal(deployment.airflow.home / "airflow.db", run_id)
+    return read_journal(deployment.database_url, run_id)
 
 
 def assert_small_rows(journal: Journal) -> None:
@@ -234,7 +239,7 @@ def test_what_a_killed_task_did_not_say_its_next_try_and_the_audit_do(
 ) -> None:
     gate = tmp_path / "gate"
     folders = deployment.write_files("killed", {"only": "gated"})
-    run_id = deployment.start(**folders, parameters={"PAUSE": "0", "GATE": str(gate)})
+    run_id = deployment.start(**folders, parameters={"GATE": str(gate)})
     wait_until(lambda: journal_of(deployment, run_id).entries("started"))
 
     deployment.kill_task("batch_execution", run_id, "predict")
@@ -282,8 +287,7 @@ def cancel(deployment: Deployment, dag_id: str, run_id: str) -> None:
 
 
 def start(deployment: Deployment, dag_id: str, name: str, **conf: Any) -> str:
-    folders = deployment.write_files(name, conf.pop("moods"))
-    return deployment.airflow.trigger(dag_id, {"model_id": "scaler", **folders, **conf})
+    return deployment.start(dag_id=dag_id, **deployment.write_files(name, conf.pop("moods")), **conf)
 
 
 def assert_cancelled(deployment: Deployment, dag_id: str, name: str, run_id: str) -> Journal:
@@ -300,7 +304,7 @@ def assert_cancelled(deployment: Deployment, dag_id: str, name: str, run_id: str
     assert list((out / "_batchexec" / "locks").glob("*")) == []
     assert list((out / "_batchexec" / run_id).glob("cancel")) == []
     assert [path.name for path in out.glob("*") if path.name != "_batchexec"] == []
-    assert deployment.pods() == []
+    assert deployment.pods(name) == []
     return journal
 
 
@@ -389,7 +393,7 @@ def test_a_cancel_of_an_execution_all_of_whose_files_had_finished_changes_nothin
 def test_a_cancel_of_an_earlier_generation_does_not_count(deployment: Deployment, tmp_path: Path) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"
     folders = deployment.write_files("again", {"gated": "gated"})
-    parameters = {"CALLS": str(calls), "PAUSE": "0", "GATE": str(gate)}
+    parameters = {"CALLS": str(calls), "GATE": str(gate)}
     run_id = deployment.start(**folders, parameters=parameters)
     wait_until(calls.exists)
     cancel(deployment, "batch_execution", run_id)

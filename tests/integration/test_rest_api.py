@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 OVER = {"FINISHED", "FAILED", "CANCELLED", "TIMEOUT"}
 
-# A second execution DAG. Its planning begins when the file of the run's parameter GO is there, where it has one.
+# A second execution DAG, of one execution at a time. Its planning begins when the file of the run's parameter GO is there,
+# where it has one.
 MORE_DAGS = """
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ def hold(context):
         time.sleep(0.1)
 
 
-dag = create_execution_dag("batch_execution_gpu")
+dag = create_execution_dag("batch_execution_gpu", max_active_runs=1)
 dag.get_task("plan")._pre_execute_hook = hold
 """
 
@@ -118,8 +119,13 @@ def ann(deployment: Deployment) -> Client:
     return Client(deployment, "ann")
 
 
-def job(folders: dict[str, str], **fields: Any) -> dict[str, Any]:
-    return {"model_id": "scaler", **folders, **fields}
+def job(folders: dict[str, str], **parameters: str) -> dict[str, Any]:
+    parameters = {"TEST_FOLDER": folders["destination_folder"], **parameters}
+    return {
+        "model_id": "scaler",
+        "parameters": [{"key": key, "value": value} for key, value in parameters.items()],
+        **folders,
+    }
 
 
 # ---- a whole life
@@ -129,12 +135,7 @@ def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann:
     moods = {f"f{i}": "calm" for i in range(4)}
     folders = deployment.write_files("life", moods)
     (deployment.folder / "life" / "in" / "notes.txt").write_text("no input")
-    body = job(
-        folders,
-        output_file_type="PARQUET_OUTPUT_FILE_TYPE",
-        parameters=[{"key": "FACTOR", "value": "3"}],
-        unknown=True,
-    )
+    body = {**job(folders, FACTOR="3"), "output_file_type": "PARQUET_OUTPUT_FILE_TYPE", "unknown": True}
 
     execution_id = ann.start(body)
 
@@ -280,7 +281,9 @@ def test_the_commands_of_the_documentation(deployment: Deployment, ann: Client, 
 
 
 def test_the_nested_form_in_camel_case(deployment: Deployment, ann: Client):
-    folders = deployment.write_files("nested", {f"f{i}": "slow" for i in range(6)})
+    folders = deployment.write_files("nested", {f"f{i}": "called" for i in range(6)})
+    calls = deployment.folder / "calls"
+    calls.mkdir()
     body = {
         "batchJobRequest": {
             "modelDetails": {"modelId": "scaler", "buildId": "b1"},
@@ -297,7 +300,7 @@ def test_the_nested_form_in_camel_case(deployment: Deployment, ann: Client):
                     "numberOfPods": 2,
                     "clientPodComputeResources": {"templateSpec": {"templateId": "tiny"}},
                 },
-                "parameters": [{"key": "PAUSE", "value": "1.5"}],
+                "parameters": [{"key": "GATE", "value": str(calls)}],
             },
         },
         "model_id": "somebody else",
@@ -305,14 +308,19 @@ def test_the_nested_form_in_camel_case(deployment: Deployment, ann: Client):
 
     execution_id = ann.start(body)
     assert ann.wait(execution_id, "RUNNING") == "RUNNING"
-    seen = set()
-    while ann.status(execution_id) == "RUNNING":
+
+    def counts() -> tuple[int, int]:
         said = ann.get("status", f"/batch-job/{execution_id}/status")
-        seen.add((said["finished_files"], said["total_files"]))
+        return said["finished_files"], said["total_files"]
+
+    # The finished files are counted while it runs.
+    assert counts() == (0, 6)
+    for number in (0, 3):
+        for file in range(number, number + 3):
+            (calls / f"f{file}").touch()
+        wait_until(lambda number=number: counts() == (number + 3, 6), what=f"{number + 3} finished files")
 
     assert ann.wait(execution_id) == "FINISHED"
-    assert {total for _, total in seen} == {6}
-    assert len(seen) > 2, "the files that are finished were counted while it ran"
     tasks = ann.get("details", f"/batch-job/{execution_id}")["batch_job"]["task_executions"]
     assert {task["task_id"].split(".")[0] for task in tasks} == {"predict[0]", "predict[1]"}
     assert len({task["task_id"] for task in tasks}) == 6
@@ -323,7 +331,7 @@ def test_a_failed_execution_says_why(deployment: Deployment, ann: Client):
     broken.touch()
     folders = deployment.write_files("failing", {"bad": "fail"})
 
-    execution_id = ann.start(job(folders, parameters=[{"key": "BROKEN", "value": str(broken)}]))
+    execution_id = ann.start(job(folders, BROKEN=str(broken)))
 
     assert ann.wait(execution_id) == "FAILED"
     said = ann.get("status", f"/batch-job/{execution_id}/status")
@@ -368,7 +376,7 @@ def test_a_cancellation_while_files_are_predicted(deployment: Deployment, ann: C
     assert "b.csv" in said["failure_message"]
     assert (said["finished_files"], said["total_files"]) == (1, 2)
     assert not (deployment.folder / "hanging" / "out" / "b.csv").exists()
-    assert deployment.pods() == []
+    assert deployment.pods("hanging") == []
     assert any("bob asked for its cancellation" in line for line in ann.lines(execution_id))
     # Its lock is free again.
     calm = deployment.folder / "hanging" / "in" / "b.csv"
@@ -378,44 +386,33 @@ def test_a_cancellation_while_files_are_predicted(deployment: Deployment, ann: C
     assert ann.wait(again) == "FINISHED"
 
 
-def test_a_cancellation_before_anything_runs(deployment: Deployment, ann: Client):
-    folders = deployment.write_files("queued", {"a": "calm"})
-    deployment.airflow.kill("scheduler", with_children=True)
-    try:
-        execution_id = ann.start(job(folders))
-        assert ann.status(execution_id) == "COMMITTED"
-        assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
-        assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
-    finally:
-        deployment.airflow.restart("scheduler")
-
-    assert ann.wait(execution_id) == "CANCELLED"
-    assert (
-        ann.get("status", f"/batch-job/{execution_id}/status")["failure_message"]
-        == "It was cancelled by ann."
-    )
-    assert not (deployment.folder / "queued" / "out").exists()
-
-
-def test_a_cancellation_while_it_is_planned(deployment: Deployment, ann: Client, tmp_path: Path):
-    folders = deployment.write_files("planning", {"a": "calm"})
-    conf = {"model_id": "scaler", "parameters": {"GO": str(tmp_path / "never")}, **folders}
-    execution_id = deployment.airflow.trigger("batch_execution_gpu", conf)
+def test_cancellations_while_one_is_planned_and_before_the_next_begins(
+    deployment: Deployment, ann: Client, tmp_path: Path
+):
+    def start_one(name: str) -> tuple[dict[str, str], str]:
+        folders = deployment.write_files(name, {"a": "calm"})
+        conf = {"model_id": "scaler", "parameters": {"GO": str(tmp_path / "never")}, **folders}
+        return folders, deployment.airflow.trigger("batch_execution_gpu", conf)
 
     def state_of_plan() -> str | None:
-        instances = deployment.airflow.task_instances("batch_execution_gpu", execution_id)
+        instances = deployment.airflow.task_instances("batch_execution_gpu", planned)
         return next((i["state"] for i in instances if i["task_id"] == "plan"), None)
 
+    folders, planned = start_one("planning")
     wait_until(lambda: state_of_plan() == "running", what="planning")
-    assert ann.status(execution_id) == "PENDING"
+    _, queued = start_one("queued")
+    assert ann.status(planned) == "PENDING"
+    assert ann.status(queued) == "COMMITTED"
 
-    assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
+    # A second time changes nothing, here and there.
+    for execution_id in (queued, queued, planned, planned):
+        assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
 
-    assert ann.wait(execution_id) == "CANCELLED"
-    assert (
-        ann.get("status", f"/batch-job/{execution_id}/status")["failure_message"]
-        == "It was cancelled by ann."
-    )
+    for execution_id in (planned, queued):
+        assert ann.wait(execution_id) == "CANCELLED"
+        said = ann.get("status", f"/batch-job/{execution_id}/status")
+        assert said["failure_message"] == "It was cancelled by ann."
+    assert not (deployment.folder / "queued" / "out").exists()
     again = ann.start(job(folders))
     assert ann.wait(again) == "FINISHED"
 
@@ -434,11 +431,32 @@ def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(wait_and_call, range(number)))
 
 
+def test_of_two_twins_that_airflow_starts_at_the_same_instant_one_runs(
+    deployment: Deployment, tmp_path: Path
+):
+    gate = tmp_path / "gate"
+    folders = deployment.write_files("at-once", {"f": "gated"})
+
+    run_ids = at_once(2, lambda _: deployment.start(**folders, pods=1, parameters={"GATE": str(gate)}))
+    # The one that runs does so at least until the other has ended.
+    wait_until(
+        lambda: any(
+            deployment.airflow.run("batch_execution", run_id)["state"] == "failed" for run_id in run_ids
+        )
+    )
+    gate.touch()
+
+    ends = {run_id: deployment.airflow.wait_for_run("batch_execution", run_id)["state"] for run_id in run_ids}
+    assert sorted(ends.values()) == ["failed", "success"]
+    winner, loser = sorted(run_ids, key=lambda run_id: ends[run_id], reverse=True)
+    assert winner in deployment.airflow.task_log("batch_execution", loser, "plan")
+    assert deployment.manifest("at-once", winner)["status"] == "FINISHED"
+
+
 def test_of_twenty_equal_starts_one_goes_through(deployment: Deployment):
     folders = deployment.write_files("twins", {"a": "gated"})
     gate = deployment.folder / "gate-of-twins"
-    parameters = {"PAUSE": "0", "GATE": str(gate)}
-    body = job(folders, parameters=[{"key": key, "value": value} for key, value in parameters.items()])
+    body = job(folders, GATE=str(gate))
     users = [Client(deployment, user) for user in ("ann", "bob")]
 
     responses = at_once(20, lambda i: users[i % 2].post("start", "/batch-job/start-job", json=body))
@@ -467,7 +485,7 @@ def test_an_execution_that_was_started_in_airflow_is_served_and_keeps_its_twin_a
 ):
     folders = deployment.write_files("by-hand", {"a": "gated"})
     gate = deployment.folder / "gate-of-the-one-by-hand"
-    run_id = deployment.start(**folders, parameters={"PAUSE": "0", "GATE": str(gate)})
+    run_id = deployment.start(**folders, parameters={"GATE": str(gate)})
 
     response = ann.post("start", "/batch-job/start-job", json=job(folders))
     gate.touch()
@@ -520,10 +538,11 @@ def test_a_browser_that_is_logged_in_changes_nothing_for_another_site(deployment
 # ---- what Airflow's own pages tell of it
 
 
-def start_nothing(deployment: Deployment, user: Client, name: str) -> str:
+def start_nothing(deployment: Deployment, user: Client, name: str, *, model_id: str = "scaler") -> str:
     """Start an execution whose plan will find no folder."""
     place = f"file://{deployment.folder}/{name}"
-    return user.start(job({"source_folder": f"{place}/in", "destination_folder": f"{place}/out"}))
+    folders = {"source_folder": f"{place}/in", "destination_folder": f"{place}/out"}
+    return user.start({**job(folders), "model_id": model_id})
 
 
 def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: Deployment, ann: Client):
@@ -538,20 +557,21 @@ def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: 
 
 
 def test_the_list_holds_all_of_them_in_pages(deployment: Deployment, ann: Client):
-    for number in range(3):
-        start_nothing(deployment, ann, f"listed-{number}")
-    runs = deployment.airflow.api("GET", "dags/~/dagRuns?limit=100&order_by=-id")["dag_runs"]
+    # Other modules start executions meanwhile, but none of this model.
+    deployment.publish("listed")
+    started = [start_nothing(deployment, ann, f"listed-{n}", model_id="listed") for n in range(3)]
     found, cursor = [], ""
     while True:
-        page = ann.get("list", f"/batch-jobs?limit=2&cursor={cursor}")
+        page = ann.get("list", f"/batch-jobs?model_id=listed&limit=2&cursor={cursor}")
         found += [j["job_id"] for j in page["batch_jobs"]]
         cursor = page["next_cursor"] or ""
         if not cursor:
             break
 
-    assert found == [run["dag_run_id"] for run in runs]
-    assert len(found) >= 3
-    for execution_id in found[:3]:
+    assert found == started[::-1]
+    everything = ann.get("list", "/batch-jobs?limit=1000")["batch_jobs"]
+    assert set(started) <= {j["job_id"] for j in everything}
+    for execution_id in started:
         ann.wait(execution_id)
 
 

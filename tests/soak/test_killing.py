@@ -18,12 +18,12 @@ import pandas as pd
 import psutil
 import pytest
 from airflow_models import expected, frame
-from murders import Murder, Murderer, pod_of, worker_of
+from murders import Murder, Murderer, Triggerers, pod_of, worker_of
 from pandas.testing import assert_frame_equal
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow_deployment import Deployment
 
@@ -60,7 +60,11 @@ with DAG("many", schedule=None):
         return [
             {
                 "destination_folder": conf["destination_folder"] + "/" + name,
-                "parameters": {"PAUSE": "1", "GATE": conf["gates"] + "/" + name},
+                "parameters": {
+                    "PAUSE": "1",
+                    "GATE": conf["gates"] + "/" + name,
+                    "TEST_FOLDER": conf["destination_folder"],
+                },
             }
             for name in conf["names"]
         ]
@@ -80,16 +84,15 @@ with DAG("pair", schedule=None, default_args={"retries": 1, "retry_delay": timed
         BatchExecutionOperator(
             task_id=name,
             destination_folder="{{ dag_run.conf['destination_folder'] }}/" + name,
-            parameters={"PAUSE": "3", "GATE": "{{ dag_run.conf['gate'] }}"},
+            parameters={
+                "PAUSE": "3",
+                "GATE": "{{ dag_run.conf['gate'] }}",
+                "TEST_FOLDER": "{{ dag_run.conf['destination_folder'] }}",
+            },
             deferrable=deferrable,
             **RUN,
         )
 """
-
-
-@pytest.fixture(scope="module")
-def with_triggerer() -> bool:
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,11 @@ def airflow_settings() -> dict[str, str]:
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "25",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
     }
+
+
+@pytest.fixture(scope="module")
+def deployment(own_deployment: Deployment) -> Deployment:
+    return own_deployment
 
 
 @pytest.fixture
@@ -151,6 +159,14 @@ def assert_right_end(deployment: Deployment, run_id: str, destination: str, stat
     assert not (folder / "cancel").exists()
     assert not (folder / "staging").exists()
     return summary
+
+
+def wait_for_a_moment(
+    chance: random.Random, seconds: float, on_poll: Callable[[], None] = lambda: None
+) -> None:
+    """Wait for a moment that chance has chosen within so many seconds; murders go on meanwhile."""
+    moment = time.monotonic() + chance.uniform(0, seconds)
+    keep_looking(lambda: on_poll() or time.monotonic() >= moment)
 
 
 def has_failed_task(deployment: Deployment, run_id: str) -> bool:
@@ -246,24 +262,23 @@ def replace_triggerer(
         return len(come) >= 15 and all(found.get(index) == "deferred" for found in states for index in held)
 
     keep_looking(lambda: murderer.look() or have_come(), what="the deferral of most who wait")
-    time.sleep(chance.uniform(0, 2))
-    with deployment.frozen_triggerer() as first:
+    wait_for_a_moment(chance, 2, murderer.look)
+    triggerers = Triggerers(deployment.airflow)
+    with triggerers.first_frozen() as first:
         other = deployment.airflow.add("triggerer")
         murderer.open("finish")
 
         def has_taken_over() -> bool:
-            others = [job for job in deployment.triggerers() if job != first]
+            others = [job for job in triggerers.numbers() if job != first]
             if not others or waiting.triggerers() != set(others):
                 return False
             # Its first question makes a triggerer stand still for as long as it takes to build an API of its own. One
             # that has told of an end is past that: before, it may be taken for lost itself, and the first has all back.
-            return "Trigger fired event" in deployment.trigger_logs(*others)
+            return "Trigger fired event" in triggerers.logs(*others)
 
         keep_looking(lambda: murderer.look() or has_taken_over(), what="the takeover of the triggers")
     # Airflow ends the triggers of the one that froze as if a user had ended their tasks.
-    keep_looking(
-        lambda: murderer.look() or "invoking on_kill" in deployment.trigger_logs(first), what="on_kill"
-    )
+    keep_looking(lambda: murderer.look() or "invoking on_kill" in triggerers.logs(first), what="on_kill")
     return other
 
 
@@ -290,7 +305,7 @@ def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
     other = replace_triggerer(deployment, murderer, waiting, chance)
     # Until now, so that somebody still waits when the triggerer is itself again.
     murderer.open("lasting")
-    time.sleep(chance.uniform(0, 3))
+    wait_for_a_moment(chance, 3, murderer.look)
     airflow.kill(other)
     for dag_id, run_id in [("many", many), ("watchers", watchers)]:
         airflow.wait_for_run(dag_id, run_id, timeout=900, on_poll=murderer.look)
@@ -342,7 +357,7 @@ def test_a_scheduler_that_is_killed_costs_no_execution(
     )
     wait_until(lambda: len(deployment.pods()) == 3, what="three pods at work")
     gate.touch()
-    time.sleep(chance.uniform(0, 6))
+    wait_for_a_moment(chance, 6)
     airflow.kill("scheduler", with_children=what != "alone")
     airflow.restart("scheduler")
 

@@ -32,8 +32,9 @@ def bash(monkeypatch):
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}:{os.environ['PATH']}")
 
     def run(script):
+        # bash replaces itself with the last command, and completion is installed for the shell that the command runs in.
         done = subprocess.run(
-            ["bash", "-eu", "-c", script], capture_output=True, text=True, check=False, timeout=120
+            ["bash", "-eu", "-c", f"{script}\n:"], capture_output=True, text=True, check=False, timeout=120
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

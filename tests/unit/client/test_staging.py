@@ -15,7 +15,7 @@ from airflow_batchexec.exceptions import (
 )
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.server)])
 def place(request, tmp_path, monkeypatch):
     """A place for staging folders, as a URI."""
     if request.param == "file":

@@ -50,7 +50,7 @@ except ExecutionRunningError:
 """
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.server)])
 def place(request, tmp_path):
     """A storage, and where in it a lock would lie."""
     if request.param == "local":

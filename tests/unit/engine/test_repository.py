@@ -78,7 +78,10 @@ def s3_storage(access):
     return open_storage(Scheme.S3, s3=access)
 
 
-@pytest.fixture(params=["disk", "bucket"])
+BUCKET = pytest.param("bucket", marks=pytest.mark.server)
+
+
+@pytest.fixture(params=["disk", BUCKET])
 def place(request, tmp_path):
     if request.param == "disk":
         return Place(Location.of_path(tmp_path / "repository"), tmp_path / "cache", None)
@@ -101,7 +104,7 @@ def folder(tmp_path):
     return write_model(tmp_path / "source")
 
 
-only_in_a_bucket = pytest.mark.parametrize("place", ["bucket"], indirect=True)
+only_in_a_bucket = pytest.mark.parametrize("place", [BUCKET], indirect=True)
 only_on_disk = pytest.mark.parametrize("place", ["disk"], indirect=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,14 @@ from airflow_batchexec.engine.journal import unpack
 from airflow_batchexec.operators.task_journal import TaskJournal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from inline_executions import InlineExecutions, Outcome
     from journals import Journal
 
 
 def journal_of(outcome: Outcome) -> Journal:
-    return read_journal(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db", outcome.run.run_id)
+    return read_journal(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], outcome.run.run_id)
 
 
 def test_every_file_is_told_of_from_its_plan_to_its_end(executions: InlineExecutions):

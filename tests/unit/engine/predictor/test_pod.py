@@ -18,6 +18,7 @@ from pods import MIB, PodStarter, is_running, nothing_left_behind, wait_until
 
 from airflow_batchexec.engine.formats import FileType
 from airflow_batchexec.engine.instances import Instance
+from airflow_batchexec.engine.predictor.memory import MemoryWatch
 from airflow_batchexec.engine.predictor.process import DeadlineExceeded
 from airflow_batchexec.exceptions import (
     DiskFullError,
@@ -365,17 +366,26 @@ def test_a_pod_over_its_instances_memory_is_ended(pods, body):
         assert not pod.alive
 
 
-def test_memory_that_forked_children_share_is_counted_once(pods):
-    source = """
-    import os
+def test_memory_that_forked_children_share_is_counted_once(pods, tmp_path, monkeypatch):
+    seen, look = tmp_path / "seen", MemoryWatch.excess_bytes
+
+    def look_and_tell(watch):
+        excess = look(watch)
+        if len(watch._tree) > 6:
+            seen.touch()
+        return excess
+
+    monkeypatch.setattr(MemoryWatch, "excess_bytes", look_and_tell)
+    source = f"""
+    import os, time
     shared = bytearray(b"x") * (120 << 20)
     def predict(df):
         children = []
         for _ in range(6):
             pid = os.fork()
             if pid == 0:
-                import time
-                time.sleep(1.5)
+                while not os.path.exists({str(seen)!r}):
+                    time.sleep(0.01)
                 os._exit(0)
             children.append(pid)
         for pid in children:
