@@ -1,49 +1,68 @@
 # Two commands: `make demo` runs the main job, `make test` proves it. Each installs what it needs first.
-.PHONY: help install demo test lint coverage format clean
+.PHONY: help install demo check check-all lint test soak coverage format clean
 
-VENV := .venv
-PYTHON := $(VENV)/bin/python
+# Another interpreter gets a separate environment: make check PYTHON=python3.12
+PYTHON :=
+VENV := .venv$(addprefix -,$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --numprocesses
 
 # Airflow starts a process for each task, and one that may not keep what it has compiled compiles all it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@echo "make demo     train a model, publish it, run a year of flights through it in a real Airflow"
-	@echo "make test     check style, types and layers, then run all tests"
-	@echo "make install  only create $(VENV)"
-	@echo "make lint     only style, types and layers"
-	@echo "make coverage which lines the tests run, in one process (half an hour)"
-	@echo "make format   rewrite the code in the project's style"
-	@echo "make clean    remove what the other targets have made"
+	@echo "make demo      train a model, publish it, run a year of flights through it in a real Airflow"
+	@echo "make check     style, types, layers, and all tests that need neither a server nor a browser"
+	@echo "make test      the same, and all other tests"
+	@echo "make soak      kill processes of a real Airflow at random"
+	@echo "make check-all make check with every Python from 3.11 to 3.13 that this machine has"
+	@echo "make install   only create $(VENV)"
+	@echo "make lint      only style, types and layers"
+	@echo "make coverage  which lines the tests run, in one process (half an hour)"
+	@echo "make format    rewrite the code in the project's style"
+	@echo "make clean     remove what the other targets have made"
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh
-	@scripts/install.sh $(VENV)
+	@scripts/install.sh $(VENV) $(PYTHON)
 	@touch $@
 
 demo: $(STAMP)
-	@$(PYTHON) -m demo
+	@$(BIN)/python -m demo
 
 lint: $(STAMP)
-	@$(VENV)/bin/ruff check
-	@$(VENV)/bin/ruff format --check
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint
+	@$(PYTEST) 3 -m "not server" tests/unit tests/contract
+
+check-all:
+	@for python in python3.11 python3.12 python3.13; do \
+		if command -v $$python >/dev/null; then \
+			echo "With $$python:"; $(MAKE) check PYTHON=$$python || exit 1; \
+		fi; \
+	done
 
 test: lint
 	@scripts/install_programs.sh
-	@$(PYTHON) -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
+	@$(PYTEST) 4
+
+soak: $(STAMP)
+	@$(BIN)/python -m pytest tests/soak -o log_cli=true --log-cli-level=WARNING
 
 coverage: $(STAMP)
-	@$(VENV)/bin/coverage erase
-	@$(VENV)/bin/coverage run -m pytest
-	@$(VENV)/bin/coverage report
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
 
 format: $(STAMP)
-	@$(VENV)/bin/ruff check --fix
-	@$(VENV)/bin/ruff format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv .venv-* .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

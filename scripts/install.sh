@@ -1,11 +1,13 @@
 #!/bin/sh
 # Creates the virtual environment FOLDER with this project and everything that its demo and tests need.
+# A second argument names the interpreter, one of Python 3.11 to 3.13; without it the first that is there is taken.
 set -eu
 
 venv=$1
+candidates=${2:-python3.11 python3.12 python3.13 python3}
 
 python=
-for candidate in python3.11 python3.12 python3.13 python3; do
+for candidate in $candidates; do
     if command -v "$candidate" >/dev/null 2>&1 &&
         "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
         python=$candidate
@@ -13,7 +15,7 @@ for candidate in python3.11 python3.12 python3.13 python3; do
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.11, 3.12 or 3.13 is needed; on Debian: apt-get install python3 python3-venv" >&2
+    echo "Python 3.11, 3.12 or 3.13 is needed (looked for: $candidates); on Debian: apt-get install python3 python3-venv" >&2
     exit 1
 fi
 
