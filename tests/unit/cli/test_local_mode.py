@@ -397,10 +397,10 @@ def test_a_file_over_its_timeout_fails_the_execution(desk):
 
 def test_an_execution_over_its_timeout_names_what_it_left(desk):
     desk.order(a="fine", b="hang", c="fine")
-    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=12)
+    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=20)
     (manifest,) = desk.manifests()
     assert manifest["status"] == "TIMEOUT"
-    assert manifest["reason"].startswith("The job_timeout of 12 s is over.")
+    assert manifest["reason"].startswith("The job_timeout of 20 s is over.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
     assert desk.files() == ["a.csv"]
@@ -430,6 +430,7 @@ def test_an_interrupted_execution_leaves_no_pod_and_no_partial_result(desk, numb
 def test_a_killed_execution_leaves_no_pod_and_its_lock_is_taken_over(desk):
     desk.order(a="fine", b="hang")
     with desk.running("obedient") as (process, pods):
+        wait_until(lambda: desk.files() == ["a.csv"])  # published while the model has b.csv
         process.kill()
     wait_until(lambda: not any(map(is_running, pods)))
     assert len(desk.locks()) == 1
