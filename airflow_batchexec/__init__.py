@@ -9,26 +9,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec._version import __version__
+
 if TYPE_CHECKING:
-    from airflow_batchexec.config import ExecutionConfig
-    from airflow_batchexec.dags import batch_execution_group, create_execution_dag
+    from airflow_batchexec.dags.factory import batch_execution_group, create_execution_dag
+    from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
     from airflow_batchexec.operators.batch_execution import BatchExecutionOperator
     from airflow_batchexec.operators.predict_file import PredictFileOperator
     from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor
     from airflow_batchexec.triggers.batch_execution import BatchExecutionTrigger
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "BatchExecutionHook": "airflow_batchexec.hooks.batch_execution",
     "BatchExecutionOperator": "airflow_batchexec.operators.batch_execution",
     "BatchExecutionSensor": "airflow_batchexec.sensors.batch_execution",
     "BatchExecutionTrigger": "airflow_batchexec.triggers.batch_execution",
-    "ExecutionConfig": "airflow_batchexec.config",
+    "ExecutionConfig": "airflow_batchexec.engine.config.model",
     "PredictFileOperator": "airflow_batchexec.operators.predict_file",
-    "batch_execution_group": "airflow_batchexec.dags",
-    "create_execution_dag": "airflow_batchexec.dags",
+    "batch_execution_group": "airflow_batchexec.dags.factory",
+    "create_execution_dag": "airflow_batchexec.dags.factory",
 }
 
 __all__ = [

@@ -141,8 +141,8 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "extra-links": [
-            "airflow_batchexec.links.ExecutionLink",
-            "airflow_batchexec.links.ResultsLink",
+            "airflow_batchexec.reporting.links.ExecutionLink",
+            "airflow_batchexec.reporting.links.ResultsLink",
         ],
         # Airflow finds the plugin by its own entry point; this is for lists of what a provider brings.
         "plugins": [{"name": "batchexec", "plugin-class": "airflow_batchexec.plugin.BatchExecPlugin"}],

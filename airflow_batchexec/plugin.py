@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_batchexec import run_notes
 from airflow_batchexec.api import URL_PREFIX, LazyApp
+from airflow_batchexec.reporting import run_notes
 
 __all__ = ["BatchExecPlugin"]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.purchase_option import PurchaseOption
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.placement_rules import PURCHASE_OPTIONS, PlacementRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_batchexec.engine.repository import ModelRepository
+    from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage import Storage
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "machine_is_shared",
     "model_repository",
     "most_mapped_tasks",
-    "placement_rules",
+    "placement",
     "scratch_folder",
     "task_end_seconds",
     "task_memory_bytes",
@@ -112,7 +112,7 @@ def model_repository(open_storage: Callable[[Location], Storage]) -> ModelReposi
     Raises:
         ConfigurationError: There is none.
     """
-    from airflow_batchexec.engine.repository import ModelRepository, default_cache  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.repository.repository import ModelRepository, default_cache  # noqa: PLC0415  not for parsing
 
     uri = conf.get(_SECTION, "model_repository", fallback="")
     if not uri:
@@ -167,13 +167,10 @@ def in_kubernetes_pod() -> bool:
     return bool(os.environ.get("AIRFLOW_IS_K8S_EXECUTOR_POD"))
 
 
-def placement_rules() -> PlacementRules:
-    """Which machines an instance and a purchase option stand for.
-
-    Raises:
-        ConfigurationError: A rule is wrong.
-    """
-    return PlacementRules.parse(conf.get(_SECTION, "placement", fallback=""), instances=instance_table())
+def placement() -> str:
+    """The rules of placement, as JSON."""
+    text: str = conf.get(_SECTION, "placement", fallback="")
+    return text
 
 
 def default_purchase_option() -> str:
@@ -182,13 +179,14 @@ def default_purchase_option() -> str:
     Raises:
         ConfigurationError: It is none.
     """
-    text: str = conf.get(_SECTION, "purchase_option", fallback="").strip().lower()
-    if text and text not in PURCHASE_OPTIONS:
+    text = conf.get(_SECTION, "purchase_option", fallback="").strip()
+    try:
+        return PurchaseOption.parse(text) if text else ""
+    except ValueError as error:
         raise ConfigurationError(
-            f"purchase_option: [batchexec] purchase_option is {text!r}, neither spot nor on-demand.",
+            f"purchase_option: {error} Set [batchexec] purchase_option to one of them.",
             field="purchase_option",
-        )
-    return text
+        ) from None
 
 
 def gpu_resource() -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ from datetime import timedelta
 from airflow.sdk import DAG, XComArg, task
 
 from airflow_batchexec import PredictFileOperator, batch_execution_group, exceptions
-from airflow_batchexec.dags import execution_params
-from airflow_batchexec.engine.stop import StopMark
+from airflow_batchexec.dags.factory import execution_params
+from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
-from airflow_batchexec.handle import ExecutionHandle
+from airflow_batchexec.runs.handle import ExecutionHandle
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
 
 NO_DELAY = {"retries": 1, "retry_delay": timedelta(0)}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import NullPool, create_engine, text
 
-from airflow_batchexec.engine.journal import fold, report_lines, unpack
+from airflow_batchexec.engine.journal.replay import fold, report_lines, unpack
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from airflow_batchexec.engine.journal import FileAccount
+    from airflow_batchexec.engine.journal.replay import FileAccount
 
 __all__ = ["Journal", "read_journal"]
 

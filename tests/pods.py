@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from airflow_batchexec.engine.formats import FileType
-from airflow_batchexec.engine.instances import Instance
+from airflow_batchexec.engine.config.instances import Instance
 from airflow_batchexec.engine.predictor.process import Pod
 from airflow_batchexec.engine.predictor.spec import PodSpec
+from airflow_batchexec.engine.standalone.formats import FileType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_batchexec import BatchExecutionHook
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.api.standing import PLAN_TASK, Words
-from airflow_batchexec.config import ExecutionConfig, flat_fields
-from airflow_batchexec.engine.journal import fold, report_lines, unpack
+from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.journal.replay import fold, report_lines, unpack
 from airflow_batchexec.exceptions import BatchExecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_batchexec.api.queries import Run, StoredValue
-    from airflow_batchexec.engine.journal import FileAccount
+    from airflow_batchexec.engine.journal.replay import FileAccount
 
 __all__ = ["Account", "Fields"]
 

@@ -11,14 +11,16 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 
-import airflow_batchexec
+from airflow_batchexec._version import __version__
 from airflow_batchexec.api import reading
 from airflow_batchexec.api.auth import Caller, ChangingCaller  # noqa: TC001  FastAPI reads the annotations
 from airflow_batchexec.api.body import Body, parse_json
 from airflow_batchexec.api.cancel import cancel
 from airflow_batchexec.api.errors import ApiError, ApiRoute, add_error_handlers
 from airflow_batchexec.api.examples import REQUEST_BODY, error_responses
-from airflow_batchexec.api.models import (
+from airflow_batchexec.api.start import start
+from airflow_batchexec.engine.config.values import OPTIONAL_ID_SCHEMA
+from airflow_batchexec.wire.responses import (
     CancelResponse,
     DetailsResponse,
     ListResponse,
@@ -26,8 +28,6 @@ from airflow_batchexec.api.models import (
     StartResponse,
     StatusResponse,
 )
-from airflow_batchexec.api.start import start
-from airflow_batchexec.config_values import OPTIONAL_ID_SCHEMA
 
 __all__ = ["create_app"]
 
@@ -146,7 +146,7 @@ def openapi(request: Request, user: Caller) -> Any:  # noqa: ARG001  whoever rea
     """The OpenAPI document, with the address that it is read from."""
     document = get_openapi(
         title=_TITLE,
-        version=airflow_batchexec.__version__,
+        version=__version__,
         description=_DESCRIPTION,
         routes=router.routes,
     )

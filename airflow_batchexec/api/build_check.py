@@ -8,12 +8,12 @@ from threading import BoundedSemaphore, Thread
 from typing import TYPE_CHECKING
 
 from airflow_batchexec import settings
-from airflow_batchexec.engine.locations import Scheme
+from airflow_batchexec.engine.config.locations import Scheme
 from airflow_batchexec.exceptions import BatchExecError, RepositoryError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
 if TYPE_CHECKING:
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["check_build"]
 

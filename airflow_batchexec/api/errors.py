@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from airflow_batchexec.api.models import failure
 from airflow_batchexec.exceptions import (
     BatchExecError,
     ConfigurationError,
     RepositoryError,
 )
+from airflow_batchexec.wire.responses import failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.api.models import failure
-from airflow_batchexec.api.request_schema import START_REQUEST
+from airflow_batchexec.wire.responses import failure
+from airflow_batchexec.wire.schema import START_REQUEST
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

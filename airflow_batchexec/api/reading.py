@@ -12,7 +12,14 @@ from airflow_batchexec.api.account import Account
 from airflow_batchexec.api.auth import dags_for
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError
-from airflow_batchexec.api.models import (
+from airflow_batchexec.api.standing import (
+    PLAN_TASK,
+    PREDICT_TASK,
+    Words,
+    needs_plan_state,
+    standing_of,
+)
+from airflow_batchexec.wire.responses import (
     BatchJobDetails,
     BatchJobSummary,
     DetailsResponse,
@@ -23,15 +30,7 @@ from airflow_batchexec.api.models import (
     StatusResponse,
     TaskExecution,
 )
-from airflow_batchexec.api.standing import (
-    PLAN_TASK,
-    PREDICT_TASK,
-    Words,
-    needs_plan_state,
-    standing_of,
-)
-from airflow_batchexec.wire import JobStatus, TaskStatus
-from airflow_batchexec.wire_values import InputFileType, OutputFileType
+from airflow_batchexec.wire.values import InputFileType, JobStatus, OutputFileType, TaskStatus
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.wire import JobStatus
+from airflow_batchexec.wire.values import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,9 +21,9 @@ from airflow_batchexec.api.build_check import check_build
 from airflow_batchexec.api.dag_bag import dag_bag
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
-from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
-from airflow_batchexec.wire import read_start_request
+from airflow_batchexec.wire.request import read_start_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

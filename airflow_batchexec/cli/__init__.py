@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airflow_batchexec import __version__
+from airflow_batchexec._version import __version__
 from airflow_batchexec.cli.errors import ReportingGroup
 from airflow_batchexec.cli.execution import execution_app
 from airflow_batchexec.cli.models import models_app

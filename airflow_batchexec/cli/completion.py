@@ -24,7 +24,7 @@ def among(values: Iterable[str]) -> Callable[[str], list[str]]:
 def complete_instance(incomplete: str) -> list[str]:
     """The names of instances, with those of this machine's configuration of Airflow."""
     from airflow_batchexec.client.machine import instance_table  # noqa: PLC0415  --help starts without it
-    from airflow_batchexec.engine.instances import InstanceTable  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.config.instances import InstanceTable  # noqa: PLC0415  as above
 
     try:
         instances = instance_table()
@@ -35,7 +35,7 @@ def complete_instance(incomplete: str) -> list[str]:
 
 def complete_status(incomplete: str) -> list[str]:
     """The statuses of executions, in short."""
-    from airflow_batchexec.wire import JobStatus  # noqa: PLC0415  as above
+    from airflow_batchexec.wire.values import JobStatus  # noqa: PLC0415  as above
 
     return _beginning(incomplete, (status.short for status in JobStatus if status.number))
 

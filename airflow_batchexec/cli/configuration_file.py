@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from airflow_batchexec.config import flat_fields
-from airflow_batchexec.config_sections import SECTIONS
+from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import SECTIONS
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["STANDARD_INPUT", "ConfigurationFile", "configuration_yaml", "read_configuration_file"]
 

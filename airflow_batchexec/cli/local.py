@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import FrameType
 
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["is_local", "local_fields", "run_here"]
 
@@ -72,7 +72,7 @@ def run_here(config: ExecutionConfig, model_repository: str | None, output: Outp
     """
     from airflow_batchexec.cli.progress import ProgressView, print_summary  # noqa: PLC0415  as above
     from airflow_batchexec.client.local_run import local_execution  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.local import Observer  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.running.local import Observer  # noqa: PLC0415  as above
 
     view = ProgressView()
     execution = local_execution(

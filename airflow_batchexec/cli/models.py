@@ -13,7 +13,7 @@ from airflow_batchexec.cli.options import PLAIN, ModelRepositoryOption, Output, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_batchexec.engine.repository import ModelRepository, ModelSummary
+    from airflow_batchexec.engine.repository.repository import ModelRepository, ModelSummary
 
 __all__ = ["models_app"]
 

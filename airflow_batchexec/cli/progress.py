@@ -16,14 +16,14 @@ from rich.progress import (
 )
 
 from airflow_batchexec.cli.display import print_facts, styled_status
-from airflow_batchexec.engine.ledger import FileStatus
+from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-    from airflow_batchexec.engine.execution import Prepared
-    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.execution.lifecycle import Prepared
 
 __all__ = ["ProgressView", "print_summary"]
 

@@ -11,7 +11,8 @@ from rich.markup import escape
 from airflow_batchexec.cli.display import print_facts, print_json, print_line, print_table, styled_status
 from airflow_batchexec.cli.errors import FAILED, INTERRUPTED, REFUSED, report
 from airflow_batchexec.cli.options import Output
-from airflow_batchexec.wire import JobStatus, read_start_request, start_request
+from airflow_batchexec.wire.request import read_start_request, start_request
+from airflow_batchexec.wire.values import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         ExecutionStatusResult,
         StartExecutionResult,
     )
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["cancel", "show_list", "show_report", "show_status", "start_there", "wait_for"]
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
         TaskExecution,
     )
     from airflow_batchexec.client.settings import ClientSettings
-    from airflow_batchexec.config import ExecutionConfig
-    from airflow_batchexec.wire import JobStatus, TaskStatus
+    from airflow_batchexec.engine.config.model import ExecutionConfig
+    from airflow_batchexec.wire.values import JobStatus, TaskStatus
 
 _RESULTS = "airflow_batchexec.client.results"
 _HOMES = {
@@ -37,18 +37,18 @@ _HOMES = {
     "BatchJobSummary": _RESULTS,
     "CancelExecutionResult": _RESULTS,
     "ClientSettings": "airflow_batchexec.client.settings",
-    "ExecutionConfig": "airflow_batchexec.config",
+    "ExecutionConfig": "airflow_batchexec.engine.config.model",
     "ExecutionFileDetails": _RESULTS,
     "ExecutionStatusResult": _RESULTS,
     "GetBatchJobDetailsResult": _RESULTS,
     "GetExecutionReportResult": _RESULTS,
-    "JobStatus": "airflow_batchexec.wire",
+    "JobStatus": "airflow_batchexec.wire.values",
     "ListBatchJobsResult": _RESULTS,
     "LocalRunResult": "airflow_batchexec.client.local_run",
     "ReportMessage": _RESULTS,
     "StartExecutionResult": _RESULTS,
     "TaskExecution": _RESULTS,
-    "TaskStatus": "airflow_batchexec.wire",
+    "TaskStatus": "airflow_batchexec.wire.values",
 }
 
 __all__ = [

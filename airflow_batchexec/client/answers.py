@@ -19,13 +19,13 @@ from airflow_batchexec.client.results import (
     TaskExecution,
 )
 from airflow_batchexec.exceptions import UnexpectedAnswerError
-from airflow_batchexec.wire import JobStatus, TaskStatus
+from airflow_batchexec.wire.values import JobStatus, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from airflow_batchexec.client.transport import Answer
-    from airflow_batchexec.wire_values import WireEnum
+    from airflow_batchexec.wire.values import WireEnum
 
     E = TypeVar("E", bound=WireEnum)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["ExecutionConfig"]

@@ -13,8 +13,8 @@ from airflow_batchexec.client.local_run import LocalRunResult, local_folder, run
 from airflow_batchexec.client.manager import BatchJobManagerClient
 from airflow_batchexec.client.staged_run import run_staged
 from airflow_batchexec.client.staging import StagingFolder
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine.formats import FileType, result_name
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.standalone.formats import FileType, result_name
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
 
 if TYPE_CHECKING:

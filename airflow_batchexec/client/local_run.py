@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchexec.client.interruption import ends_as_interrupts
 from airflow_batchexec.client.machine import instance_table, repository
 from airflow_batchexec.client.progress import bar
-from airflow_batchexec.config import flat_fields
-from airflow_batchexec.engine.locations import AllowedLocations, Location, Scheme
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme
+from airflow_batchexec.engine.config.model import flat_fields
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
 
 if TYPE_CHECKING:
     from airflow_batchexec.client.progress import Bar
-    from airflow_batchexec.config import ExecutionConfig
-    from airflow_batchexec.engine.execution import Prepared
-    from airflow_batchexec.engine.ledger import FileRecord
-    from airflow_batchexec.engine.local import LocalExecution, Observer
+    from airflow_batchexec.engine.config.model import ExecutionConfig
+    from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.execution.lifecycle import Prepared
+    from airflow_batchexec.engine.running.local import LocalExecution, Observer
 
 __all__ = ["LocalRunResult", "check_local", "local_execution", "local_folder", "run_here"]
 
@@ -140,7 +140,7 @@ def local_execution(
         ConfigurationError: It asks for what this machine cannot do, or no model repository is named.
     """
     # pandas and pyarrow stay out until something runs.
-    from airflow_batchexec.engine.local import LocalExecution  # noqa: PLC0415
+    from airflow_batchexec.engine.running.local import LocalExecution  # noqa: PLC0415
     from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415
 
     check_local(config)
@@ -190,8 +190,8 @@ def run_here(
 
 
 def _observer(view: Bar) -> Observer:
-    from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.local import Observer  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.running.local import Observer  # noqa: PLC0415  as above
 
     lock = threading.Lock()
     counts = {"finished": 0, "total": 0}

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.repository import open_repository
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.repository.repository import open_repository
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_batchexec.engine.repository import ModelRepository
+    from airflow_batchexec.engine.repository.repository import ModelRepository
 
 __all__ = ["REPOSITORY_VARIABLE", "airflow_setting", "instance_table", "repository"]
 

@@ -21,7 +21,8 @@ from airflow_batchexec.client.settings import ClientSettings
 from airflow_batchexec.client.transport import Transport
 from airflow_batchexec.client.waiting import POLL_SECONDS, cancel_and_say_so, say, wait_for_end
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
-from airflow_batchexec.wire import JobStatus, start_request
+from airflow_batchexec.wire.request import start_request
+from airflow_batchexec.wire.values import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         ListBatchJobsResult,
         StartExecutionResult,
     )
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["BatchJobManagerClient"]
 

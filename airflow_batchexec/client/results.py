@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.wire import JobStatus, TaskStatus
+from airflow_batchexec.wire.values import JobStatus, TaskStatus
 
 if TYPE_CHECKING:
     from datetime import datetime

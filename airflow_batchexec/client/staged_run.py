@@ -12,7 +12,7 @@ from airflow_batchexec.exceptions import (
     ExecutionRunningError,
     PlanningError,
 )
-from airflow_batchexec.wire import JobStatus
+from airflow_batchexec.wire.values import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.client.manager import BatchJobManagerClient
     from airflow_batchexec.client.results import ExecutionStatusResult, StartExecutionResult
     from airflow_batchexec.client.staging import StagingFolder
-    from airflow_batchexec.config import ExecutionConfig
+    from airflow_batchexec.engine.config.model import ExecutionConfig
 
 __all__ = ["run_staged"]
 

@@ -24,7 +24,7 @@ from tenacity import (
     wait_random,
 )
 
-from airflow_batchexec import __version__
+from airflow_batchexec._version import __version__
 from airflow_batchexec.client.credentials import open_credentials
 from airflow_batchexec.client.network_errors import network_error
 from airflow_batchexec.exceptions import (

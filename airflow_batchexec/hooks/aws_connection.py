@@ -49,7 +49,7 @@ def aws_source(conn_id: str, *, region_name: str = "") -> AwsSource:
     """
     from airflow.sdk.exceptions import AirflowException  # noqa: PLC0415  not for parsing
 
-    from airflow_batchexec.engine.storage.sts_errors import sts_errors  # noqa: PLC0415  boto3 takes its time
+    from airflow_batchexec.engine.storage.s3.sts_errors import sts_errors  # noqa: PLC0415  boto3 takes its time
 
     connection = find_connection(conn_id, field=_FIELD)
     if connection is None:

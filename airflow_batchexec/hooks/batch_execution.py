@@ -13,10 +13,10 @@ from airflow_batchexec.hooks.connection_extra import ConnectionExtra
 from airflow_batchexec.hooks.lookup import find_connection, mask_service_account, read_secret
 
 if TYPE_CHECKING:
-    from airflow_batchexec.config import ExecutionConfig
-    from airflow_batchexec.engine.locations import Location, Scheme
+    from airflow_batchexec.engine.config.locations import Location, Scheme
+    from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.storage import GcsAccess, Storage
-    from airflow_batchexec.engine.storage.s3 import S3Access
+    from airflow_batchexec.engine.storage.s3.storage import S3Access
 
 __all__ = ["BatchExecutionHook"]
 
@@ -85,7 +85,7 @@ class BatchExecutionHook(BaseHook):
             ConfigurationError: A connection or a secret is missing, or cannot be used.
             StorageError: Airflow, or the STS of the ``aws`` connection, is out of reach.
         """
-        from airflow_batchexec.engine.storage.s3 import S3Access  # noqa: PLC0415  boto3 takes its time
+        from airflow_batchexec.engine.storage.s3.storage import S3Access  # noqa: PLC0415  boto3 takes its time
 
         extra = self._connection_extra()
         role = extra.role(self._iam_role_arn)
@@ -107,7 +107,7 @@ class BatchExecutionHook(BaseHook):
             ConfigurationError: A connection or a secret is missing, or cannot be used.
             StorageError: Airflow or STS is out of reach.
         """
-        from airflow_batchexec.engine.locations import Scheme  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.config.locations import Scheme  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415  as above
 
         scheme = location.scheme
@@ -121,7 +121,7 @@ class BatchExecutionHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether AWS accepts what the connection says, and as whom: what the form's Test button does."""
-        from airflow_batchexec.engine.storage.s3_identity import identify  # noqa: PLC0415  boto3 takes its time
+        from airflow_batchexec.engine.storage.s3.identity import identify  # noqa: PLC0415  boto3 takes its time
 
         try:
             access = self.get_conn()

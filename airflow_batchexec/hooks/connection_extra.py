@@ -13,7 +13,7 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_batchexec.engine.storage.s3_session import Role
+    from airflow_batchexec.engine.storage.s3.session import Role
 
 __all__ = ["ConnectionExtra"]
 
@@ -92,7 +92,7 @@ class ConnectionExtra:
         Raises:
             ConfigurationError: The ARN, or what is said of assuming roles, is malformed.
         """
-        from airflow_batchexec.engine.storage.s3_session import Role  # noqa: PLC0415  boto3 takes its time
+        from airflow_batchexec.engine.storage.s3.session import Role  # noqa: PLC0415  boto3 takes its time
 
         arn = requested_arn or self.iam_role_arn
         named = {"session_name": self.role_session_name} if self.role_session_name else {}

@@ -16,9 +16,11 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
-from airflow_batchexec.executions import (
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
+from airflow_batchexec.runs.control import (
     EXECUTION_DAG_ID,
     cancel,
     end_of,
@@ -26,11 +28,9 @@ from airflow_batchexec.executions import (
     goes_on,
     tell_run,
 )
-from airflow_batchexec.handle import ExecutionHandle
-from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.links import ExecutionLink, ResultsLink
-from airflow_batchexec.literals import check_literals, given
-from airflow_batchexec.task_errors import as_task_failure
+from airflow_batchexec.runs.handle import ExecutionHandle
+from airflow_batchexec.runs.parse_time import check_literals, given
+from airflow_batchexec.runs.task_errors import as_task_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-    from airflow_batchexec.engine.stop import StopMark
+    from airflow_batchexec.engine.execution.stop import StopMark
 
 __all__ = ["BatchExecutionOperator"]
 
@@ -59,7 +59,7 @@ class BatchExecutionOperator(BaseOperator):
     or is lost, the execution goes on, and a retry waits for it.
 
     The parameters of the execution are those of the guide's table, by flat name, all templated: see
-    :class:`~airflow_batchexec.config.ExecutionConfig`. What is ``None``, or renders to nothing, is unset.
+    :class:`~airflow_batchexec.engine.config.model.ExecutionConfig`. What is ``None``, or renders to nothing, is unset.
 
     Args:
         wait_for_completion: Whether to wait until the execution has ended, and to fail where it has not finished.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.ledger import FileStatus
+from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.execution.ledger import FileRecord
 
 __all__ = ["FileLog"]
 

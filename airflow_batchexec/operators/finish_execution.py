@@ -9,22 +9,22 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.assets import execution_alias, update_asset
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError
-from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of, generation
-from airflow_batchexec.lineage import Lineage, facets_of
-from airflow_batchexec.links import ResultsLink
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.unfinished_plan import UnfinishedPlan
-from airflow_batchexec.task_errors import as_task_failure
+from airflow_batchexec.reporting.assets import execution_alias, update_asset
+from airflow_batchexec.reporting.lineage import Lineage, facets_of
+from airflow_batchexec.reporting.links import ResultsLink
+from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, execution_id_of, generation
+from airflow_batchexec.runs.task_errors import as_task_failure
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-    from airflow_batchexec.engine.audit import ExecutionStatus
-    from airflow_batchexec.engine.specification import ExecutionSpec
-    from airflow_batchexec.engine.stop import StopMark
+    from airflow_batchexec.engine.execution.audit import ExecutionStatus
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.execution.stop import StopMark
     from airflow_batchexec.engine.storage import Storage
 
 __all__ = ["SUMMARY_KEY", "FinishExecutionOperator"]
@@ -150,8 +150,8 @@ class FinishExecutionOperator(BaseOperator):
     def _conclude(
         self, handle: ExecutionHandle, context: Context, cancelled: str, journal: TaskJournal
     ) -> dict[str, Any]:
-        from airflow_batchexec.engine.execution import conclude  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.lifecycle import conclude  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
 
         _, storage, folder = handle.open()
         spec = read_spec(storage, folder)
@@ -183,8 +183,8 @@ class FinishExecutionOperator(BaseOperator):
             context: The task's context.
             cancelled_by: Why somebody has cancelled it, in a sentence; empty where nobody has.
         """
-        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.stop import StopMark  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.stop import StopMark  # noqa: PLC0415  as above
 
         cancel = StopMark(storage=storage, location=spec.folder.cancel)
         if cancelled_by:
@@ -205,7 +205,7 @@ class FinishExecutionOperator(BaseOperator):
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context
     ) -> tuple[ExecutionStatus | None, str]:
         """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
-        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
 
         # One question, where all is well.
         ended = _count_tasks(context, self.predict_task_id, "skipped", "failed")
@@ -222,7 +222,7 @@ class FinishExecutionOperator(BaseOperator):
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context, reason: str
     ) -> None:
         """Airflow says at once that a task has failed, but its process may hear of it only at its next heartbeat."""
-        from airflow_batchexec.engine.execution import wait_for_pods  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.lifecycle import wait_for_pods  # noqa: PLC0415  not for parsing
 
         failed = _count_tasks(context, self.predict_task_id, "failed")
         if failed:
@@ -250,7 +250,7 @@ def _tell_end(
     journal: TaskJournal, context: Context, summary: dict[str, Any], manifest: dict[str, Any] | None
 ) -> None:
     """Leave the row ``ended``, and say how it has."""
-    from airflow_batchexec.engine.journal import pack  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  not for parsing
 
     row = {name: summary[name] for name in ("generation", "status", "reason")}
     if manifest is not None:

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.engine.lock import LockOwner
+from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
-from airflow_batchexec.handle import (
+from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.task_journal import TaskJournal
+from airflow_batchexec.placement.tasks import Placement, admission
+from airflow_batchexec.runs.handle import (
     ExecutionHandle,
     dag_run_start,
     execution_id_of,
     generation,
     owner_state,
 )
-from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.task_journal import TaskJournal
-from airflow_batchexec.placement import Placement, admission
-from airflow_batchexec.task_errors import task_failure
+from airflow_batchexec.runs.task_errors import task_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow.sdk import Context
 
-    from airflow_batchexec.engine.execution import Prepared
+    from airflow_batchexec.engine.execution.lifecycle import Prepared
 
 __all__ = ["PlanExecutionOperator"]
 
@@ -99,8 +99,8 @@ class PlanExecutionOperator(BaseOperator):
         return fields
 
     def _plan(self, context: Context, journal: TaskJournal) -> list[list[int]]:
-        from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution import prepare  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.lifecycle import prepare  # noqa: PLC0415  as above
 
         ti = context["ti"]
         config = ExecutionConfig.from_fields(**self.fields_of_run(context))
@@ -158,7 +158,7 @@ class PlanExecutionOperator(BaseOperator):
 
 def _tell(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
     """Say what was planned. The row ``planned`` comes last: what it speaks of is there by then."""
-    from airflow_batchexec.engine.journal import pack_in_rows  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.replay import pack_in_rows  # noqa: PLC0415  not for parsing
 
     spec, plan = prepared.spec, prepared.plan
     build = {"model_id": spec.build.model_id, "build_id": spec.build.build_id}

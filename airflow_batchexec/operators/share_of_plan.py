@@ -16,13 +16,13 @@ from airflow_batchexec.exceptions import (
     JobTimeoutError,
     ObjectNotFoundError,
 )
-from airflow_batchexec.handle import ExecutionHandle, dag_run_start, generation, owner_state
-from airflow_batchexec.lineage import Lineage
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.task_pod import TaskPod
-from airflow_batchexec.task_errors import task_failure
+from airflow_batchexec.reporting.lineage import Lineage
+from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
+from airflow_batchexec.runs.task_errors import task_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
-    from airflow_batchexec.engine.ledger import FileRecord, LedgerWriter
-    from airflow_batchexec.engine.plan import FileTask
+    from airflow_batchexec.engine.execution.ledger import FileRecord, LedgerWriter
+    from airflow_batchexec.engine.execution.plan import FileTask
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.predictor.process import Pod
-    from airflow_batchexec.engine.specification import ExecutionSpec
 
 __all__ = ["ShareOfPlan"]
 
@@ -61,9 +61,9 @@ class ShareOfPlan:
             self._read_plan(execution, share)
 
     def _read_plan(self, execution: Any, share: Any) -> None:
-        from airflow_batchexec.engine.plan import Share, read_tasks  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.stop import StopMark, StopWatch  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.plan import Share, read_tasks  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.stop import StopMark, StopWatch  # noqa: PLC0415  as above
 
         self._handle = ExecutionHandle.from_dict(execution)
         self._hook, self._storage, folder = self._handle.open()
@@ -147,7 +147,7 @@ class ShareOfPlan:
 
     def _hold_lock(self) -> None:
         """Take the lock again where the execution had ended and was cleared."""
-        from airflow_batchexec.engine import lock  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution import lock  # noqa: PLC0415  not for parsing
 
         lock.acquire(
             storage=self._storage,
@@ -157,7 +157,7 @@ class ShareOfPlan:
         )
 
     def _tasks_to_do(self) -> Sequence[FileTask]:
-        from airflow_batchexec.engine.ledger import FileStatus, latest, read_ledger  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.ledger import FileStatus, latest, read_ledger  # noqa: PLC0415  not for parsing
 
         if self._ti.try_number == 1 and self._generation == 0:
             return self._tasks
@@ -178,8 +178,8 @@ class ShareOfPlan:
 
     def _execution_had_finished(self) -> bool:
         """Whether this is a clear of an execution that had finished; of one that had not, a clear continues it."""
-        from airflow_batchexec.engine.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution import read_manifest  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.lifecycle import read_manifest  # noqa: PLC0415  as above
 
         try:
             manifest = read_manifest(self._storage, self._spec.folder)
@@ -207,8 +207,8 @@ class ShareOfPlan:
     def _run_files(
         self, tasks: Sequence[FileTask], pod: Pod, deadline: float | None
     ) -> BatchExecError | None:
-        from airflow_batchexec.engine.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.run import FileRoute, Limits, run_files  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files  # noqa: PLC0415  as above
 
         spec, ti = self._spec, self._ti
         attempt = f"{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
@@ -295,7 +295,7 @@ class ShareOfPlan:
 
     def _record_end(self, task: FileTask, reason: ExecutionCancelledError) -> None:
         """Where the task was ended before its pod had a file, the account would not know that it was."""
-        from airflow_batchexec.engine.ledger import (  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.ledger import (  # noqa: PLC0415  not for parsing
             FileRecord,
             FileStatus,
             LedgerWriter,

@@ -9,12 +9,12 @@ from airflow.sdk.exceptions import AirflowException
 
 from airflow_batchexec import settings
 from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedError
-from airflow_batchexec.handle import generation
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.lineage import Lineage
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
 from airflow_batchexec.operators.task_pod import TaskPod
+from airflow_batchexec.reporting.lineage import Lineage
+from airflow_batchexec.runs.handle import generation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
-    from airflow_batchexec.engine.ledger import FileRecord
-    from airflow_batchexec.engine.single_file import PreparedFile
+    from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.running.single_file import PreparedFile
 
 __all__ = ["SingleFile"]
 
@@ -68,7 +68,7 @@ class SingleFile:
             BatchExecError: The request is refused, or the file has no result.
             AirflowException: The pod was ended, or the file changed meanwhile.
         """
-        from airflow_batchexec.engine.single_file import predict_file  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.running.single_file import predict_file  # noqa: PLC0415  not for parsing
 
         prepared, hook = self._prepare()
         spec = prepared.spec
@@ -106,9 +106,9 @@ class SingleFile:
         self._pod.end(ExecutionCancelledError("Its task was ended from outside."))
 
     def _prepare(self) -> tuple[PreparedFile, BatchExecutionHook]:
-        from airflow_batchexec.engine.file_request import file_config  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.lock import LockOwner  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.single_file import prepare_file  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.config.file_request import file_config  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.lock import LockOwner  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.running.single_file import prepare_file  # noqa: PLC0415  as above
 
         ti, conn_id = self._ti, self._batch_execution_conn_id
         config = file_config(self._fields)

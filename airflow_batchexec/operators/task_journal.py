@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import internals
 from airflow_batchexec.exceptions import ExecutionCancelledError, FileTimeoutError, JobTimeoutError
-from airflow_batchexec.handle import generation
+from airflow_batchexec.runs.handle import generation
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
-    from airflow_batchexec.engine.ledger import FileRecord
+    from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["TaskJournal"]
@@ -45,7 +45,7 @@ class TaskJournal:
     """
 
     def __init__(self, context: Context, *, name: str, log: Logger) -> None:
-        from airflow_batchexec.engine.journal_writer import (  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.journal.writer import (  # noqa: PLC0415  not for parsing
             JournalWriter,
             ModelLines,
         )
@@ -81,7 +81,7 @@ class TaskJournal:
 
     def add_record(self, record: FileRecord) -> None:
         """Take a file's start or end."""
-        from airflow_batchexec.engine.ledger import FileStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
 
         entry: dict[str, Any] = {
             "at": round(record.at, 3),

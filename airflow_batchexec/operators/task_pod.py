@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.predictor.process import Pod
-    from airflow_batchexec.engine.specification import ExecutionSpec
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["TaskPod"]
@@ -61,7 +61,7 @@ class TaskPod:
             DeadlineExceeded: The deadline passed.
         """
         from airflow_batchexec.engine.predictor.process import Pod  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.run import pod_spec, scratch_folder  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.running.pipeline import pod_spec, scratch_folder  # noqa: PLC0415  as above
 
         builds = BatchExecutionHook(self._batch_execution_conn_id)
         with scratch_folder(settings.scratch_folder()) as scratch:

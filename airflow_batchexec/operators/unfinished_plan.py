@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import settings
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
-from airflow_batchexec.handle import ExecutionHandle, dag_run_start, execution_id_of
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
+from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, execution_id_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -70,8 +70,8 @@ class UnfinishedPlan:
 
     def _handle(self) -> ExecutionHandle | None:
         """The handle that the plan is about to make; ``None`` where it will be refused."""
-        from airflow_batchexec.config import ExecutionConfig  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.locations import canonical  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.config.locations import canonical  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
 
         plan = self._context["dag"].get_task(self._task_id)
         if not isinstance(plan, PlanExecutionOperator) or plan.fields is not None:
@@ -95,7 +95,7 @@ class UnfinishedPlan:
 
     def _is_prepared(self, handle: ExecutionHandle) -> bool:
         """Whether there are the documents of a plan that this generation has made."""
-        from airflow_batchexec.engine.specification import read_spec  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
 
         _, storage, folder = handle.open()
         try:

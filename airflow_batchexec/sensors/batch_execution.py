@@ -9,9 +9,9 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.executions import EXECUTION_DAG_ID, check_run_state, end_of, tell_run
-from airflow_batchexec.links import ExecutionLink, ResultsLink
-from airflow_batchexec.task_errors import as_task_failure
+from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
+from airflow_batchexec.runs.control import EXECUTION_DAG_ID, check_run_state, end_of, tell_run
+from airflow_batchexec.runs.task_errors import as_task_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_batchexec.executions import cancel
-from airflow_batchexec.handle import ExecutionHandle
 from airflow_batchexec.internals import is_task_in, shortest_deferral_seconds
+from airflow_batchexec.runs.control import cancel
+from airflow_batchexec.runs.handle import ExecutionHandle
 from airflow_batchexec.triggers.run_watch import watch_of
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.storage import GcsAccess, LocalStorage, open_storage
-from airflow_batchexec.engine.storage.s3 import S3Access, connect
+from airflow_batchexec.engine.storage.s3.storage import S3Access, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
     from airflow_batchexec.engine.storage import ObjectInfo, Storage
-    from airflow_batchexec.engine.storage.s3 import S3Storage
+    from airflow_batchexec.engine.storage.s3.storage import S3Storage
 
 
 @dataclass(frozen=True)

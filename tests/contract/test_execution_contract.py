@@ -7,11 +7,11 @@ import json
 import pandas as pd
 import pytest
 
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.local import LocalExecution
-from airflow_batchexec.engine.locations import AllowedLocations, Scheme
-from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Scheme
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.repository.repository import ModelRepository
+from airflow_batchexec.engine.running.local import LocalExecution
 
 MODEL = """
 def predict(df):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.exceptions import (
     LocationError,
     ObjectChangedError,

@@ -12,9 +12,9 @@ from airflow_models import frame
 from journals import read_journal
 from waiting import wait_until
 
-from airflow_batchexec.engine.journal import unpack
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.journal.replay import unpack
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ HELD = """
 import time
 from pathlib import Path
 
-from airflow_batchexec.dags import create_execution_dag
+from airflow_batchexec.dags.factory import create_execution_dag
 
 
 def hold(context):

@@ -13,9 +13,9 @@ from execution_fields import VALUES, valid_fields
 from hypothesis import given
 from pydantic import ValidationError
 
-from airflow_batchexec.config import ExecutionConfig, Identity, flat_fields
-from airflow_batchexec.engine.formats import FileType
-from airflow_batchexec.engine.locations import Scheme
+from airflow_batchexec.engine.config.locations import Scheme
+from airflow_batchexec.engine.config.model import ExecutionConfig, Identity, flat_fields
+from airflow_batchexec.engine.standalone.formats import FileType
 from airflow_batchexec.exceptions import ConfigurationError, LocationError
 
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}

@@ -13,10 +13,10 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
-from airflow_batchexec.handle import ExecutionHandle, dag_run_start, generation, owner_state
+from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,14 +9,14 @@ import pytest
 from airflow.providers.openlineage.extractors import OperatorLineage
 from openlineage.client.serde import Serde
 
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine.builds import Build, BuildKind
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.ledger import FileRecord, FileStatus, StoredFile
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.lock import LockOwner
-from airflow_batchexec.engine.specification import ExecutionSpec
-from airflow_batchexec.lineage import Lineage, facets_of
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
+from airflow_batchexec.engine.execution.lock import LockOwner
+from airflow_batchexec.engine.execution.spec import ExecutionSpec
+from airflow_batchexec.engine.repository.builds import Build, BuildKind
+from airflow_batchexec.reporting.lineage import Lineage, facets_of
 
 
 def make_spec(source: str, destination: str) -> ExecutionSpec:
@@ -165,7 +165,7 @@ def test_until_it_is_asked_for_nothing_of_openlineage_is_imported():
     program = (
         "import sys\n"
         "import airflow_batchexec.operators.finish_execution, airflow_batchexec.operators.predict_file\n"
-        "import airflow_batchexec.lineage\n"
+        "import airflow_batchexec.reporting.lineage\n"
         "client, provider = 'openlineage.', 'airflow.providers.openlineage.extractors.'\n"
         "assert not [name for name in sys.modules if (name + '.').startswith((client, provider))]\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.links import ExecutionLink, ResultsLink, console_url, run_url
+from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink, console_url, run_url
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
 
 from airflow_batchexec import create_execution_dag
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine.instances import DEFAULT_INSTANCES, Instance, InstanceTable
+from airflow_batchexec.engine.config.instances import DEFAULT_INSTANCES, Instance, InstanceTable
+from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.get_provider_info import get_provider_info
-from airflow_batchexec.kubernetes_pod import pod_document, pod_override
-from airflow_batchexec.placement import Placement, admission, place_tasks
-from airflow_batchexec.placement_rules import Place, PlacementRules
+from airflow_batchexec.placement.kubernetes import pod_document, pod_override
+from airflow_batchexec.placement.rules import Place, PlacementRules
+from airflow_batchexec.placement.tasks import Placement, admission, place_tasks
 
 RESOURCES = ROOT / "docs" / "resources.md"
 MIB = 1024**2

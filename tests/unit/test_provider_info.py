@@ -17,10 +17,11 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 import airflow_batchexec
-from airflow_batchexec import BatchExecutionHook, links, settings
-from airflow_batchexec.engine.locations import AllowedLocations
+from airflow_batchexec import BatchExecutionHook, settings
+from airflow_batchexec.engine.config.locations import AllowedLocations
 from airflow_batchexec.get_provider_info import get_provider_info
 from airflow_batchexec.hooks.connection_extra import ConnectionExtra
+from airflow_batchexec.reporting import links
 
 _DISTRIBUTION = "airflow-provider-batchexec"
 _OPTIONS = get_provider_info()["config"]["batchexec"]["options"]

@@ -20,12 +20,12 @@ from airflow_batchexec import __version__
 from airflow_batchexec.cli import parameter_table
 from airflow_batchexec.cli.parameter_table import BEGIN, COMMAND, END, with_parameter_table
 from airflow_batchexec.client import ClientSettings
-from airflow_batchexec.config import ExecutionConfig, flat_fields
-from airflow_batchexec.engine.builds import read_build
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.repository.builds import read_build
 from airflow_batchexec.get_provider_info import get_provider_info
-from airflow_batchexec.placement_rules import PlacementRules
+from airflow_batchexec.placement.rules import PlacementRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

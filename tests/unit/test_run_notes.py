@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.run_notes import note_text, with_lines
+from airflow_batchexec.reporting.run_notes import note_text, with_lines
 
 FINISHED: dict[str, Any] = {
     "status": "FINISHED",

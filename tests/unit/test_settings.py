@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from airflow_batchexec import settings
-from airflow_batchexec.engine.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.storage import open_storage
 from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.placement.tasks import placement_rules
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_executors_are_found_by_the_name_that_tasks_call_them_by_the_default_one
         ("task_memory", "half", settings.task_memory_bytes),
         ("task_memory", "-1", settings.task_memory_bytes),
         ("purchase_option", "sport", settings.default_purchase_option),
-        ("placement", "[3]", settings.placement_rules),
+        ("placement", "[3]", placement_rules),
     ],
 )
 def test_what_is_wrong_about_machines_is_refused_by_name(configure, option: str, wrong: str, read):

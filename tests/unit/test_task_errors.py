@@ -7,7 +7,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_batchexec import exceptions
 from airflow_batchexec.exceptions import BatchExecError, PredictError, ResultError
-from airflow_batchexec.task_errors import as_task_failure, task_failure
+from airflow_batchexec.runs.task_errors import as_task_failure, task_failure
 
 _ERRORS = [getattr(exceptions, name) for name in exceptions.__all__]
 

@@ -13,9 +13,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.config import ExecutionConfig, flat_fields
+from airflow_batchexec.dags.trigger_form import execution_params
+from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.trigger_form import execution_params
 
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
 CHOICES = {"input_file_type", "output_file_type", "instance", "purchase_option"}

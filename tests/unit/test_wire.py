@@ -12,10 +12,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from wire_service import NotOfTheWireError, enum_numbers, message_class, parse_response
 
-from airflow_batchexec.config import ExecutionConfig
+from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.wire import JobStatus, StartRequest, TaskStatus, read_start_request, start_request
-from airflow_batchexec.wire_values import InputFileType, MemoryUnit, OutputFileType
+from airflow_batchexec.wire.request import StartRequest, read_start_request, start_request
+from airflow_batchexec.wire.values import InputFileType, JobStatus, MemoryUnit, OutputFileType, TaskStatus
 
 REQUEST = message_class("StartBatchJobRequest")
 

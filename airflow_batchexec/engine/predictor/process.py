@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec.engine import standalone
 from airflow_batchexec.engine.predictor.memory import MemoryWatch, process_tree
 from airflow_batchexec.engine.predictor.output import LineForwarder
 from airflow_batchexec.engine.predictor.spec import link_tree, pod_environment
@@ -47,16 +48,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from airflow_batchexec.engine.formats import FileType
-    from airflow_batchexec.engine.instances import Instance
+    from airflow_batchexec.engine.config.instances import Instance
     from airflow_batchexec.engine.predictor.spec import PodSpec
+    from airflow_batchexec.engine.standalone.formats import FileType
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["Answer", "DeadlineExceeded", "Pod"]
 
-_KEEPER = Path(__file__).with_name("keeper.py")
-_WORKER = Path(__file__).with_name("worker.py")
-_FORMATS = Path(__file__).parents[1] / "formats.py"
+_STANDALONE = Path(standalone.__file__).parent
+_KEEPER = _STANDALONE / "supervisor.py"
+_WORKER = _STANDALONE / "worker.py"
+_FORMATS = _STANDALONE / "formats.py"
 _WATCH_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _ERRORS: dict[str, type[BatchExecError]] = {

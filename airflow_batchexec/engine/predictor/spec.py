@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_batchexec.engine.instances import Instance
+    from airflow_batchexec.engine.config.instances import Instance
 
 __all__ = ["PodSpec", "link_tree", "pod_environment"]
 

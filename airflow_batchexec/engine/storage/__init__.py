@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
-from airflow_batchexec.engine.storage.gcs_access import GcsAccess
+from airflow_batchexec.engine.storage.gcs.access import GcsAccess
 from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_batchexec.engine.storage.s3 import S3Access
+    from airflow_batchexec.engine.storage.s3.storage import S3Access
 
 __all__ = ["GcsAccess", "LocalStorage", "ObjectInfo", "Storage", "open_storage"]
 
@@ -34,7 +34,7 @@ def open_storage(
     """
     scheme = place.scheme if isinstance(place, Location) else place
     if scheme is Scheme.S3:
-        from airflow_batchexec.engine.storage.s3 import connect  # noqa: PLC0415  boto3 takes 0.3 s to import
+        from airflow_batchexec.engine.storage.s3.storage import connect  # noqa: PLC0415  boto3 takes 0.3 s to import
 
         return connect(s3)
     if scheme is Scheme.GS:
@@ -44,7 +44,7 @@ def open_storage(
 
 def _open_gcs(access: GcsAccess | None) -> Storage:
     try:
-        from airflow_batchexec.engine.storage.gcs import connect  # noqa: PLC0415  an extra, and slow to import
+        from airflow_batchexec.engine.storage.gcs.storage import connect  # noqa: PLC0415  an extra, and slow to import
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("google"):
             raise

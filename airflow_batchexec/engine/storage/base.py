@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from airflow_batchexec.engine.locations import Location
+    from airflow_batchexec.engine.config.locations import Location
 
 __all__ = ["ObjectInfo", "Storage"]
 

@@ -13,7 +13,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 from airflow_batchexec.engine.storage.disk import (
     disk_errors,

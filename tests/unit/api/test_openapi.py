@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from wire_service import parse_response
 
-from airflow_batchexec.api.request_schema import START_REQUEST
-from airflow_batchexec.wire import read_start_request
+from airflow_batchexec.wire.request import read_start_request
+from airflow_batchexec.wire.schema import START_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_service import parse_response
 
-from airflow_batchexec.engine.journal import pack
-from airflow_batchexec.wire import JobStatus
+from airflow_batchexec.engine.journal.replay import pack
+from airflow_batchexec.wire.values import JobStatus
 from tools.seeded_execution import (
     BUILD_ID,
     map_predict,

@@ -18,8 +18,8 @@ from sqlalchemy import select, update
 from wire_service import parse_response
 
 from airflow_batchexec.api import database
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.wire import start_request
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.wire.request import start_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from pods import is_running, nothing_left_behind, wait_until
 
-from airflow_batchexec.engine.repository import open_repository
+from airflow_batchexec.engine.repository.repository import open_repository
 
 COMMAND = Path(sys.executable).with_name("batchexec")
 FINISHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130

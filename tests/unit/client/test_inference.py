@@ -28,7 +28,7 @@ from airflow_batchexec.exceptions import (
     ObjectNotFoundError,
     PlanningError,
 )
-from airflow_batchexec.wire import read_start_request
+from airflow_batchexec.wire.request import read_start_request
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 STATUS = f"GET {API}batch-job/rest__1/status"

@@ -15,7 +15,7 @@ from airflow_batchexec.exceptions import (
     ServerUnreachableError,
     WaitTimeoutError,
 )
-from airflow_batchexec.wire import read_start_request
+from airflow_batchexec.wire.request import read_start_request
 
 JOB = f"{API}batch-job/rest__1"
 STATUS = f"GET {JOB}/status"

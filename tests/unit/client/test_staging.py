@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_batchexec.client.staging import StagingFolder
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage import open_storage
 from airflow_batchexec.exceptions import (
     AccessDeniedError,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.audit import ExecutionStatus, audit
-from airflow_batchexec.engine.ledger import FileRecord, FileStatus, StoredFile
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.plan import FileTask
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.audit import ExecutionStatus, audit
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
+from airflow_batchexec.engine.execution.plan import FileTask
 from airflow_batchexec.engine.storage import ObjectInfo
 
 OUT = Location.parse("s3://delays/out")

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.builds import Build, BuildKind, Deployment, format_toml, is_build, read_build
-from airflow_batchexec.engine.locations import Location, Scheme, check_id
+from airflow_batchexec.engine.config.locations import Location, Scheme, check_id
+from airflow_batchexec.engine.repository.builds import (
+    Build,
+    BuildKind,
+    Deployment,
+    format_toml,
+    is_build,
+    read_build,
+)
 from airflow_batchexec.exceptions import ConfigurationError, InvalidBuildError
 
 ALPHANUMERIC = string.ascii_letters + string.digits
@@ -94,8 +101,8 @@ def test_a_deployment_survives_toml(build_id, pods, instance, purchase_option):
     assert deployment.to_dict()["pods"] == pods
 
 
-@pytest.mark.parametrize("spelling", ["on-demand", "ondemand", "ON-DEMAND", "OnDemand"])
-def test_on_demand_may_be_spelt_in_two_ways_and_any_case(spelling):
+@pytest.mark.parametrize("spelling", ["on-demand", "ondemand", "on_demand", "ON-DEMAND", "OnDemand"])
+def test_on_demand_may_be_spelt_in_three_ways_and_any_case(spelling):
     assert Deployment.of(build_id="v1", purchase_option=spelling).purchase_option == "on-demand"
 
 

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine import lock
-from airflow_batchexec.engine.audit import ExecutionStatus
-from airflow_batchexec.engine.execution import conclude, prepare, read_manifest
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
-from airflow_batchexec.engine.locations import AllowedLocations, Location
-from airflow_batchexec.engine.lock import LockOwner, OwnerState
-from airflow_batchexec.engine.plan import read_tasks
-from airflow_batchexec.engine.repository import ModelRepository
-from airflow_batchexec.engine.specification import ExecutionFolder, ExecutionSpec, read_spec
-from airflow_batchexec.engine.stop import StopMark
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.execution import lock
+from airflow_batchexec.engine.execution.audit import ExecutionStatus
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
+from airflow_batchexec.engine.execution.lifecycle import conclude, prepare, read_manifest
+from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.execution.plan import read_tasks
+from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec, read_spec
+from airflow_batchexec.engine.execution.stop import StopMark
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
     BatchExecError,

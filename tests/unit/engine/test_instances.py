@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.instances import DEFAULT_INSTANCES, Instance, InstanceTable
+from airflow_batchexec.engine.config.instances import DEFAULT_INSTANCES, Instance, InstanceTable
 from airflow_batchexec.exceptions import ConfigurationError
 
 GIB = 1024**3

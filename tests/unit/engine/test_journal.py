@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.journal import (
+from airflow_batchexec.engine.journal.replay import (
     MODEL_LINE,
     FileAccount,
     fold,

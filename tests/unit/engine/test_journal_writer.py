@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pods import wait_until
 
-from airflow_batchexec.engine.journal_writer import JournalWriter, ModelLines
+from airflow_batchexec.engine.journal.writer import JournalWriter, ModelLines
 
 
 class Store:
@@ -116,7 +116,7 @@ def test_a_store_that_always_fails_harms_nobody(caplog, in_background):
 
 
 def test_a_store_that_does_not_answer_holds_nothing_up(monkeypatch, caplog):
-    monkeypatch.setattr("airflow_batchexec.engine.journal_writer._CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("airflow_batchexec.engine.journal.writer._CLOSE_SECONDS", 0.1)
     answers = threading.Event()
     writer = JournalWriter(lambda *_: answers.wait())
     before = time.monotonic()

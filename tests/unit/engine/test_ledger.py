@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.ledger import (
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.ledger import (
     FileRecord,
     FileStatus,
     LedgerWriter,
@@ -20,7 +21,6 @@ from airflow_batchexec.engine.ledger import (
     now,
     read_ledger,
 )
-from airflow_batchexec.engine.locations import Location
 from airflow_batchexec.engine.storage import LocalStorage, ObjectInfo
 from airflow_batchexec.exceptions import AccessDeniedError
 

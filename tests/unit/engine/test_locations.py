@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.locations import (
+from airflow_batchexec.engine.config.locations import (
     AllowedLocations,
     Location,
     Scheme,

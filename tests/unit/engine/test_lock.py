@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_batchexec.config import Identity
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.lock import (
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.config.model import Identity
+from airflow_batchexec.engine.execution.lock import (
     LockOwner,
     OwnerState,
     acquire,
@@ -23,14 +23,14 @@ from airflow_batchexec.engine.lock import (
     release,
 )
 from airflow_batchexec.engine.storage import LocalStorage
-from airflow_batchexec.engine.storage.s3 import S3Access, connect
+from airflow_batchexec.engine.storage.s3.storage import S3Access, connect
 from airflow_batchexec.exceptions import ExecutionRunningError, ObjectNotFoundError
 
 IDENTITY = Identity("m", "1", "s3://b", "in", "s3://b", "out")
 CONTENDER = """
 import sys
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.lock import LockOwner, OwnerState, acquire
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState, acquire
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import ExecutionRunningError
 

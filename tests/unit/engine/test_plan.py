@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.formats import FileType
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.plan import (
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.plan import (
     FileTask,
     Share,
     make_plan,
@@ -19,6 +18,7 @@ from airflow_batchexec.engine.plan import (
     read_tasks,
     shares_document,
 )
+from airflow_batchexec.engine.standalone.formats import FileType
 from airflow_batchexec.engine.storage import ObjectInfo
 from airflow_batchexec.exceptions import LocationError, NoInputFilesError, ResultCollisionError
 

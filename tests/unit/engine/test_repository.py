@@ -18,9 +18,9 @@ import boto3
 import pandas as pd
 import pytest
 
-from airflow_batchexec.engine.builds import BuildKind
-from airflow_batchexec.engine.locations import Location, Scheme
-from airflow_batchexec.engine.repository import (
+from airflow_batchexec.engine.config.locations import Location, Scheme
+from airflow_batchexec.engine.repository.builds import BuildKind
+from airflow_batchexec.engine.repository.repository import (
     Deployment,
     ModelRepository,
     ModelSummary,
@@ -28,7 +28,7 @@ from airflow_batchexec.engine.repository import (
     open_repository,
 )
 from airflow_batchexec.engine.storage import open_storage
-from airflow_batchexec.engine.storage.s3 import S3Access
+from airflow_batchexec.engine.storage.s3.storage import S3Access
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -352,8 +352,8 @@ def test_of_eight_publishers_at_once_one_wins_and_its_build_is_whole(repository,
 PUBLISH_AT_A_SIGN = """
 import sys
 from pathlib import Path
-from airflow_batchexec.engine.repository import open_repository
-from airflow_batchexec.engine.storage.s3 import S3Access
+from airflow_batchexec.engine.repository.repository import open_repository
+from airflow_batchexec.engine.storage.s3.storage import S3Access
 from airflow_batchexec.exceptions import BuildExistsError
 
 uri, folder, *s3 = sys.argv[1:]
@@ -670,9 +670,9 @@ def test_a_publisher_that_is_killed_leaves_no_build(repository, tmp_path, place)
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from airflow_batchexec.engine import build_transfer\n"
-        "from airflow_batchexec.engine.repository import open_repository\n"
-        "build_transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from airflow_batchexec.engine.repository import transfer\n"
+        "from airflow_batchexec.engine.repository.repository import open_repository\n"
+        "transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "open_repository(sys.argv[1]).publish(Path(sys.argv[2]), model_id='m', build_id='v1')\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, place.root.uri, str(folder)], check=False)

@@ -7,11 +7,11 @@ import time
 import pytest
 from pods import PodStarter, nothing_left_behind
 
-from airflow_batchexec.engine.formats import FileType
-from airflow_batchexec.engine.ledger import FileStatus
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.plan import make_plan
-from airflow_batchexec.engine.run import FileRoute, Limits, run_files
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.ledger import FileStatus
+from airflow_batchexec.engine.execution.plan import make_plan
+from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
+from airflow_batchexec.engine.standalone.formats import FileType
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,

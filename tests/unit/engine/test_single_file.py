@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pods import PodStarter, nothing_left_behind
 
-from airflow_batchexec.engine.file_request import file_config
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.ledger import FileStatus
-from airflow_batchexec.engine.locations import AllowedLocations, Location
-from airflow_batchexec.engine.lock import LockOwner
-from airflow_batchexec.engine.repository import ModelRepository
-from airflow_batchexec.engine.single_file import PreparedFile, predict_file, prepare_file
+from airflow_batchexec.engine.config.file_request import file_config
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+from airflow_batchexec.engine.execution.ledger import FileStatus
+from airflow_batchexec.engine.execution.lock import LockOwner
+from airflow_batchexec.engine.repository.repository import ModelRepository
+from airflow_batchexec.engine.running.single_file import PreparedFile, predict_file, prepare_file
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
     ConfigurationError,

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.stop import StopMark, StopWatch
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution.stop import StopMark, StopWatch
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,

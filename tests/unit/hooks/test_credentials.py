@@ -18,7 +18,7 @@ from aws_proxy import Answer, start_aws_proxy
 from s3_server import Keys, free_port
 
 from airflow_batchexec import BatchExecutionHook, ExecutionConfig
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BatchExecError,

@@ -17,11 +17,11 @@ from airflow_batchexec import (
     batch_execution_group,
     create_execution_dag,
 )
-from airflow_batchexec.config import flat_fields
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.specification import ExecutionFolder
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.execution.spec import ExecutionFolder
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.executions import execution_id_for
+from airflow_batchexec.runs.control import execution_id_for
 from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor as Sensor
 
 FOLDERS = {"source_folder": "s3://b/in", "destination_folder": "s3://b/out"}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batchexec.config import ExecutionConfig
-from airflow_batchexec.engine.audit import ExecutionStatus
-from airflow_batchexec.engine.execution import prepare
-from airflow_batchexec.engine.instances import InstanceTable
-from airflow_batchexec.engine.ledger import FileRecord, FileStatus, LedgerWriter
-from airflow_batchexec.engine.locations import AllowedLocations, Location
-from airflow_batchexec.engine.lock import LockOwner, OwnerState
-from airflow_batchexec.engine.repository import ModelRepository
-from airflow_batchexec.engine.stop import StopMark
+from airflow_batchexec.engine.config.instances import InstanceTable
+from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.execution.audit import ExecutionStatus
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter
+from airflow_batchexec.engine.execution.lifecycle import prepare
+from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.execution.stop import StopMark
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import ExecutionCancelledError, ModelLoadError
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator, _cancelled_by
@@ -25,7 +25,7 @@ from airflow_batchexec.operators.task_journal import TaskJournal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_batchexec.engine.specification import ExecutionSpec
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
 
 
 class Killed(LocalStorage):

@@ -13,7 +13,7 @@ from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import prohibit_commit
 from sqlalchemy import event, select, text
 
-from airflow_batchexec import run_notes
+from airflow_batchexec.reporting import run_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from inline_executions import publish_moody_model
 from pandas.testing import assert_frame_equal
 
 from airflow_batchexec import PredictFileOperator
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.repository import ModelRepository
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import ConfigurationError, ResultCollisionError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from journals import read_journal
 
-from airflow_batchexec.engine.journal import unpack
+from airflow_batchexec.engine.journal.replay import unpack
 from airflow_batchexec.operators.task_journal import TaskJournal
 
 if TYPE_CHECKING:

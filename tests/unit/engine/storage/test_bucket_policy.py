@@ -12,8 +12,8 @@ import pytest
 from aws_policies import MAY_ASSUME, documented_policy, trust
 from aws_proxy import Answer, start_aws_proxy
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.storage.s3 import Role, S3Access, TransferLimits, connect
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.storage.s3.storage import Role, S3Access, TransferLimits, connect
 from airflow_batchexec.exceptions import AccessDeniedError, StorageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aws_proxy import AwsProxy, Request
     from s3_server import Keys, S3Server
 
-    from airflow_batchexec.engine.storage.s3 import S3Storage
+    from airflow_batchexec.engine.storage.s3.storage import S3Storage
 
 MIB = 1024 * 1024
 IN_PARTS = TransferLimits(single_bytes=5 * MIB, part_bytes=5 * MIB, parallel=1)

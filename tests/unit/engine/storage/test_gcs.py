@@ -20,9 +20,11 @@ import pytest
 from flaky_proxy import start_flaky_proxy
 from s3_server import free_port
 
-from airflow_batchexec.engine.locations import Location, Scheme
-from airflow_batchexec.engine.storage import GcsAccess, gcs, gcs_client, open_storage
-from airflow_batchexec.engine.storage.gcs import connect
+from airflow_batchexec.engine.config.locations import Location, Scheme
+from airflow_batchexec.engine.storage import GcsAccess, open_storage
+from airflow_batchexec.engine.storage.gcs import client as gcs_client
+from airflow_batchexec.engine.storage.gcs import storage as gcs
+from airflow_batchexec.engine.storage.gcs.storage import connect
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -350,7 +352,7 @@ def test_a_token_for_another_server_is_not_shown_to_google(gcs_server, folder):
     """Google's library would, in a thread: here every thread has ended before it is looked."""
     code = """
 import sys, threading
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage import GcsAccess, open_storage
 key, endpoint, uri = sys.stdin.read().split("\\0")
 location = Location.parse(uri)
@@ -564,7 +566,7 @@ def test_a_large_object_is_moved_through_little_memory(gcs_server, folder, tmp_p
     source = _source(tmp_path, content)
     code = """
 import sys, tracemalloc, pathlib
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage import GcsAccess, open_storage
 key, endpoint, uri, source, fetched = sys.stdin.read().split("\\0")
 location = Location.parse(uri)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.storage import LocalStorage, disk
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
@@ -30,7 +30,7 @@ from airflow_batchexec.exceptions import (
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 COUNT_UP = """
 import sys
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import ObjectChangedError
 storage, location = LocalStorage(), Location.parse(sys.argv[1])
@@ -48,7 +48,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from airflow_batchexec.engine.locations import Location
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage import LocalStorage
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

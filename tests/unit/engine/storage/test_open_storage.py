@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from airflow_batchexec.engine.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.storage import GcsAccess, LocalStorage, open_storage
-from airflow_batchexec.engine.storage.gcs import GcsStorage
-from airflow_batchexec.engine.storage.s3 import S3Access, S3Storage
+from airflow_batchexec.engine.storage.gcs.storage import GcsStorage
+from airflow_batchexec.engine.storage.s3.storage import S3Access, S3Storage
 
 
 def test_each_scheme_opens_its_storage():
@@ -30,7 +30,7 @@ def test_each_scheme_opens_its_storage():
 )
 def test_opening_one_storage_does_not_import_what_another_needs(opening, not_imported):
     code = (
-        "import sys; from airflow_batchexec.engine.locations import Scheme;"
+        "import sys; from airflow_batchexec.engine.config.locations import Scheme;"
         f"from airflow_batchexec.engine.storage import GcsAccess, open_storage; {opening};"
         f"sys.exit(', '.join({not_imported | {'pandas', 'pyarrow', 'airflow'}} & set(sys.modules)) or None)"
     )
@@ -41,7 +41,7 @@ def test_opening_one_storage_does_not_import_what_another_needs(opening, not_imp
 def test_what_opens_google_cloud_storage_is_missing_and_named():
     code = (
         "import sys; sys.modules['google.cloud.storage'] = None\n"
-        "from airflow_batchexec.engine.locations import Scheme\n"
+        "from airflow_batchexec.engine.config.locations import Scheme\n"
         "from airflow_batchexec.engine.storage import open_storage\n"
         "from airflow_batchexec.exceptions import ConfigurationError\n"
         "try: open_storage(Scheme.GS)\n"

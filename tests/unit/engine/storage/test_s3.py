@@ -13,8 +13,8 @@ from botocore.config import Config
 from flaky_proxy import start_flaky_proxy
 from s3_server import free_port
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.storage.s3 import S3Access, S3Storage, TransferLimits, connect
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.storage.s3.storage import S3Access, S3Storage, TransferLimits, connect
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,

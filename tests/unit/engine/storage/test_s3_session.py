@@ -12,8 +12,8 @@ from aws_proxy import Answer, start_aws_proxy
 from pods import wait_until
 from s3_server import free_port
 
-from airflow_batchexec.engine.locations import Location
-from airflow_batchexec.engine.storage.s3 import Role, S3Access, S3Storage, TransferLimits, connect
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.storage.s3.storage import Role, S3Access, S3Storage, TransferLimits, connect
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BatchExecError,

@@ -1,0 +1,213 @@
+"""What happened to each file: records, how they are kept while an execution runs, and how they are read back.
+
+Records are written in segments, ``<writer>-<number>.jsonl``, in a folder for each share: a writer puts what has come up
+since its last segment into the next, at most once a second. So a file that takes long is known to have started, a
+thousand quick files cost a handful of objects, and no two writers ever touch the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+
+__all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "read_ledger"]
+
+_SEGMENT_SECONDS = 1.0
+_READ_THREADS = 16
+
+
+class FileStatus(StrEnum):
+    """What became of one file."""
+
+    STARTED = "STARTED"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    NOT_STARTED = "NOT_STARTED"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An input or result as it was read or published."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    rows: int
+
+    @classmethod
+    def of(cls, info: ObjectInfo, *, rows: int) -> StoredFile:
+        """An object of so many rows."""
+        return cls(info.location.uri, info.size_bytes, info.etag, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One line of the ledger.
+
+    Attributes:
+        file: The file task.
+        etag: The input's etag when it was planned; a record of another etag speaks of another content.
+        status: What became of it.
+        pod: Which pod had it; this and the next two are unset for a file that no pod began.
+        attempt: Which attempt of its task, from 1.
+        at: When this was recorded, in seconds since the epoch.
+        generation: How often the run had been cleared.
+        input: What was read.
+        output: What was published; only a finished file has one.
+        seconds: ``fetch``, ``read``, ``predict``, ``write``, ``publish``.
+        peak_memory_bytes: The most the pod had used by then.
+        reason: Why it failed.
+        error: The error's name.
+        traceback: The model's own traceback.
+    """
+
+    file: str
+    etag: str
+    status: FileStatus
+    pod: str = ""
+    attempt: int = 0
+    at: float = 0.0
+    generation: int = 0
+    input: StoredFile | None = None
+    output: StoredFile | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    reason: str = ""
+    error: str = ""
+    traceback: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, without what is unset; ``seconds`` in whole microseconds."""
+        values = asdict(self)
+        values["status"] = self.status.value
+        values["seconds"] = {name: round(value, 6) for name, value in self.seconds.items()}
+        return {name: value for name, value in values.items() if name not in _UNSET or value != _UNSET[name]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FileRecord:
+        """The inverse of ``to_dict``."""
+        values = dict(values, status=FileStatus(values["status"]))
+        for name in ("input", "output"):
+            if name in values:
+                values[name] = StoredFile(**values[name])
+        return cls(**values)
+
+
+_UNSET: dict[str, Any] = {
+    f.name: f.default if f.default_factory is MISSING else f.default_factory()
+    for f in fields(FileRecord)
+    if f.default is not MISSING or f.default_factory is not MISSING
+}
+
+
+class LedgerWriter:
+    """Keeps the records of one pod. Usable from several threads; :meth:`close` writes what is left.
+
+    Args:
+        storage: Where the ledger lies.
+        folder: The round's folder.
+        writer: A name that no other writer of the round has, attempts included.
+
+    Raises:
+        StorageError: From ``close``, or from the next ``add`` after a segment could not be written.
+    """
+
+    def __init__(self, *, storage: Storage, folder: Location, writer: str) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._writer = writer
+        self._pending: list[FileRecord] = []
+        self._segments = 0
+        self._error: BaseException | None = None
+        self._closing = False
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, record: FileRecord) -> None:
+        """Record something; it is stored within about a second."""
+        with self._condition:
+            if self._error is not None:
+                raise self._error
+            if self._closing:
+                raise RuntimeError(f"{record.file}: the ledger is closed, so this record would be lost.")
+            self._pending.append(record)
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Store everything that was added."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                records, self._pending = self._pending, []
+            try:
+                self._write(records)
+            except BaseException as error:  # noqa: BLE001  handed to whoever adds or closes
+                with self._condition:
+                    self._error = error
+                return
+            with self._condition:
+                self._condition.wait_for(lambda: self._closing, timeout=_SEGMENT_SECONDS)
+
+    def _write(self, records: Iterable[FileRecord]) -> None:
+        lines = "".join(json.dumps(record.to_dict(), ensure_ascii=False) + "\n" for record in records)
+        self._storage.write(self._folder.join(f"{self._writer}-{self._segments:06d}.jsonl"), lines.encode())
+        self._segments += 1
+
+
+def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
+    """Every record below a folder of the ledger, in the order in which they were made."""
+    segments = [info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl")]
+    with ThreadPoolExecutor(_READ_THREADS) as threads:
+        records = [
+            FileRecord.from_dict(json.loads(line))
+            for segment in threads.map(storage.read, segments)
+            for line in segment.splitlines()
+        ]
+    records.sort(key=lambda record: (record.at, record.attempt))
+    return records
+
+
+def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
+    """The last word on each file: of its last attempt the end, or where there is none yet the start.
+
+    Attempts are told apart by their number and not by time: the clocks of two workers may differ.
+    """
+    last: dict[str, FileRecord] = {}
+    for record in records:
+        known = last.get(record.file)
+        if known is None or _age(record) >= _age(known):
+            last[record.file] = record
+    return last
+
+
+def _age(record: FileRecord) -> tuple[int, int, bool, float]:
+    return record.generation, record.attempt, record.status is not FileStatus.STARTED, record.at
+
+
+def now() -> float:
+    """The clock that records are stamped with, in seconds since the epoch."""
+    return time.time()

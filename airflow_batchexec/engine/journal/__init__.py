@@ -1,0 +1,1 @@
+"""What the tasks of an execution report while they work: entries, their writer, and what they add up to."""

@@ -1,0 +1,362 @@
+"""The model repository: where builds are published, deployed and found.
+
+``<repository>/<model_id>/<build_id>/`` is a build, and ``<repository>/<model_id>/deployment.toml`` says which build is
+live. It may lie on disk or in a bucket. Whatever runs comes from here: a request names a build, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_batchexec.engine.config.locations import Location, Scheme, check_id
+from airflow_batchexec.engine.repository.builds import (
+    CLAIM_FILE,
+    DEPLOYMENT_FILE,
+    MLFLOW_FILE,
+    MODEL_FILE,
+    PUBLISHED_FILE,
+    Build,
+    Deployment,
+    check_build_id,
+    is_build,
+    read_build,
+)
+from airflow_batchexec.engine.repository.publishing import publish_folder
+from airflow_batchexec.engine.repository.transfer import download
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.exceptions import (
+    BuildExistsError,
+    BuildNotFoundError,
+    ConfigurationError,
+    ModelNotFoundError,
+    NoLiveBuildError,
+    ObjectNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.s3.storage import S3Access
+
+__all__ = ["Build", "Deployment", "ModelRepository", "ModelSummary", "default_cache", "open_repository"]
+
+REPOSITORY_VARIABLE = "BATCHEXEC_MODEL_REPOSITORY"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What the repository holds of one model.
+
+    Attributes:
+        model_id: The model.
+        builds: The ids of its builds, sorted.
+        live: Its deployment, if there is one.
+    """
+
+    model_id: str
+    builds: tuple[str, ...]
+    live: Deployment | None
+
+
+class ModelRepository:
+    """Builds and deployments below one location.
+
+    Args:
+        root: The repository's folder.
+        storage: The storage of ``root``.
+        cache: The folder on this machine that builds in a bucket are downloaded to.
+    """
+
+    def __init__(self, *, root: Location, storage: Storage, cache: Path) -> None:
+        self.root = root
+        self._storage = storage
+        self._cache = cache
+
+    def resolve(self, model_id: str, build_id: str | None = None) -> tuple[Build, Deployment | None]:
+        """The build that was asked for, or the live one, and the model's deployment.
+
+        Raises:
+            ConfigurationError: An id is malformed.
+            ModelNotFoundError: The repository holds no such model.
+            BuildNotFoundError: The model has no such build.
+            NoLiveBuildError: No build was named, and none is live.
+            InvalidBuildError: ``model.toml`` or ``deployment.toml`` is wrong; the message names the file and key.
+        """
+        check_id(model_id, field="model_id")
+        deployment = self._deployment(model_id)
+        if build_id:
+            return self._build(model_id, build_id), deployment
+        if deployment:
+            try:
+                return self._build(model_id, deployment.build_id), deployment
+            except BuildNotFoundError as error:
+                file = self.root.join(f"{model_id}/{DEPLOYMENT_FILE}").uri
+                raise BuildNotFoundError(f"{file} names a missing build. {error}", **error.details) from error
+        builds = self.model(model_id).builds
+        raise NoLiveBuildError(
+            f"model_id: {model_id!r} has no live build. It has {_some(builds)}. Name one with build_id, or deploy one: "
+            f"batchexec models deploy --model-id {model_id} --build-id {builds[-1]} "
+            f"--model-repository {shlex.quote(self.root.uri)}",
+            model_id=model_id,
+        )
+
+    def fetch(self, build: Build) -> Path:
+        """The build's folder on this machine; it must not be changed. One in a bucket is downloaded once.
+
+        Raises:
+            BuildNotFoundError: It has been deleted, or is a build of another repository.
+            InvalidBuildError: It cannot be stored on this machine.
+            StorageError: The download failed.
+        """
+        folder = self._folder(build.model_id, build.build_id)
+        if build.location != folder:
+            raise BuildNotFoundError(
+                f"{build.location.uri} lies in another model repository than {self.root.uri}, which this machine uses.",
+                build_id=build.build_id,
+            )
+        if self.root.scheme is Scheme.FILE:
+            if not folder.path.is_dir():
+                raise self._no_build(build.model_id, build.build_id)
+            return folder.path
+
+        def files() -> list[ObjectInfo]:
+            listed = self._files(folder)
+            if not is_build(listed):
+                raise self._no_build(build.model_id, build.build_id)
+            return [info for name, info in listed.items() if name not in {CLAIM_FILE, PUBLISHED_FILE}]
+
+        repository = hashlib.sha256(self.root.uri.encode()).hexdigest()[:16]
+        target = self._cache / repository / build.model_id / build.build_id
+        return download(storage=self._storage, source=folder, files=files, target=target)
+
+    def publish(
+        self,
+        folder: Path,
+        *,
+        model_id: str,
+        build_id: str | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> Build:
+        """Make a build of a folder: whole or not at all, and never in place of another.
+
+        Args:
+            folder: Holds a ``model.toml`` and the code, or an MLflow model.
+            model_id: The model.
+            build_id: The new build's id; without it, the time and the content's hash.
+            clock: Gives the time.
+
+        Raises:
+            ConfigurationError: An id is malformed.
+            InvalidBuildError: The folder is no build; the message names the file and key.
+            BuildExistsError: The id is taken, or another publisher has claimed it.
+            StorageError: The repository cannot be written.
+        """
+        if build_id:
+            self._check_free(model_id, build_id)
+        return publish_folder(
+            folder, model_id=model_id, build_id=build_id, root=self.root, storage=self._storage, now=clock()
+        )
+
+    def deploy(
+        self,
+        model_id: str,
+        build_id: str,
+        *,
+        pods: int | None = None,
+        instance: str | None = None,
+        purchase_option: str | None = None,
+    ) -> Deployment:
+        """Make a build the live one, at once and for every execution that starts from now on.
+
+        The deployment before it is replaced as a whole: what is not given here is not set any more.
+
+        Raises:
+            ConfigurationError: An id is malformed, ``pods`` is below 1, or ``purchase_option`` is neither ``spot``
+                nor ``on-demand``.
+            ModelNotFoundError: The repository holds no such model.
+            BuildNotFoundError: The model has no such build.
+            InvalidBuildError: The build's ``model.toml`` is wrong.
+        """
+        check_id(model_id, field="model_id")
+        deployment = Deployment.of(
+            build_id=build_id, pods=pods, instance=instance, purchase_option=purchase_option
+        )
+        self._build(model_id, build_id)
+        self._storage.write(self.root.join(f"{model_id}/{DEPLOYMENT_FILE}"), deployment.to_toml().encode())
+        return deployment
+
+    def models(self) -> list[ModelSummary]:
+        """Every model that has a build, sorted by id. What is being published, or is hidden, is left out.
+
+        Raises:
+            InvalidBuildError: A ``deployment.toml`` is wrong.
+        """
+        builds = self._builds(self.root)
+        return [
+            ModelSummary(model_id, tuple(sorted(builds[model_id])), self._deployment(model_id))
+            for model_id in sorted(builds)
+        ]
+
+    def model(self, model_id: str) -> ModelSummary:
+        """One model.
+
+        Raises:
+            ConfigurationError: The id is malformed.
+            ModelNotFoundError: The repository holds no such model.
+            InvalidBuildError: Its ``deployment.toml`` is wrong.
+        """
+        check_id(model_id, field="model_id")
+        builds = self._builds(self.root.join(model_id)).get(model_id)
+        if not builds:
+            raise self._no_model(model_id)
+        return ModelSummary(model_id, tuple(sorted(builds)), self._deployment(model_id))
+
+    def _builds(self, folder: Location) -> dict[str, list[str]]:
+        """The builds below a folder of the repository, by model."""
+        top_files: dict[tuple[str, str], set[str]] = {}
+        for info in self._storage.list(folder):
+            match self.root.relative(info.location).split("/"):
+                case [model_id, build_id, name] if _is_id(model_id) and _is_id(build_id):
+                    top_files.setdefault((model_id, build_id), set()).add(name)
+        found: dict[str, list[str]] = {}
+        for (model_id, build_id), names in top_files.items():
+            if is_build(names):
+                found.setdefault(model_id, []).append(build_id)
+        return found
+
+    def _folder(self, model_id: str, build_id: str) -> Location:
+        check_id(model_id, field="model_id")
+        check_build_id(build_id)
+        return self.root.join(f"{model_id}/{build_id}")
+
+    def _files(self, folder: Location) -> dict[str, ObjectInfo]:
+        listed = {folder.relative(info.location): info for info in self._storage.list(folder)}
+        # A bucket's console marks folders with empty objects whose names end in a slash.
+        return {name: info for name, info in listed.items() if name and not info.location.key.endswith("/")}
+
+    def _deployment(self, model_id: str) -> Deployment | None:
+        file = self.root.join(f"{model_id}/{DEPLOYMENT_FILE}")
+        try:
+            data = self._storage.read(file)
+        except ObjectNotFoundError:
+            return None
+        return Deployment.parse(data, source=file.uri)
+
+    def _build(self, model_id: str, build_id: str) -> Build:
+        folder = self._folder(model_id, build_id)
+        names = self._files(folder)
+        if not is_build(names):
+            raise self._no_build(model_id, build_id)
+        model_file = folder.join(MODEL_FILE)
+        return read_build(
+            model_id=model_id,
+            build_id=build_id,
+            location=folder,
+            model_toml=self._storage.read(model_file) if MODEL_FILE in names else None,
+            mlflow=MLFLOW_FILE in names,
+            source=model_file.uri,
+        )
+
+    def _no_model(self, model_id: str) -> ModelNotFoundError:
+        known = sorted(self._builds(self.root))
+        return ModelNotFoundError(
+            f"model_id: there is no model {model_id!r} in {self.root.uri}. {_hint(model_id, known, 'models')}",
+            model_id=model_id,
+        )
+
+    def _no_build(self, model_id: str, build_id: str) -> BuildNotFoundError | ModelNotFoundError:
+        known = sorted(self._builds(self.root.join(model_id)).get(model_id, ()))
+        folder = self._folder(model_id, build_id)
+        names = self._files(folder)
+        if CLAIM_FILE in names:
+            reason = f"It is being published into {folder.uri}, or that was interrupted."
+        elif names:
+            reason = f"{folder.uri} holds neither {MODEL_FILE} nor {MLFLOW_FILE}."
+        elif known:
+            reason = _hint(build_id, known, "builds")
+        else:
+            return self._no_model(model_id)
+        return BuildNotFoundError(
+            f"build_id: model {model_id!r} has no build {build_id!r}. {reason}",
+            model_id=model_id,
+            build_id=build_id,
+        )
+
+    def _check_free(self, model_id: str, build_id: str) -> None:
+        """Say early, before anything is copied, what publishing would come to in the end."""
+        names = self._files(self._folder(model_id, build_id))
+        if names and CLAIM_FILE not in names:
+            raise BuildExistsError(
+                f"{self._folder(model_id, build_id).uri} exists. Builds are immutable: choose another build id, or "
+                f"leave it out.",
+                model_id=model_id,
+                build_id=build_id,
+            )
+
+
+def open_repository(
+    uri: str | None = None, *, cache: Path | None = None, s3: S3Access | None = None
+) -> ModelRepository:
+    """The model repository at a URI or path.
+
+    Args:
+        uri: ``s3://…``, ``file://…`` or a path; without it, the environment's ``BATCHEXEC_MODEL_REPOSITORY``.
+        cache: Where builds in a bucket are downloaded to; without it, :func:`default_cache`.
+        s3: How a bucket is reached.
+
+    Raises:
+        ConfigurationError: No repository is set, or the URI is malformed.
+    """
+    uri = uri or os.environ.get(REPOSITORY_VARIABLE)
+    if not uri:
+        raise ConfigurationError(
+            f"model_repository: no model repository is set. Give --model-repository, or set {REPOSITORY_VARIABLE}, or "
+            f"model_repository under [batchexec] in Airflow's configuration.",
+            field="model_repository",
+        )
+    if "://" not in uri:
+        # Not resolve(): a symbolic link that is changed to point to another repository is to be followed each time.
+        uri = f"file://{os.path.abspath(os.path.expanduser(uri))}"  # noqa: PTH100, PTH111  Path keeps ".." parts
+    root = Location.parse(uri, field="model_repository")
+    return ModelRepository(root=root, storage=open_storage(root, s3=s3), cache=cache or default_cache())
+
+
+def default_cache() -> Path:
+    """``batchexec/builds`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path is ignored.
+    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "batchexec" / "builds"
+
+
+def _is_id(name: str) -> bool:
+    try:
+        check_id(name, field="id")
+    except ConfigurationError:
+        return False
+    return True
+
+
+def _hint(wanted: str, known: list[str], kind: str) -> str:
+    if not known:
+        return f"There are no {kind} in it."
+    import difflib  # noqa: PLC0415  only for the message
+
+    close = difflib.get_close_matches(wanted, known, n=3)
+    return f"Did you mean {_some(close)}?" if close else f"There are {_some(known)}."
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    shown = 8
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(repr(name) for name in names[:shown]) + rest

@@ -1,0 +1,1 @@
+"""Files through predictors: the pipeline, a whole execution on this machine, one file alone."""

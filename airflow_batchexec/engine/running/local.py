@@ -1,0 +1,279 @@
+"""A whole execution on this machine, with no server: the command line's local file mode.
+
+One thread per pod takes file tasks from one queue, largest first, so that no pod is idle while another has work.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.engine.execution.audit import ExecutionStatus
+from airflow_batchexec.engine.execution.ledger import FileStatus, LedgerWriter, now
+from airflow_batchexec.engine.execution.lifecycle import Prepared, conclude, prepare
+from airflow_batchexec.engine.execution.lock import LockOwner, local_owner_state
+from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod
+from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, pod_spec, run_files, scratch_folder
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from airflow_batchexec.engine.config.instances import InstanceTable
+    from airflow_batchexec.engine.config.locations import AllowedLocations, Location
+    from airflow_batchexec.engine.config.model import ExecutionConfig
+    from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.execution.plan import FileTask
+    from airflow_batchexec.engine.repository.repository import ModelRepository
+    from airflow_batchexec.engine.storage import Storage
+
+__all__ = ["LocalExecution", "Observer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observer:
+    """What whoever started an execution wants to hear of it; called from the pods' threads.
+
+    Attributes:
+        planned: The execution is prepared and its pods are about to start.
+        recorded: A file has started or ended.
+        printed: A pod printed something: (pod, stream, line).
+    """
+
+    planned: Callable[[Prepared], None] = lambda _: None
+    recorded: Callable[[FileRecord], None] = lambda _: None
+    printed: Callable[[str, str, str], None] = lambda _pod, _stream, _line: None
+
+
+class LocalExecution:
+    """One execution on this machine.
+
+    Args:
+        execution_id: Its name.
+        config: The request.
+        repository: Where builds come from.
+        instances: The instances there are.
+        open_storage: Opens the storage that a location lies in.
+        allowed: Which locations may be touched.
+        observer: What to tell of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        execution_id: str,
+        config: ExecutionConfig,
+        repository: ModelRepository,
+        instances: InstanceTable,
+        open_storage: Callable[[Location], Storage],
+        allowed: AllowedLocations,
+        observer: Observer | None = None,
+    ) -> None:
+        self.execution_id = execution_id
+        self._config = config
+        self._repository = repository
+        self._instances = instances
+        self._open_storage = open_storage
+        self._allowed = allowed
+        self._observer = observer or Observer()
+        self._lock = threading.Lock()
+        self._pods: list[Pod] = []
+        self._error: BatchExecError | None = None
+        self._crash: BaseException | None = None
+        self._stopping = threading.Event()
+
+    def prepare(self) -> Prepared:
+        """Validate and plan; no file is touched.
+
+        Raises:
+            BatchExecError: The execution is refused.
+        """
+        return prepare(
+            config=self._config,
+            owner=LockOwner.this_process(self.execution_id),
+            owner_state=local_owner_state,
+            round_id="0",
+            started_at=now(),
+            repository=self._repository,
+            instances=self._instances,
+            open_storage=self._open_storage,
+            allowed=self._allowed,
+            pods_by_default=1,
+            most_shares=1,
+        )
+
+    def run(self, prepared: Prepared) -> dict[str, Any]:
+        """Predict everything, and give the manifest; a file that fails ends the execution, not this call.
+
+        A ``KeyboardInterrupt`` cancels the execution: its pods are ended, nothing partial is left, and the manifest
+        says so; it is then raised again.
+        """
+        spec = prepared.spec
+        storage = self._open_storage(spec.destination)
+        interrupt: BaseException | None = None
+        try:
+            self._observer.planned(prepared)
+            self._run_pods(prepared)
+        except BatchExecError as error:
+            self._stop(error)
+        except BaseException as error:  # noqa: BLE001  raised again below, when the execution has been concluded
+            self._stop(_cancelled_by(error))
+            interrupt = error
+        status, reason = self._end()
+        manifest = conclude(spec=spec, storage=storage, ended_at=now(), ended_as=status, ended_because=reason)
+        for ending in (interrupt, self._crash):
+            if ending is not None:
+                raise ending
+        return manifest
+
+    def cancel(self, reason: str) -> None:
+        """End the execution now; may be called from any thread."""
+        self._end_pods(ExecutionCancelledError(reason))
+
+    def _run_pods(self, prepared: Prepared) -> None:
+        spec = prepared.spec
+        job_timeout = spec.config.execution.job_timeout
+        deadline = time.monotonic() + job_timeout if job_timeout else None
+        build_folder = self._repository.fetch(spec.build)
+        tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
+        for task in prepared.plan.tasks:
+            tasks.put(task)
+        pods = spec.pods_at_once
+        with ThreadPoolExecutor(pods, thread_name_prefix="pod") as threads:
+            try:
+                # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
+                wait(
+                    [
+                        threads.submit(self._guard, prepared, f"pod-{number}", build_folder, tasks, deadline)
+                        for number in range(pods)
+                    ]
+                )
+            except BaseException as error:
+                self._end_pods(_cancelled_by(error))
+                raise
+
+    def _end_pods(self, error: BatchExecError) -> None:
+        self._stop(error)
+        with self._lock:
+            pods = list(self._pods)
+        # All at once: each may take its time to end.
+        enders = [threading.Thread(target=pod.end, args=[error], name=f"end-{pod.name}") for pod in pods]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join()
+
+    def _stop(self, error: BatchExecError) -> None:
+        with self._lock:
+            self._error = self._error or error
+        self._stopping.set()
+
+    def _end(self) -> tuple[ExecutionStatus | None, str]:
+        """The status and reason that the records alone do not give."""
+        error = self._error
+        if isinstance(error, JobTimeoutError):
+            return (
+                ExecutionStatus.TIMEOUT,
+                f"The job_timeout of {self._config.execution.job_timeout} s is over.",
+            )
+        if isinstance(error, ExecutionCancelledError):
+            return ExecutionStatus.CANCELLED, error.message
+        if error is not None and "file" not in error.details:
+            return ExecutionStatus.FAILED, error.message
+        return None, ""
+
+    def _guard(self, prepared: Prepared, name: str, *args: Any) -> None:
+        """A pod's thread: whatever ends it ends the execution, none of it silently."""
+        try:
+            self._work(prepared, name, *args)
+        except DeadlineExceeded:
+            self._stop(JobTimeoutError("The execution took longer than its job_timeout."))
+        except BatchExecError as error:
+            self._stop(error)
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+            self._crash = error
+            self._stop(_cancelled_by(error))
+
+    def _work(
+        self,
+        prepared: Prepared,
+        name: str,
+        build_folder: Path,
+        tasks: queue.SimpleQueue[FileTask],
+        deadline: float | None,
+    ) -> None:
+        spec = prepared.spec
+        storage = self._open_storage(spec.destination)
+        with scratch_folder() as scratch:
+            pod = Pod(
+                spec=pod_spec(
+                    spec, build_folder=build_folder, scratch=scratch, pods_on_machine=spec.pods_at_once
+                ),
+                name=name,
+                on_line=self._printer(name),
+            )
+            with self._lock:
+                self._pods.append(pod)
+            ledger = LedgerWriter(storage=storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+
+            def record(entry: FileRecord) -> None:
+                ledger.add(entry)
+                if entry.status not in {FileStatus.STARTED, FileStatus.FINISHED}:
+                    self._stopping.set()
+                self._observer.recorded(entry)
+
+            def should_stop() -> bool:
+                return self._stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+            try:
+                with pod:
+                    if should_stop():
+                        return
+                    pod.start(deadline=deadline)
+                    error = run_files(
+                        tasks=_drain(tasks),
+                        pod=pod,
+                        attempt=1,
+                        route=FileRoute.of(
+                            spec,
+                            source=self._open_storage(spec.root),
+                            destination=storage,
+                            scratch=scratch,
+                            name=name,
+                        ),
+                        limits=Limits(
+                            file_timeout=spec.config.execution.file_timeout,
+                            job_timeout=spec.config.execution.job_timeout,
+                            job_deadline=deadline,
+                            should_stop=should_stop,
+                        ),
+                        record=record,
+                    )
+            finally:
+                ledger.close()
+        if error is not None:
+            self._stop(error)
+        elif deadline is not None and time.monotonic() >= deadline and not tasks.empty():
+            self._stop(JobTimeoutError("The execution took longer than its job_timeout."))
+
+    def _printer(self, pod: str) -> Callable[[str, str], None]:
+        return lambda stream, line: self._observer.printed(pod, stream, line)
+
+
+def _cancelled_by(error: BaseException) -> BatchExecError:
+    if isinstance(error, KeyboardInterrupt):
+        return ExecutionCancelledError("It was interrupted.")
+    return BatchExecError(f"{type(error).__name__}: {error}")
+
+
+def _drain(tasks: queue.SimpleQueue[FileTask]) -> Iterator[FileTask]:
+    while True:
+        try:
+            yield tasks.get_nowait()
+        except queue.Empty:
+            return

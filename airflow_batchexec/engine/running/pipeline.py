@@ -1,0 +1,391 @@
+"""File tasks through one pod, as a pipeline: while a file is predicted, the next is fetched and the last published.
+
+Every file that a pod begins ends in one record, whatever happens. The first file that fails is the last one begun.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
+from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
+from airflow_batchexec.engine.predictor.spec import PodSpec
+from airflow_batchexec.engine.standalone.formats import SUFFIXES, FileType
+from airflow_batchexec.engine.storage import ObjectInfo
+from airflow_batchexec.engine.storage.disk import disk_errors
+from airflow_batchexec.exceptions import (
+    BatchExecError,
+    ExecutionCancelledError,
+    FileTimeoutError,
+    JobTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.execution.plan import FileTask
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.storage import Storage
+
+__all__ = ["FileRoute", "Limits", "pod_spec", "run_files", "scratch_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRoute:
+    """Where files come from and go to.
+
+    Attributes:
+        source: The storage of the inputs.
+        root: The folder that file tasks are relative to.
+        input_type: The type of the inputs.
+        destination: The storage of the results.
+        results: The folder of the results.
+        output_type: The type of the results.
+        scratch: A folder on this machine for fetched inputs.
+        staging: A folder on this machine for results that are not published yet.
+        prefetch: Whether fetching takes time, so that it pays to fetch a file ahead.
+    """
+
+    source: Storage
+    root: Location
+    input_type: FileType
+    destination: Storage
+    results: Location
+    output_type: FileType
+    scratch: Path
+    staging: Path
+    prefetch: bool = True
+
+    @classmethod
+    def of(
+        cls, spec: ExecutionSpec, *, source: Storage, destination: Storage, scratch: Path, name: str
+    ) -> FileRoute:
+        """An execution's route.
+
+        Args:
+            spec: The execution.
+            source: The storage of its source folder.
+            destination: The storage of its destination folder.
+            scratch: The pod's own folder on this machine.
+            name: A name that no other route through these folders has.
+        """
+        execution = spec.config.execution
+        staging = destination.staging(spec.folder.location) or scratch
+        return cls(
+            source=source,
+            root=spec.root,
+            input_type=execution.input_file_type,
+            destination=destination,
+            results=spec.destination,
+            output_type=execution.output_file_type,
+            scratch=scratch / "inputs",
+            staging=staging / f"results-{name}",
+            prefetch=source.staging(spec.root) is None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When to stop.
+
+    Attributes:
+        file_timeout: Seconds for reading, predicting and writing one file; 0 for no limit.
+        job_timeout: The execution's ``job_timeout``, for messages.
+        job_deadline: When the execution's time is over, on ``time.monotonic``'s clock; ``None`` for no limit.
+        should_stop: Whether to begin no further file, asked before each.
+    """
+
+    file_timeout: float = 0.0
+    job_timeout: float = 0.0
+    job_deadline: float | None = None
+    should_stop: Callable[[], bool] = field(default=lambda: False)
+
+
+@contextmanager
+def scratch_folder(root: Path | None = None) -> Iterator[Path]:
+    """A folder on this machine that is gone afterwards.
+
+    Args:
+        root: Where to make it; ``None`` for the system's temporary folder.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
+        folder = Path(tempfile.mkdtemp(prefix="batchexec-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pod_spec(
+    spec: ExecutionSpec,
+    *,
+    build_folder: Path,
+    scratch: Path,
+    pods_on_machine: int | None = None,
+    load_timeout_seconds: float = 1800.0,
+) -> PodSpec:
+    """One pod of an execution.
+
+    Args:
+        spec: The execution.
+        build_folder: Its build on this machine.
+        scratch: A folder of the pod's own.
+        pods_on_machine: How many pods share this machine's cores, so that each must make do with its part: two pods
+            that each used every core would be slower than one. ``None`` where the instance is the pod's alone.
+        load_timeout_seconds: How long loading the build may take.
+    """
+    threads = math.ceil(spec.instance.cpus)
+    if pods_on_machine is not None:
+        threads = min(threads, len(os.sched_getaffinity(0)) // pods_on_machine)
+    return PodSpec(
+        kind=spec.build.kind.value,
+        folder=build_folder,
+        entrypoint=spec.build.entrypoint,
+        interpreter=spec.build.interpreter,
+        requirements=spec.build.requirements,
+        instance=spec.instance,
+        threads=max(1, threads),
+        parameters=spec.config.execution.parameters,
+        scratch=scratch,
+        load_timeout_seconds=load_timeout_seconds,
+    )
+
+
+@dataclass(slots=True)
+class _Job:
+    """One file on its way."""
+
+    task: FileTask
+    number: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    input_path: Path | None = None
+    output_path: Path | None = None
+    answer: Answer | None = None
+
+
+def run_files(
+    *,
+    tasks: Iterator[FileTask],
+    pod: Pod,
+    attempt: int,
+    generation: int = 0,
+    route: FileRoute,
+    limits: Limits,
+    record: Callable[[FileRecord], None],
+) -> BatchExecError | None:
+    """Send file tasks through a pod until they are over, one fails, or it is time to stop.
+
+    Args:
+        tasks: The file tasks; each is taken only when it is about to be fetched.
+        pod: A pod that has loaded its build.
+        attempt: Which attempt this is, for the records.
+        generation: How often the run had been cleared, for the records.
+        route: Where files come from and go to.
+        limits: When to stop.
+        record: Is given each file's start and its end, from threads of this function's own.
+
+    Returns:
+        Why the first failing file failed; ``None`` where none did.
+    """
+    pipeline = _Pipeline(
+        pod=pod, attempt=attempt, generation=generation, route=route, limits=limits, record=record
+    )
+    try:
+        for folder in (route.scratch, route.staging):
+            with disk_errors("make the folder", str(folder)):
+                folder.mkdir(parents=True, exist_ok=True)
+        return pipeline.run(tasks)
+    finally:
+        pipeline.shut_down()
+        shutil.rmtree(route.scratch, ignore_errors=True)
+        shutil.rmtree(route.staging, ignore_errors=True)
+
+
+class _Pipeline:
+    def __init__(
+        self,
+        *,
+        pod: Pod,
+        attempt: int,
+        generation: int,
+        route: FileRoute,
+        limits: Limits,
+        record: Callable[[FileRecord], None],
+    ) -> None:
+        self._pod = pod
+        self._attempt = attempt
+        self._generation = generation
+        self._route = route
+        self._limits = limits
+        self._record = record
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="files")
+        self._taken = 0
+
+    def run(self, tasks: Iterator[FileTask]) -> BatchExecError | None:
+        publishing: Future[BatchExecError | None] | None = None
+        error: BatchExecError | None = None
+        fetching = self._take(tasks)
+        while fetching is not None and error is None and not self._limits.should_stop():
+            job, fetched = fetching
+            fetching = self._take(tasks) if self._route.prefetch else None
+            error = self._predict(job, fetched)
+            if publishing is not None:
+                error = publishing.result() or error
+                publishing = None
+            if job.answer is not None:
+                publishing = self._threads.submit(self._publish, job)
+            if error is None and not self._route.prefetch:
+                fetching = self._take(tasks)
+        if publishing is not None:
+            error = publishing.result() or error
+        return error
+
+    def shut_down(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self, tasks: Iterator[FileTask]) -> tuple[_Job, Future[None]] | None:
+        if self._limits.should_stop():
+            return None
+        task = next(tasks, None)
+        if task is None:
+            return None
+        self._taken += 1
+        job = _Job(task, self._taken)
+        return job, self._threads.submit(self._fetch, job)
+
+    def _fetch(self, job: _Job) -> None:
+        task, route = job.task, self._route
+        started = time.perf_counter()
+        info = ObjectInfo(route.root.join(task.file), task.size_bytes, task.etag)
+        job.input_path = route.source.fetch(info, route.scratch / f"{job.number}-input")
+        job.seconds["fetch"] = time.perf_counter() - started
+
+    def _predict(self, job: _Job, fetched: Future[None]) -> BatchExecError | None:
+        """Fetch, read, predict and write one file; ``job.answer`` is there where that succeeded."""
+        task, route = job.task, self._route
+        self._record(self._note(job, FileStatus.STARTED))
+        output = route.staging / f"{job.number}{SUFFIXES[route.output_type][0]}"
+        job.output_path = output
+        try:
+            with disk_errors("process", task.file):
+                fetched.result()
+                assert job.input_path is not None
+                job.answer = self._ask(job, job.input_path, output)
+        except DeadlineExceeded:
+            return self._fail(job, self._timeout(task))
+        except BatchExecError as error:
+            return self._fail(job, error)
+        job.seconds.update(job.answer.seconds)
+        return None
+
+    def _ask(self, job: _Job, input_path: Path, output: Path) -> Answer:
+        limits, route = self._limits, self._route
+        deadlines = [] if limits.job_deadline is None else [limits.job_deadline]
+        if limits.file_timeout:
+            deadlines.append(time.monotonic() + limits.file_timeout)
+        return self._pod.predict(
+            input_path=input_path,
+            input_name=job.task.file,
+            input_type=route.input_type,
+            output_path=output,
+            output_type=route.output_type,
+            deadline=min(deadlines, default=None),
+        )
+
+    def _publish(self, job: _Job) -> BatchExecError | None:
+        task, route, answer = job.task, self._route, job.answer
+        assert job.output_path is not None
+        assert answer is not None
+        started = time.perf_counter()
+        try:
+            info = route.destination.publish(job.output_path, route.results.join(task.result))
+        except BatchExecError as error:
+            return self._fail(job, error)
+        job.seconds["publish"] = time.perf_counter() - started
+        self._discard_input(job)
+        source = StoredFile(route.root.join(task.file).uri, task.size_bytes, task.etag, answer.rows_in)
+        self._record(
+            self._note(
+                job, FileStatus.FINISHED, input=source, output=StoredFile.of(info, rows=answer.rows_out)
+            )
+        )
+        return None
+
+    def _fail(self, job: _Job, error: BatchExecError) -> BatchExecError:
+        status = FileStatus.FAILED
+        if isinstance(error, (FileTimeoutError, JobTimeoutError)):
+            status = FileStatus.TIMEOUT
+        elif isinstance(error, ExecutionCancelledError):
+            status = FileStatus.CANCELLED
+        self._record(
+            self._note(
+                job,
+                status,
+                reason=error.message,
+                error=type(error).__name__,
+                traceback=error.details.get("traceback", ""),
+            )
+        )
+        if job.output_path is not None:
+            job.output_path.unlink(missing_ok=True)
+        self._discard_input(job)
+        error.details.setdefault("file", job.task.file)
+        return error
+
+    def _discard_input(self, job: _Job) -> None:
+        """Make room on the scratch disk; a local input is the user's own file and stays."""
+        if job.input_path is not None and job.input_path.parent == self._route.scratch:
+            job.input_path.unlink(missing_ok=True)
+
+    def _timeout(self, task: FileTask) -> BatchExecError:
+        limits = self._limits
+        if limits.job_deadline is not None and time.monotonic() >= limits.job_deadline:
+            return JobTimeoutError(
+                f"{task.file}: the execution took longer than its job_timeout of {limits.job_timeout:g} s."
+            )
+        return FileTimeoutError(
+            f"{task.file}: it took longer than file_timeout, {limits.file_timeout:g} s; its pod has been ended.",
+            file=task.file,
+        )
+
+    def _note(
+        self,
+        job: _Job,
+        status: FileStatus,
+        *,
+        input: StoredFile | None = None,  # noqa: A002  the record's own word
+        output: StoredFile | None = None,
+        reason: str = "",
+        error: str = "",
+        traceback: str = "",
+    ) -> FileRecord:
+        return FileRecord(
+            file=job.task.file,
+            etag=job.task.etag,
+            status=status,
+            pod=self._pod.name,
+            attempt=self._attempt,
+            at=now(),
+            generation=self._generation,
+            input=input,
+            output=output,
+            seconds=dict(job.seconds),
+            peak_memory_bytes=job.answer.peak_memory_bytes if job.answer else 0,
+            reason=reason,
+            error=error,
+            traceback=traceback,
+        )

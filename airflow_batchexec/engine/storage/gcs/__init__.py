@@ -1,0 +1,1 @@
+"""``gs://``: Google Cloud Storage."""

@@ -1,0 +1,81 @@
+"""Who one is with given credentials, asked before anything depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_batchexec.engine.storage.s3.errors import error_code
+from airflow_batchexec.engine.storage.s3.session import open_session, sts_client
+from airflow_batchexec.engine.storage.s3.sts_errors import sts_errors
+from airflow_batchexec.exceptions import AccessDeniedError, ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    import boto3
+
+    from airflow_batchexec.engine.storage.s3.session import S3Access
+
+__all__ = ["Identity", "identify"]
+
+_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who one is.
+
+    Attributes:
+        arn: The user's, or the role's session; empty where a server without an STS accepts the credentials.
+        region: The region that is asked first.
+    """
+
+    arn: str
+    region: str
+
+
+def identify(access: S3Access, *, field: str) -> Identity:
+    """Assume the role where there is one, and ask who one is.
+
+    A server other than AWS that has no STS is asked for its buckets instead, which shows whether it knows the keys.
+
+    Args:
+        access: How S3 is reached.
+        field: Where the credentials are set, for messages.
+
+    Raises:
+        AccessDeniedError: The credentials are not accepted, or the role may not be assumed.
+        ConfigurationError: The role, an endpoint or the machine's AWS configuration cannot be used.
+        StorageError: STS or S3 is out of reach.
+    """
+    session = open_session(access)
+    client = sts_client(access, session)
+    region = client.meta.region_name
+    try:
+        with sts_errors("STS does not say who this is", source=access.told_source, field=field):
+            return Identity(client.get_caller_identity()["Arn"], region)
+    except (AccessDeniedError, ConfigurationError) as error:
+        answered = "code" in error.details
+        if not answered or access.sts_endpoint_url or not access.endpoint_url:
+            raise
+    _ask_s3(access, session, field)
+    return Identity("", region)
+
+
+def _ask_s3(access: S3Access, session: boto3.Session, field: str) -> None:
+    config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 2})
+    client = session.client("s3", endpoint_url=access.endpoint_url, config=config)
+    try:
+        client.list_buckets()
+    except ClientError as error:
+        code = error_code(error)
+        if code != "AccessDenied":  # which says that the keys are known
+            raise AccessDeniedError(
+                f"{field}: {access.endpoint_url} does not accept {access.told_source}: {code}.",
+                field=field,
+                code=code,
+            ) from error
+    except BotoCoreError as error:
+        raise StorageError(f"endpoint_url: S3 is out of reach. {error}", field="endpoint_url") from error

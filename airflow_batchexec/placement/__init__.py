@@ -1,0 +1,1 @@
+"""Which machines Airflow's executors run the tasks on."""

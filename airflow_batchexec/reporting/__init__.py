@@ -1,0 +1,1 @@
+"""What the rest of Airflow is told: links, asset events, lineage, notes on runs."""

@@ -1,0 +1,151 @@
+"""What OpenLineage is told: which data an execution read and wrote, how much of it, and which build did it.
+
+Airflow's OpenLineage provider asks a task's operator when the task has ended. Where it is not installed nobody asks, and
+nothing of it is imported. Datasets are named as https://openlineage.io/docs/spec/naming says: ``s3://<bucket>`` or
+``gs://<bucket>`` and the key, ``file`` and the path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from openlineage.client.event_v2 import InputDataset, OutputDataset
+
+    from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.execution.ledger import FileRecord, StoredFile
+    from airflow_batchexec.engine.execution.spec import ExecutionSpec
+
+__all__ = ["MOST_FILES", "Lineage", "facets_of"]
+
+MOST_FILES = 100
+"""How many files of a task are named one by one; of more, the folders are, with what they add up to."""
+
+
+@dataclass(slots=True)
+class _Amount:
+    """How much was read or written."""
+
+    rows: int = 0
+    size_bytes: int = 0
+    files: int = 0
+
+    def add(self, stored: StoredFile) -> None:
+        self.rows += stored.rows
+        self.size_bytes += stored.size_bytes
+        self.files += 1
+
+
+class Lineage:
+    """What one task has read and written: the files that have finished, whatever became of others.
+
+    Args:
+        spec: The execution.
+        most_files: How many files are named one by one; of more, the folders are.
+    """
+
+    def __init__(self, spec: ExecutionSpec, *, most_files: int = MOST_FILES) -> None:
+        self._spec = spec
+        self._most_files = most_files
+        self._files: list[tuple[StoredFile, StoredFile]] = []
+        self._read = _Amount()
+        self._written = _Amount()
+
+    @classmethod
+    def of_execution(cls, spec: ExecutionSpec, manifest: Mapping[str, Any]) -> Lineage:
+        """The lineage of a whole execution: from folder to folder."""
+        from airflow_batchexec.engine.execution.ledger import FileRecord  # noqa: PLC0415  not for parsing
+
+        lineage = cls(spec, most_files=0)
+        for values in manifest["files"]:
+            lineage.add(FileRecord.from_dict(values))
+        return lineage
+
+    def add(self, record: FileRecord) -> None:
+        """Take note of a file; of those without a result there is nothing to tell."""
+        if record.input is None or record.output is None:
+            return
+        self._read.add(record.input)
+        self._written.add(record.output)
+        if len(self._files) <= self._most_files:
+            self._files.append((record.input, record.output))
+
+    def facets(self) -> OperatorLineage[Any, Any]:
+        """What is told: inputs and outputs with their statistics, the build among the inputs."""
+        from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415  need not be installed
+
+        from airflow_batchexec.engine.config.locations import Location  # noqa: PLC0415  not for parsing
+
+        if not self._written.files:
+            return OperatorLineage(inputs=[self._model()])
+        if len(self._files) > self._most_files:
+            inputs = [_input(self._spec.root, self._read)]
+            outputs = [_output(self._spec.destination, self._written)]
+        else:
+            inputs, outputs = [], []
+            for read, written in self._files:
+                inputs.append(_input(Location.parse(read.uri), _amount(read)))
+                outputs.append(_output(Location.parse(written.uri), _amount(written)))
+        return OperatorLineage(inputs=[*inputs, self._model()], outputs=outputs)
+
+    def _model(self) -> InputDataset:
+        from openlineage.client.event_v2 import InputDataset  # noqa: PLC0415  need not be installed
+        from openlineage.client.facet_v2 import (  # noqa: PLC0415  as above
+            dataset_type_dataset,
+            dataset_version_dataset,
+        )
+
+        build = self._spec.build
+        return InputDataset(
+            *_name(build.location),
+            facets={
+                "datasetType": dataset_type_dataset.DatasetTypeDatasetFacet("MODEL"),
+                "version": dataset_version_dataset.DatasetVersionDatasetFacet(build.build_id),
+            },
+        )
+
+
+def facets_of(lineage: Lineage | None) -> OperatorLineage[Any, Any]:
+    """What the OpenLineage provider asks an operator for; empty where the task had not come to any file."""
+    from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415  need not be installed
+
+    return OperatorLineage() if lineage is None else lineage.facets()
+
+
+def _amount(stored: StoredFile) -> _Amount:
+    amount = _Amount()
+    amount.add(stored)
+    return amount
+
+
+def _input(location: Location, amount: _Amount) -> InputDataset:
+    from openlineage.client.event_v2 import InputDataset  # noqa: PLC0415  need not be installed
+    from openlineage.client.facet_v2 import input_statistics_input_dataset  # noqa: PLC0415  as above
+
+    statistics = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
+        rowCount=amount.rows, size=amount.size_bytes, fileCount=amount.files
+    )
+    return InputDataset(*_name(location), inputFacets={"inputStatistics": statistics})
+
+
+def _output(location: Location, amount: _Amount) -> OutputDataset:
+    from openlineage.client.event_v2 import OutputDataset  # noqa: PLC0415  need not be installed
+    from openlineage.client.facet_v2 import output_statistics_output_dataset  # noqa: PLC0415  as above
+
+    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
+        rowCount=amount.rows, size=amount.size_bytes, fileCount=amount.files
+    )
+    return OutputDataset(*_name(location), outputFacets={"outputStatistics": statistics})
+
+
+def _name(location: Location) -> tuple[str, str]:
+    """A dataset's namespace and name."""
+    from airflow_batchexec.engine.config.locations import Scheme  # noqa: PLC0415  not for parsing
+
+    if location.scheme is Scheme.FILE:
+        return "file", location.key
+    return f"{location.scheme.value}://{location.bucket}", location.key or "/"

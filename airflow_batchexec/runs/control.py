@@ -1,0 +1,136 @@
+"""Executions as other tasks see them: as runs of an execution DAG that begin, and end with a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
+from airflow_batchexec.internals import dag_run_state, is_task_in
+from airflow_batchexec.reporting.links import RUN_KEY, ExecutionLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
+
+    from airflow_batchexec.engine.execution.stop import StopMark
+
+__all__ = [
+    "EXECUTION_DAG_ID",
+    "End",
+    "cancel",
+    "check_run_state",
+    "end_of",
+    "execution_id_for",
+    "goes_on",
+    "tell_run",
+]
+
+EXECUTION_DAG_ID = "batch_execution"
+"""The DAG whose runs are executions, where no other is named."""
+_NO_ID_LETTER = re.compile(r"[^A-Za-z0-9_.~:+-]")
+_LONGEST_NAME = 200
+_ENDED = {"success", "failed"}
+# What is running may be so in another process: a scheduler that takes over from one that was lost starts its tasks again.
+_GOING_ON = ("null", "scheduled", "queued", "running", "deferred", "up_for_reschedule", "up_for_retry")
+
+
+def execution_id_for(ti: RuntimeTaskInstanceProtocol, attempt: int) -> str:
+    """The id of the execution that a task starts.
+
+    A retry of the task makes the same ids in the same order, so it finds what was started before. A clear makes others:
+    it moves ``max_tries``, and nothing else that may happen in the run does.
+
+    Args:
+        ti: The task's instance.
+        attempt: 1 for its first execution; the next where that one ended without success.
+    """
+    place = [ti.dag_id, ti.task_id, ti.run_id]
+    if ti.map_index is not None and ti.map_index >= 0:
+        place.append(str(ti.map_index))
+    digest = hashlib.sha256("\0".join([*place, str(ti.max_tries)]).encode()).hexdigest()[:8]
+    name = _NO_ID_LETTER.sub("_", ".".join(place))[:_LONGEST_NAME]
+    return f"{name}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
+
+
+def tell_run(context: Context, *, dag_id: str, run_id: str) -> None:
+    """Leave the XCom that says which run the task is about, and show the link to it."""
+    context["ti"].xcom_push(RUN_KEY, {"dag_id": dag_id, "run_id": run_id})
+    ExecutionLink.show(context["ti"], dag_id=dag_id, run_id=run_id)
+
+
+def check_run_state(dag_id: str, run_id: str) -> str:
+    """The state of an execution's run.
+
+    Raises:
+        ConfigurationError: There is none of that id.
+    """
+    state = dag_run_state(dag_id, run_id)
+    if state is None:
+        raise ConfigurationError(
+            f"execution_id: there is no execution {run_id!r} of the DAG {dag_id}.", field="execution_id"
+        )
+    return state
+
+
+def goes_on(ti: RuntimeTaskInstanceProtocol) -> bool:
+    """Whether a task goes on, though its process is being ended: it will be tried again, or is already.
+
+    Airflow ends a task's process in the same way where somebody marks or clears the task, where the worker stops, and
+    where the task has been started elsewhere because its scheduler was lost.
+
+    Raises:
+        AirflowRuntimeError: Airflow does not say.
+    """
+    return is_task_in(
+        _GOING_ON, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
+    )
+
+
+def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
+    """Leave the mark that ends an execution, unless it has ended: its next clear would find the mark.
+
+    Returns:
+        Whether it was this call that left it.
+
+    Raises:
+        AirflowRuntimeError: Airflow does not say whether it has ended.
+        StorageError: The destination cannot be written.
+    """
+    return dag_run_state(dag_id, run_id) not in _ENDED and mark.set(ExecutionCancelledError(reason))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an execution has ended.
+
+    Attributes:
+        summary: What its last task says: ``status`` and ``reason``, and where it had a plan the counts.
+        failure: What went wrong, in a sentence; empty where it has finished.
+        is_final: Whether the same execution again could not help: it was refused, or somebody cancelled it.
+    """
+
+    summary: dict[str, Any]
+    failure: str = ""
+    is_final: bool = False
+
+
+def end_of(context: Context, *, dag_id: str, run_id: str, state: str) -> End:
+    """How an execution whose run has ended did.
+
+    Args:
+        context: The context of the task that asks.
+        dag_id: The execution DAG.
+        run_id: The execution's run.
+        state: The run's state.
+    """
+    found = context["ti"].xcom_pull(dag_id=dag_id, run_id=run_id, task_ids="finish", key="summary")
+    summary: dict[str, Any] = found or {"execution_id": run_id, "status": "FAILED", "reason": ""}
+    if state == "success" and summary["status"] == "FINISHED":
+        return End(summary)
+    status = "FAILED" if summary["status"] == "FINISHED" else summary["status"]
+    reason = summary["reason"] or f"Its run ended as {state}; see the log of its tasks in the DAG {dag_id}."
+    is_final = status == "CANCELLED" or (bool(found) and "total_files" not in summary)
+    return End(summary, f"The execution {run_id} ended as {status}: {reason}", is_final)
