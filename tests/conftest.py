@@ -20,7 +20,7 @@ from airflow_deployment import PEOPLE, deploy_airflow
 from gcs_server import start_gcs_server
 from s3_server import start_s3_server
 from shared_servers import SharedServers, shared, shared_folder
-from together import OneProcessEach, rank_of
+from xdist_groups import OneProcessEach, rank_of
 
 pytest_plugins = ["airflow_fixtures"]
 

@@ -361,7 +361,7 @@ def test_an_interrupted_frame_leaves_nothing_in_the_bucket(deployed, staging):
         f"more = dict(parameters={deployed.parameters()!r}, staging={staging!r}, **{SECRETS!r})\n"
         "BatchInferenceClient('scaler').run(frame('a', 2, mood='hang'), 1, **more)\n"
     )
-    with Terminal(program, PYTHONPATH=f"{ROOT}/tests{os.pathsep}{ROOT}") as terminal:
+    with Terminal(program, PYTHONPATH=f"{ROOT}/tests/support{os.pathsep}{ROOT}") as terminal:
         wait_until(deployed.pods)
         terminal.wait_for_text("running")
         terminal.press_ctrl_c()

@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from airflow_models import expected, frame
-from murders import Murder, Murderer, Triggerers, pod_of, worker_of
+from faults import Murder, Murderer, Triggerers, pod_of, worker_of
 from pandas.testing import assert_frame_equal
 from waiting import wait_until
 

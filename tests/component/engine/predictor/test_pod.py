@@ -698,7 +698,7 @@ def test_a_pod_and_its_children_end_when_their_parent_is_killed(tmp_path, busy):
     model, path, folder = tmp_path / "source.py", tmp_path / "pids", tmp_path / "parent"
     model.write_text(f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {busy}\n")
     folder.mkdir()
-    tests = str(Path(__file__).parents[3])
+    tests = str(Path(__file__).parents[3] / "support")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, tests, str(folder), str(model), str(path)])
     try:
         pids = pids_in(path)

@@ -30,7 +30,7 @@ __all__ = ["DAGS", "USERS", "FabAirflow", "start_fab_airflow"]
 DAGS = ("batch_execution", "batch_execution_gpu")
 # What each may do with the DAGs and their runs: everything, read all, read one, change one, nothing.
 USERS = ("admin", "viewer", "gpu_reader", "gpu_user", "nobody")
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _DAG_FILE = """
 from airflow_batchexec import create_execution_dag
 

@@ -43,7 +43,7 @@ from airflow_batchexec.exceptions import (
 NOON = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 MODEL_PY = "def predict(df):\n    return df\n"
 NUMBERS = count()
-EXAMPLES = Path(__file__).parents[3] / "models"
+EXAMPLES = Path(__file__).parents[4] / "models"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["DOCUMENTS", "ROOT", "Block", "anchors", "blocks", "links", "needs_server"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _BLOCK = re.compile(

@@ -22,7 +22,7 @@ from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.standalone.formats import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
-_DAGS = Path(__file__).resolve().parents[2] / "dags"
+_DAGS = Path(__file__).resolve().parents[3] / "dags"
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "DeployedAirflow", "Deployment", "deploy_airflow"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 CONNECTION = "batch_execution_default"
 MAX_MAP_LENGTH = 9
 # Users and their roles, where there are any.
@@ -119,7 +119,7 @@ def deploy_airflow(
             "AIRFLOW__CORE__PARALLELISM": "16",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             # Where DAG files find what tests have for them.
-            "PYTHONPATH": str(_ROOT / "tests"),
+            "PYTHONPATH": str(_ROOT / "tests" / "support"),
             # DAG files are added but never change, and parsing one again costs a second.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
