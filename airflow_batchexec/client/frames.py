@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine.standalone.formats import (
+from airflow_batchexec.engine.standalone.reading import (
     SUFFIXES,
     FileType,
     UnreadableFileError,

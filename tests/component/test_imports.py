@@ -160,7 +160,7 @@ def test_of_airflow_only_the_public_task_sdk_is_imported(file: Path):
     assert not internal or file.name == "internals.py"
 
 
-@pytest.mark.parametrize("file", ["csv_writer.py", "formats.py", "supervisor.py", "worker.py"])
+@pytest.mark.parametrize("file", ["csv_writer.py", "reading.py", "supervisor.py", "worker.py"])
 def test_what_a_builds_interpreter_loads_by_path_needs_nothing_installed(file: str):
     # -I -S: neither this package nor any other can be imported.
     path = str(_PACKAGE / "engine" / "standalone" / file)

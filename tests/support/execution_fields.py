@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.standalone.formats import FileType
+from airflow_batchexec.engine.standalone.reading import FileType
 
 __all__ = ["VALUES", "valid_fields"]
 

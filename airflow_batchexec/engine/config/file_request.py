@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.config.model import ExecutionConfig
-from airflow_batchexec.engine.standalone.formats import SUFFIXES, FileType, result_name, told_type
+from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType, result_name, told_type
 from airflow_batchexec.exceptions import ConfigurationError, ResultCollisionError
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.instances import Instance
     from airflow_batchexec.engine.predictor.spec import PodSpec
-    from airflow_batchexec.engine.standalone.formats import FileType
+    from airflow_batchexec.engine.standalone.reading import FileType
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["Answer", "DeadlineExceeded", "Pod"]
@@ -58,7 +58,7 @@ __all__ = ["Answer", "DeadlineExceeded", "Pod"]
 _STANDALONE = Path(standalone.__file__).parent
 _KEEPER = _STANDALONE / "supervisor.py"
 _WORKER = _STANDALONE / "worker.py"
-_FORMATS = _STANDALONE / "formats.py"
+_FORMATS = _STANDALONE / "reading.py"
 _WATCH_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _ERRORS: dict[str, type[BatchExecError]] = {

@@ -1,7 +1,7 @@
 """The pod's own side: loads one build, then predicts file after file until its parent is done with it.
 
 Run by the build's interpreter, which may be another Python with nothing but pandas and pyarrow. So this file,
-``keeper.py``, which forks it, and ``formats.py``, which it loads by path, import the standard library, pandas and
+``keeper.py``, which forks it, and ``reading.py``, which it loads by path, import the standard library, pandas and
 pyarrow only.
 
 The parent speaks over an inherited socket: four bytes of length (big endian), then a JSON object, each way.
@@ -57,7 +57,7 @@ class Worker:
     """One loaded build and the files that go through it.
 
     Args:
-        formats: ``formats.py``, loaded by its path.
+        formats: ``reading.py``, loaded by its path.
         streams: What the model's output goes to.
     """
 

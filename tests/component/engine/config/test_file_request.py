@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from airflow_batchexec.engine.config.file_request import check_file_request, file_config, result_of
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.standalone.formats import SUFFIXES, FileType, told_type
+from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType, told_type
 from airflow_batchexec.exceptions import ConfigurationError
 
 REQUEST = {"file": "s3://shop/in/day.csv", "destination_folder": "s3://shop/out", "model_id": "m"}

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from airflow_batchexec.engine.standalone import formats
-from airflow_batchexec.engine.standalone.formats import (
+from airflow_batchexec.engine.standalone import reading as formats
+from airflow_batchexec.engine.standalone.reading import (
     FileType,
     NotAResultError,
     UnreadableFileError,
@@ -268,7 +268,7 @@ def test_a_file_that_cannot_grow_is_an_error_of_the_system_and_is_left_where_it_
 import resource, sys
 from pathlib import Path
 import numpy as np, pandas as pd
-from airflow_batchexec.engine.standalone.formats import FileType, write_frame
+from airflow_batchexec.engine.standalone.reading import FileType, write_frame
 frame = pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
