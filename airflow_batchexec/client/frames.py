@@ -11,14 +11,9 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine.standalone.reading import (
-    SUFFIXES,
-    FileType,
-    UnreadableFileError,
-    UnwritableResultError,
-    read_frame,
-    write_frame,
-)
+from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
+from airflow_batchexec.engine.standalone.reading import UnreadableFileError, read_frame
+from airflow_batchexec.engine.standalone.writing import UnwritableResultError, write_frame
 from airflow_batchexec.exceptions import ConfigurationError, ResultError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from airflow_batchexec.client.manager import BatchJobManagerClient
 from airflow_batchexec.client.staged_run import run_staged
 from airflow_batchexec.client.staging import StagingFolder
 from airflow_batchexec.engine.config.model import ExecutionConfig
-from airflow_batchexec.engine.standalone.reading import FileType, result_name
+from airflow_batchexec.engine.standalone.file_types import FileType, result_name
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
 
 if TYPE_CHECKING:

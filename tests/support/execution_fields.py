@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 
 __all__ = ["VALUES", "valid_fields"]
 

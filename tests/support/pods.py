@@ -13,7 +13,7 @@ import psutil
 from airflow_batchexec.engine.config.instances import Instance
 from airflow_batchexec.engine.predictor.process import Pod
 from airflow_batchexec.engine.predictor.spec import PodSpec
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
 from airflow_batchexec.engine.config.model import ExecutionConfig
-from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType, result_name, told_type
+from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, infer_file_type, result_name
 from airflow_batchexec.exceptions import ConfigurationError, ResultCollisionError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def check_file_request(
     source = _file_location(fields["file"])
     if "input_file_type" in fields or "input_file_type" in known_later:
         return None
-    told = told_type(source.name)
+    told = infer_file_type(source.name)
     if told is None:
         suffixes = ", ".join(suffix for file_type in FileType for suffix in SUFFIXES[file_type])
         raise ConfigurationError(
@@ -80,7 +80,7 @@ def result_of(source: Location, output_type: FileType) -> str:
 
     A name with no such suffix stays whole: of ``a.txt`` and ``a.log`` both, ``a.csv`` would be the result.
     """
-    told = told_type(source.name)
+    told = infer_file_type(source.name)
     if told is None:
         return source.name + SUFFIXES[output_type][0]
     return result_name(source.name, told, output_type)

@@ -24,7 +24,7 @@ from airflow_batchexec.engine.config.sections import (
     Section,
     flat_fields,
 )
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
 __all__ = [

@@ -39,7 +39,7 @@ from airflow_batchexec.engine.config.values import (
     instance_by_one_name,
     read_parameters,
 )
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.config.locations import Scheme, check_relative_path
-from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType, match_suffix, result_name
+from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, match_suffix, result_name
 from airflow_batchexec.exceptions import LocationError, NoInputFilesError, ResultCollisionError
 
 if TYPE_CHECKING:

@@ -24,13 +24,12 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine import standalone
 from airflow_batchexec.engine.predictor.memory import MemoryWatch, process_tree
 from airflow_batchexec.engine.predictor.output import LineForwarder
 from airflow_batchexec.engine.predictor.spec import link_tree, pod_environment
+from airflow_batchexec.engine.standalone import supervisor
 from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     DiskFullError,
@@ -46,19 +45,17 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Self
 
     from airflow_batchexec.engine.config.instances import Instance
     from airflow_batchexec.engine.predictor.spec import PodSpec
-    from airflow_batchexec.engine.standalone.reading import FileType
+    from airflow_batchexec.engine.standalone.file_types import FileType
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["Answer", "DeadlineExceeded", "Pod"]
 
-_STANDALONE = Path(standalone.__file__).parent
-_KEEPER = _STANDALONE / "supervisor.py"
-_WORKER = _STANDALONE / "worker.py"
-_FORMATS = _STANDALONE / "reading.py"
+_SUPERVISOR = supervisor.__file__
 _WATCH_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _ERRORS: dict[str, type[BatchExecError]] = {
@@ -282,10 +279,8 @@ class Pod:
                     "-I",
                     "-B",
                     "-u",
-                    str(_KEEPER),
+                    _SUPERVISOR,
                     *map(str, fds),
-                    str(_WORKER),
-                    str(_FORMATS),
                     str(spec.scratch),
                     str(os.getpid()),
                 ],

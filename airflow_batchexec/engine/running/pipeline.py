@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
 from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
 from airflow_batchexec.engine.predictor.spec import PodSpec
-from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType
+from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
 from airflow_batchexec.engine.storage import ObjectInfo
 from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (

@@ -4,9 +4,6 @@
 texts of a slice of rows, gathered row by row, lie in memory as the file's very bytes. A column of few different values
 is a table of texts and a code for each row; commas and line ends are tables of one text, and neighbouring tables are
 merged while they stay small: fewer texts to gather for each row.
-
-Like ``reading.py``, which loads it by its path, this runs in the model's own interpreter: it imports nothing of the
-package.
 """
 
 # ruff: noqa: PLC0415  pandas, NumPy and pyarrow are imported where they are used, as in reading.py

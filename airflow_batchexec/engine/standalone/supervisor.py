@@ -11,6 +11,7 @@ apart by nothing but its parent.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import resource
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_EXITING = 0x4
+_PACKAGE = "batchexec_standalone"
 
 
 def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) -> None:
@@ -136,19 +138,21 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-def _load(path: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+def _load_worker() -> ModuleType:
+    """The worker's module, of this folder as a package: its parent packages are not installed here."""
+    folder = os.path.dirname(__file__)  # noqa: PTH120  as above
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, f"{folder}/__init__.py", submodule_search_locations=[folder]
+    )
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.modules[_PACKAGE] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return importlib.import_module(f"{_PACKAGE}.worker")
 
 
 if __name__ == "__main__":
     connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[5], parent=int(sys.argv[6]))
+    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[3], parent=int(sys.argv[4]))
     os.set_inheritable(connection_fd, False)
-    worker_module = _load(sys.argv[3], "batchexec_worker")
-    worker_module.main(connection_fd, formats=_load(sys.argv[4], "batchexec_formats"))
+    _load_worker().main(connection_fd)

@@ -1,8 +1,4 @@
-"""The pod's own side: loads one build, then predicts file after file until its parent is done with it.
-
-Run by the build's interpreter, which may be another Python with nothing but pandas and pyarrow. So this file,
-``keeper.py``, which forks it, and ``reading.py``, which it loads by path, import the standard library, pandas and
-pyarrow only.
+"""The worker process: loads one build, then predicts file after file until its parent closes the connection.
 
 The parent speaks over an inherited socket: four bytes of length (big endian), then a JSON object, each way.
 
@@ -37,9 +33,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .file_types import FileType
+from .reading import UnreadableFileError, read_frame
+from .results import NotAResultError, as_result_frame
+from .writing import UnwritableResultError, write_frame
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
 _MESSAGE_CHARACTERS = 4_000
 _TRACEBACK_CHARACTERS = 40_000
@@ -57,12 +57,10 @@ class Worker:
     """One loaded build and the files that go through it.
 
     Args:
-        formats: ``reading.py``, loaded by its path.
         streams: What the model's output goes to.
     """
 
-    def __init__(self, *, formats: ModuleType, streams: _StandardStreams) -> None:
-        self._formats = formats
+    def __init__(self, *, streams: _StandardStreams) -> None:
         self._streams = streams
         self._predict: Callable[[Any], Any] | None = None
         self._threads = 1
@@ -109,15 +107,14 @@ class Worker:
         output_type: str,
     ) -> dict[str, Any]:
         """Read one file, call ``predict`` on it once, and write what it gave."""
-        formats = self._formats
         assert self._predict is not None
         clock = time.perf_counter
         times = [clock()]
         try:
-            frame = formats.read_frame(
-                Path(input), formats.FileType.parse(input_type), name=input_name, threads=self._threads
+            frame = read_frame(
+                Path(input), FileType.parse(input_type), name=input_name, threads=self._threads
             )
-        except formats.UnreadableFileError as error:
+        except UnreadableFileError as error:
             raise _RequestError("input", str(error)) from None
         except MemoryError as error:
             raise _RequestError("memory", f"there was no memory to read {input_name}") from error
@@ -129,7 +126,7 @@ class Worker:
         times.append(clock())
         try:
             rows_out = self._write(result, output, output_type)
-        except (formats.NotAResultError, formats.UnwritableResultError) as error:
+        except (NotAResultError, UnwritableResultError) as error:
             raise _RequestError("result", str(error)) from None
         except MemoryError as error:
             raise _RequestError("memory", "there was no memory to write the result") from error
@@ -156,9 +153,8 @@ class Worker:
             raise _RequestError("predict", _describe(error)) from error
 
     def _write(self, result: Any, output: str, output_type: str) -> int:
-        formats = self._formats
-        frame = formats.as_result_frame(result)
-        formats.write_frame(frame, Path(output), formats.FileType.parse(output_type), threads=self._threads)
+        frame = as_result_frame(result)
+        write_frame(frame, Path(output), FileType.parse(output_type), threads=self._threads)
         return len(frame)
 
 
@@ -301,11 +297,11 @@ class _StandardStreams:
                 stream.flush()
 
 
-def main(connection_fd: int, *, formats: ModuleType) -> None:
+def main(connection_fd: int) -> None:
     """Serve until the parent closes the connection, then end the process."""
     connection = socket.socket(fileno=connection_fd)
     streams = _StandardStreams()
-    worker = Worker(formats=formats, streams=streams)
+    worker = Worker(streams=streams)
     while True:
         header = _read_exactly(connection, 4)
         if len(header) < 4:  # noqa: PLR2004  the length prefix

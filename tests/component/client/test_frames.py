@@ -13,7 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_batchexec.client.frames import join_results, split_frame, whole_batch_size
-from airflow_batchexec.engine.standalone.reading import FileType, as_result_frame, read_frame, write_frame
+from airflow_batchexec.engine.standalone.file_types import FileType
+from airflow_batchexec.engine.standalone.reading import read_frame
+from airflow_batchexec.engine.standalone.results import as_result_frame
+from airflow_batchexec.engine.standalone.writing import write_frame
 from airflow_batchexec.exceptions import ConfigurationError, ResultError
 
 # Of categories that no value of a file has, the file does not keep the type of the names.

@@ -19,7 +19,7 @@ from kubernetes.client import ApiClient
 from airflow_batchexec import batch_execution_group, create_execution_dag
 from airflow_batchexec.dags.factory import execution_params
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
 _DAGS = Path(__file__).resolve().parents[3] / "dags"

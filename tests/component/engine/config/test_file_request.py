@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from airflow_batchexec.engine.config.file_request import check_file_request, file_config, result_of
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.standalone.reading import SUFFIXES, FileType, told_type
+from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, infer_file_type
 from airflow_batchexec.exceptions import ConfigurationError
 
 REQUEST = {"file": "s3://shop/in/day.csv", "destination_folder": "s3://shop/out", "model_id": "m"}
@@ -17,12 +17,12 @@ EVERY_SUFFIX = [(suffix, file_type) for file_type, suffixes in SUFFIXES.items() 
 @given(STEMS, st.sampled_from(EVERY_SUFFIX))
 def test_the_suffix_of_a_name_tells_its_type_in_any_case(stem: str, suffix: tuple[str, FileType]):
     text, file_type = suffix
-    assert told_type(f"in/{stem}{text}") is told_type(f"in/{stem}{text.upper()}") is file_type
+    assert infer_file_type(f"in/{stem}{text}") is infer_file_type(f"in/{stem}{text.upper()}") is file_type
 
 
 @pytest.mark.parametrize("name", ["day", "day.txt", "day.gz", "csv", ".csv", "day.csv/part-0", ""])
 def test_other_names_tell_nothing(name: str):
-    assert told_type(name) is None
+    assert infer_file_type(name) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from airflow_batchexec.engine.config.locations import Scheme
 from airflow_batchexec.engine.config.model import ExecutionConfig, Identity, flat_fields
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError, LocationError
 
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}

@@ -18,7 +18,7 @@ from airflow_batchexec.engine.execution.plan import (
     read_tasks,
     shares_document,
 )
-from airflow_batchexec.engine.standalone.reading import FileType
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.engine.storage import ObjectInfo
 from airflow_batchexec.exceptions import LocationError, NoInputFilesError, ResultCollisionError
 

@@ -1,0 +1,83 @@
+"""How a result becomes a CSV, Parquet or Feather file."""
+
+# ruff: noqa: PLC0415  pyarrow is imported where it is used, as in reading.py
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .csv_writer import UnencodableTextError, write_csv
+from .file_types import FileType, one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["UnwritableResultError", "write_frame"]
+
+
+class UnwritableResultError(Exception):
+    """A result holds a value that its file type cannot hold; the message names the column and a way out."""
+
+
+def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads: int = 1) -> None:
+    """Write a result without its index.
+
+    CSV has the very text that ``DataFrame.to_csv(index=False)`` gives, several times faster; but a carriage return is
+    always quoted, where older Pythons would let it end the row. Parquet and Feather have pyarrow's default
+    compressions (snappy, lz4) and the metadata by which pandas restores the dtypes.
+
+    Args:
+        frame: What ``as_result_frame`` returned.
+        path: Where to; an existing file is replaced. On an error what is there is worthless.
+        file_type: What to write.
+        threads: How many threads may turn rows into text.
+
+    Raises:
+        UnwritableResultError: The file type cannot hold a value.
+        OSError: The disk is full, or fails otherwise.
+    """
+    if file_type is FileType.CSV:
+        try:
+            write_csv(frame, path, threads=threads)
+        except UnencodableTextError as error:
+            raise UnwritableResultError(str(error)) from error
+        return
+    import pyarrow as pa
+    from pyarrow import feather, parquet
+
+    table = _as_table(frame, file_type)
+    try:
+        # Given a path, both writers would delete whatever lies there when they fail.
+        with pa.OSFile(str(path), "wb") as sink:
+            if file_type is FileType.PARQUET:
+                parquet.write_table(table, sink)
+            else:
+                feather.write_feather(table, sink)
+    except pa.ArrowException as error:
+        raise UnwritableResultError(
+            f"The result cannot be written as {file_type.value}: {one_line(error)}"
+        ) from error
+
+
+def _as_table(frame: pd.DataFrame, file_type: FileType) -> pa.Table:
+    import pyarrow as pa
+
+    failures = (pa.ArrowException, TypeError, ValueError, OverflowError)
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except failures as error:
+        for name in frame.columns:
+            try:
+                pa.Table.from_pandas(frame[[name]], preserve_index=False)
+            except failures as column_error:
+                reason = column_error.args[0] if column_error.args else column_error
+                raise UnwritableResultError(
+                    f"Column {name!r} of the result cannot be written as {file_type.value}: {reason}. "
+                    f"Give all its values one type in predict, as in result[{name!r}].astype(str)."
+                ) from column_error
+        raise UnwritableResultError(
+            f"The result cannot be written as {file_type.value}: {one_line(error)}"
+        ) from error
