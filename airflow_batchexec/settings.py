@@ -14,6 +14,7 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.config.purchase_option import PurchaseOption
 from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.names import EXECUTION_DAG_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ def execution_dags() -> tuple[str, ...]:
     Raises:
         ConfigurationError: None is named, or one twice.
     """
-    text = conf.get(_SECTION, "execution_dags", fallback="batch_execution")
+    text = conf.get(_SECTION, "execution_dags", fallback=EXECUTION_DAG_ID)
     dag_ids = tuple(name.strip() for name in text.split(","))
     if not all(dag_ids) or len(set(dag_ids)) < len(dag_ids):
         raise ConfigurationError(

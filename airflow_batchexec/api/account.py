@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.api.standing import PLAN_TASK, Words
+from airflow_batchexec.api.standing import Words
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.journal.replay import fold, report_lines, unpack
 from airflow_batchexec.exceptions import BatchExecError
+from airflow_batchexec.names import CLIENT_KEY, FILES_ROWS, JOURNAL_ROWS, PLAN_TASK_ID, WARNINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ __all__ = ["Account", "Fields"]
 
 log = logging.getLogger(__name__)
 
-_JOURNAL, _FILES = "journal-", "files-"
 _HOW = {
     "rest_api": "through the REST API",
     "ui": "in Airflow's user interface",
@@ -138,8 +138,8 @@ class Account:
         return f"Accepted as {run.run_id}: started{who} {_HOW.get(run.by, 'by Airflow')}."
 
     def _warnings(self) -> list[str]:
-        client = self.run.conf.get("client")
-        warnings = client.get("warnings") if isinstance(client, dict) else None
+        client = self.run.conf.get(CLIENT_KEY)
+        warnings = client.get(WARNINGS) if isinstance(client, dict) else None
         return [text for text in warnings if isinstance(text, str)] if isinstance(warnings, list) else []
 
     def _planned_files(self) -> list[tuple[str, int]]:
@@ -147,7 +147,7 @@ class Account:
         parts = {
             row.key: row.value
             for row in self._rows
-            if row.task_id == PLAN_TASK and row.key.startswith(_FILES)
+            if row.task_id == PLAN_TASK_ID and row.key.startswith(FILES_ROWS)
         }
         rows = planned.get("files_rows")
         if isinstance(rows, int):
@@ -168,7 +168,7 @@ def _entries(rows: list[StoredValue]) -> list[dict[str, Any]]:
     """The entries of all journals, in the order in which they were written."""
     found = []
     for row in rows:
-        value = row.value if row.key.startswith(_JOURNAL) else None
+        value = row.value if row.key.startswith(JOURNAL_ROWS) else None
         found += [
             entry
             for entry in (value if isinstance(value, list) else [])

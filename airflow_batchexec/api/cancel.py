@@ -20,7 +20,8 @@ from airflow_batchexec.api.auth import dags_for, may
 from airflow_batchexec.api.dag_bag import dag_bag
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
-from airflow_batchexec.api.standing import FINISH_TASK, PLAN_TASK, PREDICT_TASK, Words, standing_of
+from airflow_batchexec.api.standing import Words, standing_of
+from airflow_batchexec.names import CANCELLED_ROW, FINISH_TASK_ID, PLAN_TASK_ID, PREDICT_TASK_ID
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
@@ -62,7 +63,7 @@ def _cancel(session: Session, execution_id: str, user: BaseUser) -> ApiError | N
     words = Words.of(queries.stored_values(session, [now.key])[now.key])
     if words.cancelled_in(now.generation):
         return None
-    counts = queries.count_tasks(session, [now], [PLAN_TASK, PREDICT_TASK])
+    counts = queries.count_tasks(session, [now], [PLAN_TASK_ID, PREDICT_TASK_ID])
     standing = standing_of(now, words, counts.get((now.dag_id, now.run_id), {}))
     dag = dag_bag().get_dag_for_run(row, session=session)
     if dag is None:
@@ -75,8 +76,8 @@ def _cancel(session: Session, execution_id: str, user: BaseUser) -> ApiError | N
     }
     # Through Airflow's backend, so that the task finds it wherever that keeps what it is told.
     get_state_backend().set(
-        TaskScope(dag_id=run.dag_id, run_id=run.run_id, task_id=FINISH_TASK),
-        "cancelled",
+        TaskScope(dag_id=run.dag_id, run_id=run.run_id, task_id=FINISH_TASK_ID),
+        CANCELLED_ROW,
         json.dumps(said),
         expires_at=_expiry(),
         session=session,

@@ -21,6 +21,15 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import and_, exists, func, or_, select
 
 from airflow_batchexec.api.dag_bag import dag_bag
+from airflow_batchexec.names import (
+    CANCELLED_ROW,
+    CLIENT_KEY,
+    ENDED_ROW,
+    ENDED_RUN_STATES,
+    IDEMPOTENCY_KEY,
+    PLANNED_ROW,
+    PROGRESS_ROW,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -48,7 +57,7 @@ __all__ = [
 ]
 
 _ACTIVE = (DagRunState.QUEUED, DagRunState.RUNNING)
-_STANDING_KEYS = ("planned", "ended", "cancelled", "progress")
+_STANDING_KEYS = (PLANNED_ROW, ENDED_ROW, CANCELLED_ROW, PROGRESS_ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen, unless somebody clears it."""
-        return self.state in {DagRunState.SUCCESS, DagRunState.FAILED}
+        return self.state in ENDED_RUN_STATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +178,7 @@ def runs_before(
         # The plan says which build it is. An id holds nothing that JSON would write in another way.
         planned = exists().where(
             TaskStateStoreModel.dag_run_id == DagRun.id,
-            TaskStateStoreModel.key == "planned",
+            TaskStateStoreModel.key == PLANNED_ROW,
             TaskStateStoreModel.value.contains(f'"{build_id}"', autoescape=True),
         )
         query = query.where(or_(func.trim(DagRun.conf["build_id"].as_string()) == build_id, planned))
@@ -196,7 +205,7 @@ def run_ids_like(session: Session, dag_id: str, prefix: str) -> list[str]:
 
 def run_of_key(session: Session, dag_id: str, idempotency_key: str) -> tuple[str, dict[str, Any]] | None:
     """Id and conf of the run that was started with a key, if there is one."""
-    key = DagRun.conf[("client", "idempotency_key")].as_string()
+    key = DagRun.conf[(CLIENT_KEY, IDEMPOTENCY_KEY)].as_string()
     query = select(DagRun.run_id, DagRun.conf).where(DagRun.dag_id == dag_id, key == idempotency_key)
     row = session.execute(query.order_by(DagRun.id).limit(1)).first()
     return None if row is None else (row.run_id, row.conf or {})

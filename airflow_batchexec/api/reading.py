@@ -12,12 +12,14 @@ from airflow_batchexec.api.account import Account
 from airflow_batchexec.api.auth import dags_for
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError
-from airflow_batchexec.api.standing import (
-    PLAN_TASK,
-    PREDICT_TASK,
-    Words,
-    needs_plan_state,
-    standing_of,
+from airflow_batchexec.api.standing import Words, needs_plan_state, standing_of
+from airflow_batchexec.names import (
+    CANCELLED_ROW,
+    ENDED_ROW,
+    ENDED_RUN_STATES,
+    PLAN_TASK_ID,
+    PLANNED_ROW,
+    PREDICT_TASK_ID,
 )
 from airflow_batchexec.wire.responses import (
     BatchJobDetails,
@@ -41,16 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ["details_of", "list_of", "report_of", "status_of"]
 
-_OVER = ("success", "failed")
 # Airflow's states that a status of the wire may be told from.
 _STATES: dict[JobStatus, tuple[str, ...]] = {
     JobStatus.BATCH_JOB_COMMITTED_STATUS: ("queued",),
     JobStatus.BATCH_JOB_PENDING_STATUS: ("running",),
     JobStatus.BATCH_JOB_RUNNING_STATUS: ("running",),
-    JobStatus.BATCH_JOB_FINISHED_STATUS: _OVER,
-    JobStatus.BATCH_JOB_FAILED_STATUS: _OVER,
-    JobStatus.BATCH_JOB_CANCELLED_STATUS: _OVER,
-    JobStatus.BATCH_JOB_TIMEOUT_STATUS: _OVER,
+    JobStatus.BATCH_JOB_FINISHED_STATUS: ENDED_RUN_STATES,
+    JobStatus.BATCH_JOB_FAILED_STATUS: ENDED_RUN_STATES,
+    JobStatus.BATCH_JOB_CANCELLED_STATUS: ENDED_RUN_STATES,
+    JobStatus.BATCH_JOB_TIMEOUT_STATUS: ENDED_RUN_STATES,
 }
 _TASK_STATUSES = {status.short: status for status in TaskStatus}
 # How many runs a page may look at to find those of a status or build: what takes longer goes on with the next page.
@@ -190,11 +191,11 @@ def _standings(session: Session, runs: list[Run]) -> list[tuple[Run, Standing]]:
     """How some executions stand, without how many files they have finished."""
     if not runs:
         return []
-    keys = ("planned", "ended", "cancelled")
+    keys = (PLANNED_ROW, ENDED_ROW, CANCELLED_ROW)
     rows = queries.stored_values(session, [run.key for run in runs], keys=keys)
     words = {run.key: Words.of(rows[run.key]) for run in runs}
     unclear = [run for run in runs if needs_plan_state(run, words[run.key])]
-    counts = queries.count_tasks(session, unclear, [PLAN_TASK]) if unclear else {}
+    counts = queries.count_tasks(session, unclear, [PLAN_TASK_ID]) if unclear else {}
     return [(run, standing_of(run, words[run.key], counts.get((run.dag_id, run.run_id), {}))) for run in runs]
 
 
@@ -206,7 +207,7 @@ def _find(session: Session, execution_id: str, user: BaseUser) -> Run:
 
 
 def _standing(session: Session, run: Run, rows: list[StoredValue]) -> Standing:
-    counts = queries.count_tasks(session, [run], [PLAN_TASK, PREDICT_TASK])
+    counts = queries.count_tasks(session, [run], [PLAN_TASK_ID, PREDICT_TASK_ID])
     return standing_of(run, Words.of(rows), counts.get((run.dag_id, run.run_id), {}))
 
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec.names import (
+    CANCELLED_ROW,
+    ENDED_ROW,
+    FINISH_TASK_ID,
+    PLAN_TASK_ID,
+    PLANNED_ROW,
+    PREDICT_TASK_ID,
+    PROGRESS_ROW,
+)
 from airflow_batchexec.wire.values import JobStatus
 
 if TYPE_CHECKING:
@@ -12,10 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.api.queries import Run, StoredValue
 
-__all__ = ["FINISH_TASK", "PLAN_TASK", "PREDICT_TASK", "Standing", "Words", "needs_plan_state", "standing_of"]
-
-# As create_execution_dag calls them.
-PLAN_TASK, PREDICT_TASK, FINISH_TASK = "plan", "predict", "finish"
+__all__ = ["Standing", "Words", "needs_plan_state", "standing_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,10 @@ class Words:
         """Read the rows; what is not as the tasks write it counts as not said."""
         found: dict[str, list[dict[str, Any]]] = {}
         homes = {
-            "planned": PLAN_TASK,
-            "ended": FINISH_TASK,
-            "cancelled": FINISH_TASK,
-            "progress": PREDICT_TASK,
+            PLANNED_ROW: PLAN_TASK_ID,
+            ENDED_ROW: FINISH_TASK_ID,
+            CANCELLED_ROW: FINISH_TASK_ID,
+            PROGRESS_ROW: PREDICT_TASK_ID,
         }
         for row in rows:
             value = row.value if homes.get(row.key) == row.task_id else None
@@ -50,10 +56,10 @@ class Words:
                 found.setdefault(row.key, []).append(value)
         last = {key: values[-1] for key, values in found.items()}
         return cls(
-            planned=last.get("planned"),
-            ended=last.get("ended"),
-            cancelled=last.get("cancelled"),
-            progress=tuple(found.get("progress", ())),
+            planned=last.get(PLANNED_ROW),
+            ended=last.get(ENDED_ROW),
+            cancelled=last.get(CANCELLED_ROW),
+            progress=tuple(found.get(PROGRESS_ROW, ())),
         )
 
     def ended_in(self, generation: int) -> dict[str, Any] | None:
@@ -105,7 +111,7 @@ def standing_of(run: Run, words: Words, counts: Mapping[tuple[str, str], int]) -
         counts: How many instances of a task are in a state; only those of the tasks that plan and predict are asked for.
     """
     planned = words.planned
-    if planned is not None and needs_plan_state(run, words) and not counts.get((PLAN_TASK, "success")):
+    if planned is not None and needs_plan_state(run, words) and not counts.get((PLAN_TASK_ID, "success")):
         planned = None
     ended = words.ended_in(run.generation) if run.is_over else None
     status, reason = _status(run, words, ended, has_plan=planned is not None)
@@ -115,7 +121,7 @@ def standing_of(run: Run, words: Words, counts: Mapping[tuple[str, str], int]) -
     elif planned is None:
         finished = 0
     elif _count(planned, "shares") == total:
-        finished = counts.get((PREDICT_TASK, "success"), 0)
+        finished = counts.get((PREDICT_TASK_ID, "success"), 0)
     else:
         finished = sum(
             _count(said, "finished") for said in words.progress if said["generation"] >= planned["generation"]

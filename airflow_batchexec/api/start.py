@@ -22,7 +22,9 @@ from airflow_batchexec.api.dag_bag import dag_bag
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.execution.ids import next_rest_id, rest_prefix
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
+from airflow_batchexec.names import CLIENT_KEY, IDEMPOTENCY_KEY, PLAN_TASK_ID, WARNINGS
 from airflow_batchexec.wire.request import read_start_request
 
 if TYPE_CHECKING:
@@ -32,12 +34,9 @@ if TYPE_CHECKING:
     from airflow.serialization.definitions.dag import SerializedDAG
     from sqlalchemy.orm import Session
 
-__all__ = ["CLIENT_KEY", "start"]
+__all__ = ["start"]
 
-CLIENT_KEY = "client"
-"""The key of a run's conf that holds what the API has to say of the request, and no parameter."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_DIGEST_LETTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ def start(body: Any, *, idempotency_key: str | None, user: BaseUser) -> str:
     if known is None:
         check_build(wanted.config, batch_execution_conn_id=connection)
     client = {
-        **({"warnings": request.warnings} if request.warnings else {}),
-        **({"idempotency_key": key} if key else {}),
+        **({WARNINGS: request.warnings} if request.warnings else {}),
+        **({IDEMPOTENCY_KEY: key} if key else {}),
     }
     conf = {**wanted.conf, **({CLIENT_KEY: client} if client else {})}
     try:
@@ -122,7 +121,7 @@ def _of_dag(session: Session, dag_id: str) -> tuple[dict[str, Any], str]:
     dag = dag_bag().get_latest_version_of_dag(dag_id, session=session)
     if dag is None:
         raise _no_dag(dag_id, "is not there")
-    plan = dag.task_dict.get("plan")
+    plan = dag.task_dict.get(PLAN_TASK_ID)
     return queries.default_params(dag), str(getattr(plan, "batch_execution_conn_id", "") or "")
 
 
@@ -246,13 +245,8 @@ def _create(
     dag: SerializedDAG | None = dag_bag().get_latest_version_of_dag(dag_id, session=session)
     if dag is None:
         return _no_dag(dag_id, "is not there")
-    prefix = f"rest__{_identity(wanted.config)[:_DIGEST_LETTERS]}__"
-    numbers = [
-        int(end)
-        for run_id in queries.run_ids_like(session, dag_id, prefix)
-        if (end := run_id[len(prefix) :]).isdecimal()
-    ]
-    run_id = f"{prefix}{max(numbers, default=0) + 1}"
+    prefix = rest_prefix(_identity(wanted.config))
+    run_id = next_rest_id(prefix, queries.run_ids_like(session, dag_id, prefix))
     try:
         # As Airflow's own call does that starts a run, except that the id is made here.
         dag.create_dagrun(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from airflow_batchexec.client.machine import instance_table, repository
 from airflow_batchexec.client.progress import bar
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme
 from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.execution.ids import local_id
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def local_execution(
 
     check_local(config)
     return LocalExecution(
-        execution_id=f"local-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        execution_id=local_id(),
         config=config,
         repository=repository(model_repository),
         instances=instance_table(),

@@ -9,11 +9,18 @@ from airflow.sdk import DAG, TaskGroup, XComArg
 
 from airflow_batchexec.dags.trigger_form import execution_params
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.names import (
+    EXECUTION_DAG_ID,
+    EXECUTION_KEY,
+    FINISH_TASK_ID,
+    PLAN_TASK_ID,
+    PREDICT_TASK_ID,
+    RELEASE_TASK_ID,
+)
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
 from airflow_batchexec.operators.predict_file import PredictFileOperator
 from airflow_batchexec.placement.tasks import place_tasks
-from airflow_batchexec.runs.control import EXECUTION_DAG_ID
 from airflow_batchexec.runs.parse_time import check_literals, is_templated
 
 if TYPE_CHECKING:
@@ -146,7 +153,7 @@ def _tasks(
     placed: Mapping[str, Any],
 ) -> None:
     plan = PlanExecutionOperator(
-        task_id="plan",
+        task_id=PLAN_TASK_ID,
         fields=fields,
         name=name,
         map_per_file=map_per_file,
@@ -156,8 +163,8 @@ def _tasks(
     )
     placing, plan.placement = place_tasks(literals, like=plan, **placed)
     predict = PredictFileOperator.partial(
-        task_id="predict",
-        execution=XComArg(plan, key="execution"),
+        task_id=PREDICT_TASK_ID,
+        execution=XComArg(plan, key=EXECUTION_KEY),
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,
@@ -170,12 +177,12 @@ def _tasks(
         "retries": _RETRIES,
         "retry_delay": _RETRY_DELAY,
     }
-    finish = FinishExecutionOperator(task_id="finish", **end)
+    finish = FinishExecutionOperator(task_id=FINISH_TASK_ID, **end)
     plan >> predict >> finish
     # When somebody fails a run, Airflow still runs its teardowns, so the execution is concluded and its lock released.
     # What follows a group would not wait for a teardown, so there it is a task of its own.
     if name:
-        release = FinishExecutionOperator(task_id="release", unless_done_by=finish.task_id, **end)
+        release = FinishExecutionOperator(task_id=RELEASE_TASK_ID, unless_done_by=finish.task_id, **end)
         finish >> release.as_teardown()
     else:
         finish.as_teardown(on_failure_fail_dagrun=True)

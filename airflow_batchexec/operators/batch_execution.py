@@ -17,17 +17,12 @@ from airflow.sdk.exceptions import (
 
 from airflow_batchexec import internals, settings
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.execution.ids import operator_id
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.names import ENDED_RUN_STATES, EXECUTION_DAG_ID, STARTED_ROW
 from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
-from airflow_batchexec.runs.control import (
-    EXECUTION_DAG_ID,
-    cancel,
-    end_of,
-    execution_id_for,
-    goes_on,
-    tell_run,
-)
+from airflow_batchexec.runs.control import cancel, end_of, goes_on, tell_run
 from airflow_batchexec.runs.handle import ExecutionHandle
 from airflow_batchexec.runs.parse_time import check_literals, given
 from airflow_batchexec.runs.task_errors import as_task_failure
@@ -42,9 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchExecutionOperator"]
 
-_ENDED = {"success", "failed"}
 # Airflow lets a process that it ends live for 5 seconds: how soon it notices, and how long it may then ask.
-_STATE_KEY = "batch_execution"
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 2.5
 
@@ -164,7 +157,7 @@ class BatchExecutionOperator(BaseOperator):
             handle = self._begin(context)
         run_id = handle.execution_id
         context["task_state_store"].set(
-            _STATE_KEY, {"max_tries": context["ti"].max_tries, **handle.to_dict()}
+            STARTED_ROW, {"max_tries": context["ti"].max_tries, **handle.to_dict()}
         )
         tell_run(context, dag_id=self.execution_dag_id, run_id=run_id)
         if not self.wait_for_completion:
@@ -218,7 +211,14 @@ class BatchExecutionOperator(BaseOperator):
         allowed.check(config.destination, field="destination_folder")
         for attempt in count(1):
             handle = ExecutionHandle(
-                execution_id=execution_id_for(ti, attempt),
+                execution_id=operator_id(
+                    dag_id=ti.dag_id,
+                    task_id=ti.task_id,
+                    run_id=ti.run_id,
+                    map_index=ti.map_index,
+                    max_tries=ti.max_tries,
+                    attempt=attempt,
+                ),
                 destination=config.destination.uri,
                 fields=config.fields(),
                 batch_execution_conn_id=self.batch_execution_conn_id,
@@ -243,7 +243,7 @@ class BatchExecutionOperator(BaseOperator):
         A triggerer that is told to drop a trigger cannot tell a task that has been cleared, and defers again, from one
         whose trigger another triggerer has taken over.
         """
-        state: Any = context["task_state_store"].get(_STATE_KEY)
+        state: Any = context["task_state_store"].get(STARTED_ROW)
         if not state or state.pop("max_tries") == context["ti"].max_tries:
             return
         old = ExecutionHandle.from_dict(state)
@@ -253,7 +253,7 @@ class BatchExecutionOperator(BaseOperator):
 
     def _is_ours_still(self, state: str, cancel: StopMark) -> bool:
         """Whether an execution that an earlier try has started is the one to wait for."""
-        if state in _ENDED:
+        if state in ENDED_RUN_STATES:
             return state == "success" or not self.wait_for_completion
         return cancel.read() is None
 
@@ -298,7 +298,7 @@ class BatchExecutionOperator(BaseOperator):
     def _wait(self, context: Context, run_id: str) -> dict[str, Any]:
         while True:
             state = internals.dag_run_state(self.execution_dag_id, run_id)
-            if state is None or state in _ENDED:
+            if state is None or state in ENDED_RUN_STATES:
                 return self._result(context, run_id, state)
             self._pause()
             self._check_alive(context, run_id)

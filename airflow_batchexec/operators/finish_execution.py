@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_batchexec import internals, settings
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError
+from airflow_batchexec.names import CANCELLED_ROW, ENDED_ROW, EXECUTION_KEY, REFUSED_KEY, SUMMARY_KEY
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.unfinished_plan import UnfinishedPlan
 from airflow_batchexec.reporting.assets import execution_alias, update_asset
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.stop import StopMark
     from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["SUMMARY_KEY", "FinishExecutionOperator"]
+__all__ = ["FinishExecutionOperator"]
 
-SUMMARY_KEY = "summary"
-"""The XCom that says how an execution has ended, whatever its end was."""
 _FROM_OUTSIDE = "Its run, or tasks of it, were ended from outside."
 _LONGEST_NAME = 200
 
@@ -127,13 +126,13 @@ class FinishExecutionOperator(BaseOperator):
         plan = UnfinishedPlan(context, task_id=self.plan_task_id, name=self.name, log=self.log)
         if cancelled and not plan.has_ended() and _count_tasks(context, self.plan_task_id, "failed"):
             return plan.end(cancelled)
-        return plan.pull("execution")
+        return plan.pull(EXECUTION_KEY)
 
     def _refusal(self, context: Context, cancelled: str) -> dict[str, Any]:
         """The summary of an execution that has no plan."""
         ti = context["ti"]
         skipped = _count_tasks(context, self.plan_task_id, "skipped")
-        refused = None if skipped else ti.xcom_pull(task_ids=self.plan_task_id, key="refused")
+        refused = None if skipped else ti.xcom_pull(task_ids=self.plan_task_id, key=REFUSED_KEY)
         if not refused:
             reason = cancelled or f"It was ended before it had a plan; see the log of {self.plan_task_id}."
             refused = {
@@ -239,7 +238,7 @@ class FinishExecutionOperator(BaseOperator):
 
 def _cancelled_by(journal: TaskJournal, context: Context) -> str:
     """Why the execution was cancelled through the REST API, in a sentence; empty where it was not."""
-    row = journal.get("cancelled")
+    row = journal.get(CANCELLED_ROW)
     if not isinstance(row, dict) or row.get("generation") != generation(context):
         return ""
     by = "".join(letter if letter.isprintable() else " " for letter in str(row.get("by") or "somebody"))
@@ -262,7 +261,7 @@ def _tell_end(
                 if record["status"] != "FINISHED"
             }
         )
-    journal.put("ended", row)
+    journal.put(ENDED_ROW, row)
     journal.add(
         "ended",
         status=summary["status"],

@@ -11,6 +11,7 @@ from airflow_batchexec import internals, settings
 from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.names import CLIENT_KEY, EXECUTION_KEY, FILES_ROWS, PLANNED_ROW, REFUSED_KEY
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.placement.tasks import Placement, admission
 from airflow_batchexec.runs.handle import (
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["PlanExecutionOperator"]
 
 _MAX_NAMED_SKIPPED = 100
-# What the REST API keeps in a run's conf for itself; no parameter has its name.
-_CLIENT_KEY = "client"
 # Of a row of the journal; Airflow warns of values above 64 KiB.
 _ROW_BYTES = 47 * 1024
 
@@ -83,7 +82,7 @@ class PlanExecutionOperator(BaseOperator):
         try:
             return self._plan(context, journal)
         except BatchExecError as error:
-            ti.xcom_push("refused", {"error": type(error).__name__, "reason": error.message})
+            ti.xcom_push(REFUSED_KEY, {"error": type(error).__name__, "reason": error.message})
             journal.add("refused", error=type(error).__name__, reason=error.message)
             raise task_failure(error) from error
         finally:
@@ -94,8 +93,8 @@ class PlanExecutionOperator(BaseOperator):
         if self.fields is not None:
             return dict(self.fields)
         fields = dict(context["params"])
-        if isinstance(fields.get(_CLIENT_KEY), dict):
-            del fields[_CLIENT_KEY]
+        if isinstance(fields.get(CLIENT_KEY), dict):
+            del fields[CLIENT_KEY]
         return fields
 
     def _plan(self, context: Context, journal: TaskJournal) -> list[list[int]]:
@@ -151,7 +150,7 @@ class PlanExecutionOperator(BaseOperator):
             fields=config.fields(),
             batch_execution_conn_id=self.batch_execution_conn_id,
         )
-        ti.xcom_push("execution", handle.to_dict())
+        ti.xcom_push(EXECUTION_KEY, handle.to_dict())
         _tell(journal, prepared, generation(context))
         return [share.to_descriptor() for share in prepared.places]
 
@@ -188,5 +187,5 @@ def _tell(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
         **build,
         "files_rows": len(rows),
     }
-    if all(journal.put(f"files-{number:03d}", row) for number, row in enumerate(rows)):
-        journal.put("planned", planned)
+    if all(journal.put(f"{FILES_ROWS}{number:03d}", row) for number, row in enumerate(rows)):
+        journal.put(PLANNED_ROW, planned)

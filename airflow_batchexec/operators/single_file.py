@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException
 
 from airflow_batchexec import settings
+from airflow_batchexec.engine.execution.ids import single_file_id
 from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.operators.file_log import FileLog
@@ -116,7 +117,9 @@ class SingleFile:
         prepared = prepare_file(
             config=config,
             owner=LockOwner(
-                f"{ti.dag_id}.{ti.task_id}.{ti.run_id}.{self._map_index}",
+                single_file_id(
+                    dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=self._map_index
+                ),
                 deployment=settings.deployment_name(),
                 dag_id=ti.dag_id,
                 run_id=ti.run_id,

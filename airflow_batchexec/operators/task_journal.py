@@ -3,7 +3,7 @@
 Rows of the task's state store, by key:
 
 ============================== ===================================================================================
-journal-<generation>-<try>-<n> a list of entries, as ``engine/journal_entries.py`` describes them
+journal-<generation>-<try>-<n> a list of entries, as ``engine/journal/entries.py`` describes them
 planned                        of plan: generation, total_files, shares, model_id, build_id, files_rows
 files-<n>                      of plan: packed pairs of file and index of share; ``files_rows`` says how many count
 progress                       of predict, where the plan has fewer shares than files: generation, finished
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import internals
 from airflow_batchexec.exceptions import ExecutionCancelledError, FileTimeoutError, JobTimeoutError
+from airflow_batchexec.names import JOURNAL_ROWS, PROGRESS_ROW
 from airflow_batchexec.runs.handle import generation
 
 if TYPE_CHECKING:
@@ -155,12 +156,12 @@ class TaskJournal:
             return None
 
     def _write_row(self, number: str, entries: list[dict[str, Any]]) -> None:
-        self._set(f"journal-{self._generation}-{self._try}-{number}", entries)
+        self._set(f"{JOURNAL_ROWS}{self._generation}-{self._try}-{number}", entries)
 
     def _write_progress(self) -> None:
         finished = self._progress
         if finished is not None and finished != self._written_progress:
-            self._set("progress", {"generation": self._generation, "finished": finished})
+            self._set(PROGRESS_ROW, {"generation": self._generation, "finished": finished})
             self._written_progress = finished
 
     def _set(self, key: str, value: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import settings
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
+from airflow_batchexec.names import EXECUTION_KEY, REFUSED_KEY
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
 from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, execution_id_of
 
@@ -41,7 +42,7 @@ class UnfinishedPlan:
 
     def has_ended(self) -> bool:
         """Whether it has come to a plan, or to a refusal."""
-        return bool(self.pull("execution") or self.pull("refused"))
+        return bool(self.pull(EXECUTION_KEY) or self.pull(REFUSED_KEY))
 
     def end(self, reason: str) -> Any:
         """End it. Its process hears of it only at its next heartbeat, and could take the lock until then.
@@ -60,7 +61,7 @@ class UnfinishedPlan:
         deadline = time.monotonic() + settings.task_end_seconds()
         while not self.has_ended() and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
-        execution = self.pull("execution")
+        execution = self.pull(EXECUTION_KEY)
         if handle and not self.has_ended() and self._is_prepared(handle):
             # It was killed when it had taken the lock and written what there is to conclude.
             execution = handle.to_dict()

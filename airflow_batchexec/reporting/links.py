@@ -15,6 +15,7 @@ from airflow.sdk import BaseOperatorLink, conf
 
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.internals import read_xcom
+from airflow_batchexec.names import FINISH_TASK_ID, RUN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,14 +23,10 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import RuntimeTaskInstanceProtocol, TaskInstanceKey
 
-__all__ = ["RUN_KEY", "ExecutionLink", "ResultsLink", "console_url", "run_url"]
+__all__ = ["ExecutionLink", "ResultsLink", "console_url", "run_url"]
 
 _log = logging.getLogger(__name__)
 
-RUN_KEY = "execution_run"
-"""The XCom that says which run an operator or sensor is about: ``dag_id``, ``run_id``."""
-
-_FINISH_TASK_ID = "finish"
 # The partitions of AWS, by how their regions' names begin.
 _AWS_CONSOLES = {"cn-": "console.amazonaws.cn", "us-gov-": "console.amazonaws-us-gov.com"}
 _AWS_CONSOLE = "console.aws.amazon.com"
@@ -68,7 +65,7 @@ class ResultsLink(BaseOperatorLink):
         run = _own_xcom(ti_key, RUN_KEY)
         if not run:
             return _own_xcom(ti_key, self.xcom_key) or ""
-        return read_xcom(self.xcom_key, task_id=_FINISH_TASK_ID, **run) or ""
+        return read_xcom(self.xcom_key, task_id=FINISH_TASK_ID, **run) or ""
 
     @classmethod
     def show(cls, ti: RuntimeTaskInstanceProtocol, destination: str, *, batch_execution_conn_id: str) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
+from airflow_batchexec.names import ENDED_RUN_STATES, SUMMARY_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,7 +31,6 @@ __all__ = ["note_text", "on_dag_run_failed", "on_dag_run_success", "with_lines"]
 _log = logging.getLogger(__name__)
 
 _OPERATOR = "FinishExecutionOperator"
-_SUMMARY_KEY = "summary"
 # The length of the column.
 _LONGEST_NOTE = 1000
 _LONGEST_LINE = 400
@@ -152,8 +153,8 @@ def _summaries(
     query = (
         select(XComModel.task_id, XComModel.value)
         .join(TaskInstance, same_task)
-        .where(XComModel.dag_run_id == dag_run.id, XComModel.key == _SUMMARY_KEY)
-        .where(XComModel.task_id.in_(task_ids), TaskInstance.state.in_(["success", "failed"]))
+        .where(XComModel.dag_run_id == dag_run.id, XComModel.key == SUMMARY_KEY)
+        .where(XComModel.task_id.in_(task_ids), TaskInstance.state.in_(ENDED_RUN_STATES))
         .order_by(XComModel.timestamp)
     )
     last: dict[str, tuple[str, Mapping[str, Any]]] = {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
 from airflow_batchexec.internals import dag_run_state, is_task_in
-from airflow_batchexec.reporting.links import RUN_KEY, ExecutionLink
+from airflow_batchexec.names import ENDED_RUN_STATES, FINISH_TASK_ID, RUN_KEY, SUMMARY_KEY
+from airflow_batchexec.reporting.links import ExecutionLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,41 +17,16 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.stop import StopMark
 
 __all__ = [
-    "EXECUTION_DAG_ID",
     "End",
     "cancel",
     "check_run_state",
     "end_of",
-    "execution_id_for",
     "goes_on",
     "tell_run",
 ]
 
-EXECUTION_DAG_ID = "batch_execution"
-"""The DAG whose runs are executions, where no other is named."""
-_NO_ID_LETTER = re.compile(r"[^A-Za-z0-9_.~:+-]")
-_LONGEST_NAME = 200
-_ENDED = {"success", "failed"}
 # What is running may be so in another process: a scheduler that takes over from one that was lost starts its tasks again.
 _GOING_ON = ("null", "scheduled", "queued", "running", "deferred", "up_for_reschedule", "up_for_retry")
-
-
-def execution_id_for(ti: RuntimeTaskInstanceProtocol, attempt: int) -> str:
-    """The id of the execution that a task starts.
-
-    A retry of the task makes the same ids in the same order, so it finds what was started before. A clear makes others:
-    it moves ``max_tries``, and nothing else that may happen in the run does.
-
-    Args:
-        ti: The task's instance.
-        attempt: 1 for its first execution; the next where that one ended without success.
-    """
-    place = [ti.dag_id, ti.task_id, ti.run_id]
-    if ti.map_index is not None and ti.map_index >= 0:
-        place.append(str(ti.map_index))
-    digest = hashlib.sha256("\0".join([*place, str(ti.max_tries)]).encode()).hexdigest()[:8]
-    name = _NO_ID_LETTER.sub("_", ".".join(place))[:_LONGEST_NAME]
-    return f"{name}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
 
 
 def tell_run(context: Context, *, dag_id: str, run_id: str) -> None:
@@ -99,7 +73,7 @@ def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
         AirflowRuntimeError: Airflow does not say whether it has ended.
         StorageError: The destination cannot be written.
     """
-    return dag_run_state(dag_id, run_id) not in _ENDED and mark.set(ExecutionCancelledError(reason))
+    return dag_run_state(dag_id, run_id) not in ENDED_RUN_STATES and mark.set(ExecutionCancelledError(reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +100,7 @@ def end_of(context: Context, *, dag_id: str, run_id: str, state: str) -> End:
         run_id: The execution's run.
         state: The run's state.
     """
-    found = context["ti"].xcom_pull(dag_id=dag_id, run_id=run_id, task_ids="finish", key="summary")
+    found = context["ti"].xcom_pull(dag_id=dag_id, run_id=run_id, task_ids=FINISH_TASK_ID, key=SUMMARY_KEY)
     summary: dict[str, Any] = found or {"execution_id": run_id, "status": "FAILED", "reason": ""}
     if state == "success" and summary["status"] == "FINISHED":
         return End(summary)

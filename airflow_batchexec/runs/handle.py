@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import settings
+from airflow_batchexec.engine.execution.ids import id_in_run
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState, local_owner_state
 from airflow_batchexec.exceptions import BatchExecError
 
@@ -82,13 +83,8 @@ class ExecutionHandle:
 
 
 def execution_id_of(ti: RuntimeTaskInstanceProtocol, name: str) -> str:
-    """The id of the execution that a task belongs to.
-
-    Args:
-        ti: The task's instance.
-        name: What tells several executions of one run apart; empty where the run is the execution.
-    """
-    return f"{ti.dag_id}.{name}.{ti.run_id}" if name else str(ti.run_id)
+    """The id of the execution that a task belongs to; ``name`` as for :func:`id_in_run`."""
+    return id_in_run(dag_id=ti.dag_id, run_id=str(ti.run_id), name=name)
 
 
 def dag_run_start(context: Context) -> float:

@@ -9,8 +9,9 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_batchexec.exceptions import ConfigurationError
+from airflow_batchexec.names import ENDED_RUN_STATES, EXECUTION_DAG_ID
 from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
-from airflow_batchexec.runs.control import EXECUTION_DAG_ID, check_run_state, end_of, tell_run
+from airflow_batchexec.runs.control import check_run_state, end_of, tell_run
 from airflow_batchexec.runs.task_errors import as_task_failure
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 __all__ = ["BatchExecutionSensor"]
-
-_ENDED = {"success", "failed"}
 
 
 class BatchExecutionSensor(BaseSensorOperator):
@@ -93,7 +92,7 @@ class BatchExecutionSensor(BaseSensorOperator):
         run_id = self._run_id()
         with as_task_failure():
             state = check_run_state(self.execution_dag_id, run_id)
-        return self._result(context, state) if state in _ENDED else False
+        return self._result(context, state) if state in ENDED_RUN_STATES else False
 
     def resume(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on when the trigger has seen the end."""

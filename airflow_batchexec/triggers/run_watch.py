@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.internals import count_dag_runs
+from airflow_batchexec.names import ENDED_RUN_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +22,6 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 100
 _SHORTEST_SECONDS = 1.0
-_ENDED = ("success", "failed")
 # A run that was deleted never ends: every so many rounds it is asked whether all are still there.
 _ROUNDS_PER_CENSUS = 10
 
@@ -135,8 +135,8 @@ class RunWatch:
                 return
 
     async def _ask(self, run_ids: list[str], *, census: bool) -> None:
-        ended = await find(run_ids, partial(self._count_in, states=_ENDED))
-        for state in _ENDED:
+        ended = await find(run_ids, partial(self._count_in, states=ENDED_RUN_STATES))
+        for state in ENDED_RUN_STATES:
             in_state = await find(ended, partial(self._count_in, states=[state]))
             self._settle(in_state, state)
             ended = sorted(set(ended) - set(in_state))

@@ -143,7 +143,7 @@ def test_a_refusal_names_the_parameter_as_the_command_line_does(execution, serve
         (BUCKETS[2:], "model_id: it is required. Give --model-id, or write it into the file of --from-file."),
         (BUCKETS[:-2], "destination_folder: it is required. Give --destination-folder,"),
         (("--model-id=m", "--source-folder=in", "--destination-folder=out"), "source_bucket: there is no"),
-        ((*BUCKETS, "--input-file-type", "xlsx"), "input_file_type: 'xlsx' is no file type"),
+        ((*BUCKETS, "--input-file-type", "xlsx"), "input_file_type: 'xlsx' is not a supported file type"),
         ((*BUCKETS, "--purchase-option", "free"), "purchase_option: 'free'"),
         ((*BUCKETS, "-P", "A"), "parameters: 'A' is not NAME=VALUE."),
         ((*BUCKETS, "-P", "A=1", "-P", "A=2"), "parameters: 'A' is set twice."),

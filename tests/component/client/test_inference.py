@@ -146,7 +146,11 @@ def test_what_this_machine_cannot_do_is_refused_by_name(inference, orders, tmp_p
             "^destination_folder: 'out' is no file:// folder",
         ),
         ({"input_file_type": ""}, ConfigurationError, "^input_file_type: it is required"),
-        ({"input_file_type": "xls"}, ConfigurationError, "^input_file_type: 'xls' is no file type"),
+        (
+            {"input_file_type": "xls"},
+            ConfigurationError,
+            "^input_file_type: 'xls' is not a supported file type",
+        ),
         ({"task_timeout": -1}, ConfigurationError, "^task_timeout: "),
         ({"executors": -1}, ConfigurationError, "^executors: "),
         ({"instance": "huge"}, ConfigurationError, "^instance: there is no instance 'huge'"),

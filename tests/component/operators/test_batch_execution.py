@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import DAG, XComArg, task
-from hypothesis import given
-from hypothesis import strategies as st
 
 from airflow_batchexec import (
     BatchExecutionOperator,
@@ -17,11 +14,8 @@ from airflow_batchexec import (
     batch_execution_group,
     create_execution_dag,
 )
-from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.config.model import flat_fields
-from airflow_batchexec.engine.execution.spec import ExecutionFolder
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.runs.control import execution_id_for
 from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor as Sensor
 
 FOLDERS = {"source_folder": "s3://b/in", "destination_folder": "s3://b/out"}
@@ -113,46 +107,6 @@ def test_a_sensor_is_given_an_id(value):
         sensor = Sensor(task_id="watch", execution_id=value)
     with pytest.raises(ConfigurationError, match="execution_id"):
         sensor._run_id()
-
-
-def ti(**values):
-    return SimpleNamespace(
-        **{"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "max_tries": 1, **values}
-    )
-
-
-names = st.text(min_size=1, max_size=250)
-
-
-@given(names, names, names, st.integers(-1, 5000), st.integers(0, 99), st.integers(1, 99))
-def test_an_execution_of_an_operator_has_an_id_that_airflow_and_a_destination_accept(
-    dag, name, run, index, tries, attempt
-):
-    execution_id = execution_id_for(
-        ti(dag_id=dag, task_id=name, run_id=run, map_index=index, max_tries=tries), attempt
-    )
-    assert re.fullmatch(r"[A-Za-z0-9_.~:+-]{1,250}", execution_id)
-    ExecutionFolder(Location.parse("s3://b/out"), execution_id)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"dag_id": "e"},
-        {"task_id": "u"},
-        {"run_id": "s"},
-        {"map_index": 0},
-        {"max_tries": 2},
-        {"dag_id": "d.t", "task_id": "", "run_id": "r"},
-    ],
-)
-def test_other_tasks_and_a_cleared_one_have_other_ids(other):
-    assert execution_id_for(ti(**other), 1) != execution_id_for(ti(), 1)
-
-
-def test_a_retry_has_the_same_ids_in_the_same_order():
-    assert execution_id_for(ti(try_number=1), 1) == execution_id_for(ti(try_number=2), 1)
-    assert len({execution_id_for(ti(), attempt) for attempt in range(1, 5)}) == 4
 
 
 def test_the_last_task_of_an_execution_dag_is_a_teardown_that_fails_its_run():

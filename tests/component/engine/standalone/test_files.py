@@ -47,7 +47,9 @@ def test_a_file_type_is_parsed_in_any_case(text):
 
 
 def test_an_unknown_file_type_is_refused_with_the_ones_there_are():
-    with pytest.raises(ValueError, match="'xlsx' is not a supported file type; the supported types are CSV, PARQUET, FEATHER"):
+    with pytest.raises(
+        ValueError, match="'xlsx' is not a supported file type; the supported types are CSV, PARQUET, FEATHER"
+    ):
         FileType.parse("xlsx")
 
 
