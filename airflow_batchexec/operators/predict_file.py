@@ -10,8 +10,8 @@ from airflow_batchexec import internals
 from airflow_batchexec.engine.config.file_request import check_file_request, file_config
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.share_of_plan import ShareOfPlan
-from airflow_batchexec.operators.single_file import SingleFile
+from airflow_batchexec.operators.file_attempt import SingleFile
+from airflow_batchexec.operators.shard_attempt import ShareOfPlan
 from airflow_batchexec.reporting.lineage import facets_of
 from airflow_batchexec.runs.parse_time import check_literals, given, is_templated
 from airflow_batchexec.runs.task_errors import as_task_failure

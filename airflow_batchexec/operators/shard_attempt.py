@@ -19,7 +19,7 @@ from airflow_batchexec.exceptions import (
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
 from airflow_batchexec.operators.task_journal import TaskJournal
-from airflow_batchexec.operators.task_pod import TaskPod
+from airflow_batchexec.operators.task_session import TaskPod
 from airflow_batchexec.reporting.lineage import Lineage
 from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
 from airflow_batchexec.runs.task_errors import task_failure

@@ -13,7 +13,7 @@ from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedE
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
-from airflow_batchexec.operators.task_pod import TaskPod
+from airflow_batchexec.operators.task_session import TaskPod
 from airflow_batchexec.reporting.lineage import Lineage
 from airflow_batchexec.runs.handle import generation
 
