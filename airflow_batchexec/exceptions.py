@@ -47,7 +47,10 @@ names of secrets, never values.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
     "AccessDeniedError",
@@ -244,6 +247,18 @@ class FileTimeoutError(FileTaskError):
 
 class JobTimeoutError(BatchExecError):
     """The execution took longer than ``job_timeout``."""
+
+    @classmethod
+    def after(cls, job_timeout: float, *, file: str = "") -> Self:
+        """The error of an execution that exceeded its ``job_timeout``.
+
+        Args:
+            job_timeout: Seconds.
+            file: The file that was being processed; empty if there was none.
+        """
+        if file:
+            return cls(f"{file}: the execution exceeded its job_timeout of {job_timeout:g} s.")
+        return cls(f"The execution exceeded its job_timeout of {job_timeout:g} s.")
 
 
 class ExecutionCancelledError(BatchExecError):

@@ -104,6 +104,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_batchexec.operators.batch_execution",
                     "airflow_batchexec.operators.plan_execution",
                     "airflow_batchexec.operators.predict_file",
+                    "airflow_batchexec.operators.predict_shard",
                     "airflow_batchexec.operators.finish_execution",
                 ],
             }

@@ -19,7 +19,7 @@ from airflow_batchexec.names import (
 )
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
-from airflow_batchexec.operators.predict_file import PredictFileOperator
+from airflow_batchexec.operators.predict_shard import PredictShardOperator
 from airflow_batchexec.placement.tasks import place_tasks
 from airflow_batchexec.runs.parse_time import check_literals, is_templated
 
@@ -162,14 +162,14 @@ def _tasks(
         retry_delay=_RETRY_DELAY,
     )
     placing, plan.placement = place_tasks(literals, like=plan, **placed)
-    predict = PredictFileOperator.partial(
+    predict = PredictShardOperator.partial(
         task_id=PREDICT_TASK_ID,
         execution=XComArg(plan, key=EXECUTION_KEY),
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,
         **placing,
-    ).expand(share=plan.output)
+    ).expand(shard=plan.output)
     end: dict[str, Any] = {
         "plan_task_id": plan.task_id,
         "predict_task_id": predict.task_id,

@@ -1,4 +1,4 @@
-"""One run of a task of one file: everything that an execution does for a file, without an execution."""
+"""One attempt of a task that predicts one file: all that an execution does for a file, without an execution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedE
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
-from airflow_batchexec.operators.task_session import TaskPod
+from airflow_batchexec.operators.task_session import TaskSession
 from airflow_batchexec.reporting.lineage import Lineage
 from airflow_batchexec.runs.handle import generation
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.running.single_file import PreparedFile
 
-__all__ = ["SingleFile"]
+__all__ = ["FileAttempt"]
 
 
-class SingleFile:
-    """One run of the task.
+class FileAttempt:
+    """One attempt of the task.
 
     Args:
         fields: The parameters that are set, by flat name, with ``file`` for the source.
@@ -52,7 +52,7 @@ class SingleFile:
         self._log = log
         # Of an unmapped task, Airflow says -1.
         self._map_index = -1 if self._ti.map_index is None else self._ti.map_index
-        self._pod = TaskPod(
+        self._session = TaskSession(
             name=f"pod-{max(0, self._map_index)}", log=log, batch_execution_conn_id=batch_execution_conn_id
         )
         self.lineage: Lineage | None = None
@@ -81,10 +81,10 @@ class SingleFile:
             lineage.add(entry)
 
         try:
-            with self._pod.started(spec, pods_at_once=self._pods_at_once()) as pod:
+            with self._session.started(spec, at_once=self._pods_at_once()) as session:
                 end = predict_file(
                     prepared,
-                    pod=pod,
+                    session=session,
                     attempt=self._ti.try_number,
                     generation=generation(self._context),
                     source=hook.open_storage(spec.source),
@@ -97,14 +97,14 @@ class SingleFile:
         return {
             "input": end["input"],
             "output": end["output"],
-            "seconds": {"load": round(pod.load_seconds, 6), **end["seconds"]},
+            "seconds": {"load": round(session.load_seconds, 6), **end["seconds"]},
             "model_id": spec.build.model_id,
             "build_id": spec.build.build_id,
         }
 
     def kill(self) -> None:
         """End the pod because somebody or something ends the task; may be called from a signal handler."""
-        self._pod.end(ExecutionCancelledError("Its task was ended from outside."))
+        self._session.end(ExecutionCancelledError("Its task was ended from outside."))
 
     def _prepare(self) -> tuple[PreparedFile, BatchExecutionHook]:
         from airflow_batchexec.engine.config.file_request import file_config  # noqa: PLC0415  not for parsing

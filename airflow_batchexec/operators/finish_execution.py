@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 from airflow_batchexec.names import CANCELLED_ROW, ENDED_ROW, EXECUTION_KEY, REFUSED_KEY, SUMMARY_KEY
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.unfinished_plan import UnfinishedPlan
@@ -197,7 +197,7 @@ class FinishExecutionOperator(BaseOperator):
         if mark is None:
             return self._ended_from_outside(spec, storage, cancel, context)
         if mark["error"] == "JobTimeoutError":
-            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
+            return ExecutionStatus.TIMEOUT, JobTimeoutError.after(spec.config.execution.job_timeout).message
         return (None, "") if mark["file"] else (ExecutionStatus.FAILED, mark["reason"])
 
     def _ended_from_outside(
@@ -213,7 +213,7 @@ class FinishExecutionOperator(BaseOperator):
             self._end_pods(spec, storage, cancel, context, _FROM_OUTSIDE)
         timeout = spec.config.execution.job_timeout
         if timeout and time.time() > dag_run_start(context) + timeout:
-            return ExecutionStatus.TIMEOUT, _timeout_reason(spec)
+            return ExecutionStatus.TIMEOUT, JobTimeoutError.after(spec.config.execution.job_timeout).message
         # Only a mark makes a pod skip its files, so it was somebody else.
         return (ExecutionStatus.CANCELLED, _FROM_OUTSIDE) if skipped else (None, "")
 
@@ -278,10 +278,6 @@ def _count_tasks(context: Context, task_id: str, *states: str) -> int:
         dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], states=list(states)
     )
     return count
-
-
-def _timeout_reason(spec: ExecutionSpec) -> str:
-    return f"The job_timeout of {spec.config.execution.job_timeout} s is over."
 
 
 def _text(summary: dict[str, Any]) -> str:

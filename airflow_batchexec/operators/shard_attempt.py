@@ -1,28 +1,24 @@
-"""One run of an execution's mapped task: the files of a share of the plan, through one pod."""
+"""One attempt of an execution's mapped task: the files of a shard of the plan, through one predictor."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airflow_batchexec import internals
-from airflow_batchexec.exceptions import (
-    BatchExecError,
-    ExecutionCancelledError,
-    JobTimeoutError,
-    ObjectNotFoundError,
-)
+from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
 from airflow_batchexec.operators.file_log import FileLog
 from airflow_batchexec.operators.map_label import label_map_index
+from airflow_batchexec.operators.shard_steps import Fail, Finish, Predict, Read, Seen, Skip, next_step
 from airflow_batchexec.operators.task_journal import TaskJournal
-from airflow_batchexec.operators.task_session import TaskPod
+from airflow_batchexec.operators.task_session import TaskSession
 from airflow_batchexec.reporting.lineage import Lineage
 from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
-from airflow_batchexec.runs.task_errors import task_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,17 +29,17 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.ledger import FileRecord, LedgerWriter
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
-    from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.running.session import PredictorSession
 
-__all__ = ["ShareOfPlan"]
+__all__ = ["ShardAttempt"]
 
 
-class ShareOfPlan:
-    """One run of the mapped task.
+class ShardAttempt:
+    """One attempt of the mapped task: carries out what ``shard_steps`` decides.
 
     Args:
         execution: The XCom ``execution`` of the task ``plan``.
-        share: One element of that task's output.
+        shard: One element of that task's output.
         context: The task's context.
         log: The task's log.
 
@@ -51,40 +47,49 @@ class ShareOfPlan:
         lineage: What has been read and written.
     """
 
-    def __init__(self, *, execution: Any, share: Any, context: Context, log: Logger) -> None:
+    def __init__(self, *, execution: Any, shard: Any, context: Context, log: Logger) -> None:
         self._log = log
         self._context = context
         self._ti = context["ti"]
         self._generation = generation(context)
         self._journal = TaskJournal(context, name=f"pod-{self._ti.map_index}", log=log)
-        with self._journaled(goes_on=True):
-            self._read_plan(execution, share)
+        with self._journaled(until_closed=False):
+            self._read_plan(execution, shard)
 
-    def _read_plan(self, execution: Any, share: Any) -> None:
-        from airflow_batchexec.engine.execution.plan import Share, read_tasks  # noqa: PLC0415  as above
-        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
+    def _read_plan(self, execution: Any, shard: Any) -> None:
+        from airflow_batchexec.engine.execution.plan import Share, read_tasks  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  as above
         from airflow_batchexec.engine.execution.stop import StopMark, StopWatch  # noqa: PLC0415  as above
 
         self._handle = ExecutionHandle.from_dict(execution)
         self._hook, self._storage, folder = self._handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
         self.lineage = Lineage(self._spec)
-        place = Share.from_descriptor(share)
-        self._tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
-        # Within a round a file is always in the same share, so no task need read what the others have written.
+        place = Share.from_descriptor(shard)
+        tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
+        # Within a round a file is always in the same shard, so no task reads what the others have written.
         self._ledger = folder.ledger(self._spec.round_id).join(str(self._ti.map_index))
         self._stop = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
         cancel = StopMark(storage=self._storage, location=folder.cancel)
-        self._pod = TaskPod(
+        self._session = TaskSession(
             name=f"pod-{self._ti.map_index}",
             log=self._log,
             batch_execution_conn_id=self._handle.batch_execution_conn_id,
             on_line=self._journal.add_line,
         )
-        self._watch = StopWatch(stop=self._stop, cancel=cancel, on_cancel=self._pod.end)
+        self._watch = StopWatch(stop=self._stop, cancel=cancel, on_cancel=self._session.end)
         self._killed: ExecutionCancelledError | None = None
+        self._files = FileLog(log=self._log, files=len(tasks))
+        self._finished_before = 0
+        self._seen = Seen(
+            files=tasks,
+            generation=self._generation,
+            may_retry=self._ti.try_number <= self._ti.max_tries,
+            job_timeout=self._spec.config.execution.job_timeout,
+            started_at=dag_run_start(self._context),
+        )
         self._mapped_per_file = place.files == 1
-        name = self._tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
+        name = tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
         label_map_index(self._context, name)
 
     def run(self) -> None:
@@ -92,62 +97,42 @@ class ShareOfPlan:
 
         Raises:
             AirflowSkipException: The execution has ended; nothing was begun.
-            AirflowException: A file failed, or the pod was ended.
+            AirflowException: A file failed, or the task was terminated.
         """
-        with self._journaled(), self._watch as watch:
-            if watch.is_set():
-                self._skip_siblings()
-                reason = watch.cancelled.message if watch.cancelled else "Another file has failed."
-                raise AirflowSkipException(f"The execution has ended, so this was not started. {reason}")
-            self._hold_lock()
-            tasks = self._tasks_to_do()
-            self._finished_before = len(self._tasks) - len(tasks)
-            self._say_progress(0)
-            if not tasks:
-                self._log.info("All %d files have been finished by an earlier attempt.", len(self._tasks))
-                return
-            self._files = FileLog(log=self._log, files=len(tasks))
-            try:
-                error = self._predict(tasks)
-            except BatchExecError as failure:
-                error = failure
-            if error is not None and "file" not in error.details:
-                self._journal.add_failure(error)
-            self._end(tasks, error)
+        with self._journaled(), self._watch:
+            while True:
+                step = next_step(self._look(), now=time.time())
+                if isinstance(step, Read):
+                    self._read()
+                elif isinstance(step, Predict):
+                    self._predict(step.files)
+                else:
+                    self._end(step)
+                    return
 
     def kill(self) -> None:
-        """End the pod because somebody or something ends the task; may be called from a signal handler.
+        """End the predictor because the task is being terminated; may be called from a signal handler.
 
         The file that it had is recorded as cancelled. Others go on: the task may be about to be tried again, on
         another worker or because it was cleared.
         """
         self._killed = ExecutionCancelledError("Its task was ended from outside.")
-        self._pod.end(self._killed)
+        self._session.end(self._killed)
 
-    def _end(self, tasks: Sequence[FileTask], error: BatchExecError | None) -> None:
-        """Raise what the task ends with."""
-        cancelled = self._watch.cancelled
-        if self._killed is not None and (error is self._killed or error is None):
-            if self._files.finished < len(tasks):
-                self._record_end(tasks[0], self._killed)
-                raise AirflowException(self._killed.message)
-        elif cancelled is not None and (error is cancelled or error is None):
-            self._skip_siblings()
-            if self._files.finished < len(tasks):
-                self._record_end(tasks[0], cancelled)
-                raise AirflowFailException(f"The execution was cancelled. {cancelled.message}")
-        elif error is not None:
-            self._end_execution_unless_retried(error)
-            raise task_failure(error) from error
-        elif self._files.finished < len(tasks):
-            raise AirflowFailException(
-                f"{len(tasks) - self._files.finished} of {len(tasks)} files were not started: another file has "
-                f"failed, and so the execution."
-            )
+    def _look(self) -> Seen:
+        """What is known by now."""
+        return replace(
+            self._seen,
+            stopped=self._watch.is_set(),
+            cancelled=self._watch.cancelled,
+            killed=self._killed,
+            finished=self._files.finished,
+        )
 
-    def _hold_lock(self) -> None:
-        """Take the lock again where the execution had ended and was cleared."""
+    def _read(self) -> None:
+        """Take the lock again if the execution had ended and was cleared; read what earlier attempts have done."""
         from airflow_batchexec.engine.execution import lock  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.ledger import latest, read_ledger  # noqa: PLC0415  as above
 
         lock.acquire(
             storage=self._storage,
@@ -155,29 +140,18 @@ class ShareOfPlan:
             owner=self._spec.owner,
             state_of=owner_state(self._ti),
         )
-
-    def _tasks_to_do(self) -> Sequence[FileTask]:
-        from airflow_batchexec.engine.execution.ledger import FileStatus, latest, read_ledger  # noqa: PLC0415  not for parsing
-
         if self._ti.try_number == 1 and self._generation == 0:
-            return self._tasks
+            self._seen = replace(self._seen, records={})
+            return
         records = latest(read_ledger(self._storage, self._ledger))
-
-        def finished(task: FileTask) -> FileRecord | None:
-            record = records.get(task.file)
-            done = record is not None and record.status is FileStatus.FINISHED and record.etag == task.etag
-            return record if done else None
-
-        left = [task for task in self._tasks if finished(task) is None]
-        if left:
-            return left
-        ours = all(
-            (record := finished(task)) and record.generation == self._generation for task in self._tasks
+        self._seen = replace(
+            self._seen,
+            records=records,
+            execution_finished=self._generation > 0 and self._execution_finished(),
         )
-        return [] if ours or not self._execution_had_finished() else self._tasks
 
-    def _execution_had_finished(self) -> bool:
-        """Whether this is a clear of an execution that had finished; of one that had not, a clear continues it."""
+    def _execution_finished(self) -> bool:
+        """Whether the execution had finished before it was cleared."""
         from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.lifecycle import read_manifest  # noqa: PLC0415  as above
 
@@ -187,81 +161,48 @@ class ShareOfPlan:
             return False
         return bool(manifest["status"] == ExecutionStatus.FINISHED.value)
 
-    def _predict(self, tasks: Sequence[FileTask]) -> BatchExecError | None:
-        from airflow_batchexec.engine.predictor.process import DeadlineExceeded  # noqa: PLC0415  not for parsing
+    def _predict(self, tasks: Sequence[FileTask]) -> None:
+        from airflow_batchexec.engine.running.deadline import JobDeadline  # noqa: PLC0415  not for parsing
 
-        deadline = self._job_deadline()
+        self._finished_before = len(self._seen.files) - len(tasks)
+        self._files = FileLog(log=self._log, files=len(tasks))
+        self._report_progress(0)
+        elapsed = time.time() - self._seen.started_at
+        deadline = JobDeadline.of(self._seen.job_timeout, elapsed=elapsed)
         try:
-            with self._pod.started(
-                self._spec, pods_at_once=self._spec.pods_at_once, deadline=deadline
-            ) as pod:
-                self._journal.add("loaded", pod=pod.name, seconds=round(pod.load_seconds, 3))
-                error = self._run_files(tasks, pod, deadline)
-        except DeadlineExceeded:
-            return self._job_timeout()
-        ended = self._killed is not None or self._watch.is_set()
-        if error is None and self._files.finished < len(tasks) and not ended:
-            return self._job_timeout()
-        return error
+            with self._session.started(
+                self._spec, at_once=self._spec.pods_at_once, deadline=deadline
+            ) as session:
+                self._journal.add("loaded", pod=session.name, seconds=round(session.load_seconds, 3))
+                error = self._run_files(tasks, session)
+        except BatchExecError as failure:
+            error = failure
+        self._seen = replace(self._seen, tried=tasks, error=error)
 
-    def _run_files(
-        self, tasks: Sequence[FileTask], pod: Pod, deadline: float | None
-    ) -> BatchExecError | None:
+    def _run_files(self, tasks: Sequence[FileTask], session: PredictorSession) -> BatchExecError | None:
         from airflow_batchexec.engine.execution.ledger import LedgerWriter  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.running.pipeline import FileRoute  # noqa: PLC0415  as above
 
-        spec, ti = self._spec, self._ti
-        attempt = f"{self._generation}-{ti.try_number}-{uuid.uuid4().hex[:6]}"
-        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=attempt)
+        writer = self._writer_name()
+        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=writer)
+        route = FileRoute.of(
+            self._spec,
+            source=self._hook.open_storage(self._spec.root),
+            destination=self._storage,
+            scratch=session.scratch,
+            name=f"{self._ti.map_index}-{writer}",
+        )
         try:
-            return run_files(
-                tasks=iter(tasks),
-                pod=pod,
-                attempt=ti.try_number,
-                generation=self._generation,
-                route=FileRoute.of(
-                    spec,
-                    source=self._hook.open_storage(spec.root),
-                    destination=self._storage,
-                    scratch=pod.spec.scratch,
-                    name=f"{ti.map_index}-{attempt}",
-                ),
-                limits=Limits(
-                    file_timeout=spec.config.execution.file_timeout,
-                    job_timeout=spec.config.execution.job_timeout,
-                    job_deadline=deadline,
-                    should_stop=self._should_stop(deadline),
-                ),
+            return session.run(
+                iter(tasks),
+                route=route,
                 record=self._recorder(ledger),
+                attempt=self._ti.try_number,
+                generation=self._generation,
+                should_stop=lambda: self._killed is not None or self._watch.is_set(),
             )
         finally:
             ledger.close()
-
-    def _job_deadline(self) -> float | None:
-        """When the execution's time is over, on the monotonic clock.
-
-        Raises:
-            JobTimeoutError: It is over.
-        """
-        timeout = self._spec.config.execution.job_timeout
-        if not timeout:
-            return None
-        left = dag_run_start(self._context) + timeout - time.time()
-        if left <= 0:
-            raise self._job_timeout()
-        return time.monotonic() + left
-
-    def _job_timeout(self) -> JobTimeoutError:
-        seconds = self._spec.config.execution.job_timeout
-        return JobTimeoutError(f"The execution took longer than its job_timeout of {seconds} s.")
-
-    def _should_stop(self, deadline: float | None) -> Callable[[], bool]:
-        def should_stop() -> bool:
-            if self._killed is not None or self._watch.is_set():
-                return True
-            return deadline is not None and time.monotonic() >= deadline
-
-        return should_stop
 
     def _recorder(self, ledger: LedgerWriter) -> Callable[[FileRecord], None]:
         def record(entry: FileRecord) -> None:
@@ -269,32 +210,40 @@ class ShareOfPlan:
             self._files.add(entry)
             self.lineage.add(entry)
             self._journal.add_record(entry)
-            self._say_progress(self._files.finished)
+            self._report_progress(self._files.finished)
 
         return record
 
-    @contextmanager
-    def _journaled(self, *, goes_on: bool = False) -> Iterator[None]:
-        """Keep the journal up to what fails the task, or to its end."""
-        try:
-            yield
-        except BatchExecError as error:
-            self._journal.add_failure(error)
-            self._journal.close()
-            raise
-        except BaseException:
-            self._journal.close()
-            raise
-        if not goes_on:
-            self._journal.close()
+    def _end(self, step: Skip | Finish | Fail) -> None:
+        """Raise what the task ends with, if it is not a success."""
+        if isinstance(step, Skip):
+            self._skip_siblings()
+            raise AirflowSkipException(step.reason)
+        if step.skip_siblings:
+            self._skip_siblings()
+        if isinstance(step, Finish):
+            if self._seen.tried is None:
+                self._report_progress(len(self._seen.files))
+                self._log.info(
+                    "All %d files have been finished by an earlier attempt.", len(self._seen.files)
+                )
+            return
+        self._journal_failure(step)
+        if step.record_cancelled and step.error is not None:
+            self._record_cancelled(step.error)
+        if step.end_execution and step.error is not None and self._stop.set(step.error):
+            self._skip_siblings()
+        raise (AirflowException if step.retry else AirflowFailException)(step.message) from step.error
 
-    def _say_progress(self, finished: int) -> None:
-        """Say how many files have finished, of a task that has others than its one."""
-        if self._spec.shares < self._spec.total_files:
-            self._journal.set_progress(self._finished_before + finished)
+    def _journal_failure(self, step: Fail) -> None:
+        """Add what is not in the record of a file: a failure without one, and not the mere end of the task."""
+        if step.error is None or "file" in step.error.details:
+            return
+        if self._seen.error is not None or not step.record_cancelled:
+            self._journal.add_failure(step.error)
 
-    def _record_end(self, task: FileTask, reason: ExecutionCancelledError) -> None:
-        """Where the task was ended before its pod had a file, the account would not know that it was."""
+    def _record_cancelled(self, reason: BatchExecError) -> None:
+        """Without this, the audit would not know that a task was ended before its predictor had a file."""
         from airflow_batchexec.engine.execution.ledger import (  # noqa: PLC0415  not for parsing
             FileRecord,
             FileStatus,
@@ -304,33 +253,49 @@ class ShareOfPlan:
 
         if self._files.begun:
             return
-        writer = f"{self._generation}-{self._ti.try_number}-killed-{uuid.uuid4().hex[:6]}"
-        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=writer)
+        tried = self._seen.tried or self._seen.files
         record = FileRecord(
-            file=task.file,
-            etag=task.etag,
+            file=tried[0].file,
+            etag=tried[0].etag,
             status=FileStatus.CANCELLED,
             pod=f"pod-{self._ti.map_index}",
             attempt=self._ti.try_number,
             at=now(),
             generation=self._generation,
-            reason=f"{task.file}: {reason.message}",
+            reason=f"{tried[0].file}: {reason.message}",
             error=type(reason).__name__,
         )
+        ledger = LedgerWriter(storage=self._storage, folder=self._ledger, writer=self._writer_name("killed"))
         ledger.add(record)
         ledger.close()
         self._journal.add_record(record)
 
-    def _end_execution_unless_retried(self, error: BatchExecError) -> None:
-        """Where this was the last try, no further file of the execution is begun."""
-        ti = self._ti
-        if error.retryable and ti.try_number <= ti.max_tries:
-            return
-        if self._stop.set(error):
-            self._skip_siblings()
+    def _writer_name(self, *parts: str) -> str:
+        """A name that no other writer of this shard's ledger has."""
+        return "-".join([str(self._generation), str(self._ti.try_number), *parts, uuid.uuid4().hex[:6]])
+
+    def _report_progress(self, finished: int) -> None:
+        """Report how many files have finished, unless each task has one."""
+        if self._spec.shares < self._spec.total_files:
+            self._journal.set_progress(self._finished_before + finished)
 
     def _skip_siblings(self) -> None:
         """Skip what is not queued yet, so that it need not be started to find that the execution has ended."""
         if self._mapped_per_file:
             others = [index for index in range(self._spec.total_files) if index != self._ti.map_index]
             internals.skip_mapped_tasks(self._ti.task_id, others)
+
+    @contextmanager
+    def _journaled(self, *, until_closed: bool = True) -> Iterator[None]:
+        """Add what fails the task to the journal, and close it."""
+        try:
+            yield
+        except BatchExecError as error:
+            self._journal.add_failure(error)
+            self._journal.close()
+            raise
+        except BaseException:
+            self._journal.close()
+            raise
+        if until_closed:
+            self._journal.close()

@@ -28,12 +28,13 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, XComArg, task
 
-from airflow_batchexec import PredictFileOperator, batch_execution_group, exceptions
+from airflow_batchexec import batch_execution_group, exceptions
 from airflow_batchexec.dags.factory import execution_params
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
 from airflow_batchexec.runs.handle import ExecutionHandle
 from airflow_batchexec.operators.plan_execution import PlanExecutionOperator
+from airflow_batchexec.operators.predict_shard import PredictShardOperator
 
 NO_DELAY = {"retries": 1, "retry_delay": timedelta(0)}
 
@@ -41,7 +42,7 @@ NO_DELAY = {"retries": 1, "retry_delay": timedelta(0)}
 def execution():
     plan = PlanExecutionOperator(task_id="plan", **NO_DELAY)
     handle = XComArg(plan, key="execution")
-    predict = PredictFileOperator.partial(task_id="predict", execution=handle, **NO_DELAY).expand(share=plan.output)
+    predict = PredictShardOperator.partial(task_id="predict", execution=handle, **NO_DELAY).expand(shard=plan.output)
     finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
     plan >> predict >> finish
     return handle, predict
@@ -68,7 +69,7 @@ with DAG("halted", schedule=None, params={"halted_by": "", "halted_at": {}}) as 
         },
     )
     handle = XComArg(plan, key="execution")
-    predict = PredictFileOperator.partial(task_id="predict", execution=handle).expand(share=plan.output)
+    predict = PredictShardOperator.partial(task_id="predict", execution=handle).expand(shard=plan.output)
     halt(handle) >> predict >> FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
 
 with DAG("grouped", schedule=None) as grouped:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from airflow_batchexec.engine.execution.audit import ExecutionStatus
 from airflow_batchexec.engine.execution.ledger import FileStatus, LedgerWriter, now
 from airflow_batchexec.engine.execution.lifecycle import Prepared, conclude, prepare
 from airflow_batchexec.engine.execution.lock import LockOwner, local_owner_state
-from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod
-from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, pod_spec, run_files, scratch_folder
+from airflow_batchexec.engine.running.deadline import JobDeadline
+from airflow_batchexec.engine.running.pipeline import FileRoute
+from airflow_batchexec.engine.running.session import PredictorSession
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from airflow_batchexec.engine.config.instances import InstanceTable
@@ -82,7 +82,7 @@ class LocalExecution:
         self._allowed = allowed
         self._observer = observer or Observer()
         self._lock = threading.Lock()
-        self._pods: list[Pod] = []
+        self._finished = 0
         self._error: BatchExecError | None = None
         self._crash: BaseException | None = None
         self._stopping = threading.Event()
@@ -118,7 +118,7 @@ class LocalExecution:
         interrupt: BaseException | None = None
         try:
             self._observer.planned(prepared)
-            self._run_pods(prepared)
+            self._predict(prepared)
         except BatchExecError as error:
             self._stop(error)
         except BaseException as error:  # noqa: BLE001  raised again below, when the execution has been concluded
@@ -131,38 +131,41 @@ class LocalExecution:
                 raise ending
         return manifest
 
-    def cancel(self, reason: str) -> None:
-        """End the execution now; may be called from any thread."""
-        self._end_pods(ExecutionCancelledError(reason))
-
-    def _run_pods(self, prepared: Prepared) -> None:
+    def _predict(self, prepared: Prepared) -> None:
         spec = prepared.spec
-        job_timeout = spec.config.execution.job_timeout
-        deadline = time.monotonic() + job_timeout if job_timeout else None
+        deadline = JobDeadline.of(spec.config.execution.job_timeout)
         build_folder = self._repository.fetch(spec.build)
         tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
         for task in prepared.plan.tasks:
             tasks.put(task)
-        pods = spec.pods_at_once
-        with ThreadPoolExecutor(pods, thread_name_prefix="pod") as threads:
+        count = spec.pods_at_once
+        sessions = [
+            PredictorSession(
+                spec,
+                name=f"pod-{number}",
+                on_line=self._printer(f"pod-{number}"),
+                deadline=deadline,
+                predictors_on_machine=count,
+            )
+            for number in range(count)
+        ]
+        with ThreadPoolExecutor(count, thread_name_prefix="pod") as threads:
             try:
                 # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
-                wait(
-                    [
-                        threads.submit(self._guard, prepared, f"pod-{number}", build_folder, tasks, deadline)
-                        for number in range(pods)
-                    ]
-                )
+                wait([threads.submit(self._guard, session, build_folder, tasks) for session in sessions])
             except BaseException as error:
-                self._end_pods(_cancelled_by(error))
+                self._end_sessions(sessions, _cancelled_by(error))
                 raise
+        if self._error is None and deadline.has_passed() and self._finished < spec.total_files:
+            self._stop(deadline.error())
 
-    def _end_pods(self, error: BatchExecError) -> None:
+    def _end_sessions(self, sessions: Sequence[PredictorSession], error: BatchExecError) -> None:
         self._stop(error)
-        with self._lock:
-            pods = list(self._pods)
         # All at once: each may take its time to end.
-        enders = [threading.Thread(target=pod.end, args=[error], name=f"end-{pod.name}") for pod in pods]
+        enders = [
+            threading.Thread(target=session.end, args=[error], name=f"end-{session.name}")
+            for session in sessions
+        ]
         for ender in enders:
             ender.start()
         for ender in enders:
@@ -177,22 +180,19 @@ class LocalExecution:
         """The status and reason that the records alone do not give."""
         error = self._error
         if isinstance(error, JobTimeoutError):
-            return (
-                ExecutionStatus.TIMEOUT,
-                f"The job_timeout of {self._config.execution.job_timeout} s is over.",
-            )
+            return ExecutionStatus.TIMEOUT, error.message
         if isinstance(error, ExecutionCancelledError):
             return ExecutionStatus.CANCELLED, error.message
         if error is not None and "file" not in error.details:
             return ExecutionStatus.FAILED, error.message
         return None, ""
 
-    def _guard(self, prepared: Prepared, name: str, *args: Any) -> None:
-        """A pod's thread: whatever ends it ends the execution, none of it silently."""
+    def _guard(self, session: PredictorSession, *args: Any) -> None:
+        """A predictor's thread: whatever ends it ends the execution, and none of it is swallowed."""
         try:
-            self._work(prepared, name, *args)
-        except DeadlineExceeded:
-            self._stop(JobTimeoutError("The execution took longer than its job_timeout."))
+            error = self._work(session, *args)
+            if error is not None:
+                self._stop(error)
         except BatchExecError as error:
             self._stop(error)
         except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
@@ -200,69 +200,41 @@ class LocalExecution:
             self._stop(_cancelled_by(error))
 
     def _work(
-        self,
-        prepared: Prepared,
-        name: str,
-        build_folder: Path,
-        tasks: queue.SimpleQueue[FileTask],
-        deadline: float | None,
-    ) -> None:
-        spec = prepared.spec
+        self, session: PredictorSession, build_folder: Path, tasks: queue.SimpleQueue[FileTask]
+    ) -> BatchExecError | None:
+        """Start the predictor and take file tasks until none is left; give the error of the first that fails."""
+        spec, name = session.spec, session.name
         storage = self._open_storage(spec.destination)
-        with scratch_folder() as scratch:
-            pod = Pod(
-                spec=pod_spec(
-                    spec, build_folder=build_folder, scratch=scratch, pods_on_machine=spec.pods_at_once
-                ),
-                name=name,
-                on_line=self._printer(name),
-            )
-            with self._lock:
-                self._pods.append(pod)
-            ledger = LedgerWriter(storage=storage, folder=spec.folder.ledger(spec.round_id), writer=name)
+        if self._stopping.is_set():
+            return None
+        ledger = LedgerWriter(storage=storage, folder=spec.folder.ledger(spec.round_id), writer=name)
 
-            def record(entry: FileRecord) -> None:
-                ledger.add(entry)
-                if entry.status not in {FileStatus.STARTED, FileStatus.FINISHED}:
-                    self._stopping.set()
-                self._observer.recorded(entry)
+        def record(entry: FileRecord) -> None:
+            ledger.add(entry)
+            if entry.status is FileStatus.FINISHED:
+                with self._lock:
+                    self._finished += 1
+            elif entry.status is not FileStatus.STARTED:
+                self._stopping.set()
+            self._observer.recorded(entry)
 
-            def should_stop() -> bool:
-                return self._stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)
+        try:
+            with session.started(build_folder):
+                route = FileRoute.of(
+                    spec,
+                    source=self._open_storage(spec.root),
+                    destination=storage,
+                    scratch=session.scratch,
+                    name=name,
+                )
+                return session.run(
+                    _drain(tasks), route=route, record=record, should_stop=self._stopping.is_set
+                )
+        finally:
+            ledger.close()
 
-            try:
-                with pod:
-                    if should_stop():
-                        return
-                    pod.start(deadline=deadline)
-                    error = run_files(
-                        tasks=_drain(tasks),
-                        pod=pod,
-                        attempt=1,
-                        route=FileRoute.of(
-                            spec,
-                            source=self._open_storage(spec.root),
-                            destination=storage,
-                            scratch=scratch,
-                            name=name,
-                        ),
-                        limits=Limits(
-                            file_timeout=spec.config.execution.file_timeout,
-                            job_timeout=spec.config.execution.job_timeout,
-                            job_deadline=deadline,
-                            should_stop=should_stop,
-                        ),
-                        record=record,
-                    )
-            finally:
-                ledger.close()
-        if error is not None:
-            self._stop(error)
-        elif deadline is not None and time.monotonic() >= deadline and not tasks.empty():
-            self._stop(JobTimeoutError("The execution took longer than its job_timeout."))
-
-    def _printer(self, pod: str) -> Callable[[str, str], None]:
-        return lambda stream, line: self._observer.printed(pod, stream, line)
+    def _printer(self, pod: str) -> Callable[[str, str, str], None]:
+        return lambda _file, stream, line: self._observer.printed(pod, stream, line)
 
 
 def _cancelled_by(error: BaseException) -> BatchExecError:

@@ -5,20 +5,15 @@ Every file that a pod begins ends in one record, whatever happens. The first fil
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
-import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
 from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
-from airflow_batchexec.engine.predictor.spec import PodSpec
+from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
 from airflow_batchexec.engine.storage import ObjectInfo
 from airflow_batchexec.engine.storage.disk import disk_errors
@@ -31,6 +26,7 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.execution.plan import FileTask
@@ -38,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.predictor.process import Pod
     from airflow_batchexec.engine.storage import Storage
 
-__all__ = ["FileRoute", "Limits", "pod_spec", "run_files", "scratch_folder"]
+__all__ = ["FileRoute", "Limits", "run_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,68 +97,13 @@ class Limits:
 
     Attributes:
         file_timeout: Seconds for reading, predicting and writing one file; 0 for no limit.
-        job_timeout: The execution's ``job_timeout``, for messages.
-        job_deadline: When the execution's time is over, on ``time.monotonic``'s clock; ``None`` for no limit.
+        job: When the execution exceeds its ``job_timeout``.
         should_stop: Whether to begin no further file, asked before each.
     """
 
     file_timeout: float = 0.0
-    job_timeout: float = 0.0
-    job_deadline: float | None = None
+    job: JobDeadline = field(default_factory=JobDeadline)
     should_stop: Callable[[], bool] = field(default=lambda: False)
-
-
-@contextmanager
-def scratch_folder(root: Path | None = None) -> Iterator[Path]:
-    """A folder on this machine that is gone afterwards.
-
-    Args:
-        root: Where to make it; ``None`` for the system's temporary folder.
-
-    Raises:
-        StorageError: It cannot be made.
-    """
-    with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
-        folder = Path(tempfile.mkdtemp(prefix="batchexec-", dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def pod_spec(
-    spec: ExecutionSpec,
-    *,
-    build_folder: Path,
-    scratch: Path,
-    pods_on_machine: int | None = None,
-    load_timeout_seconds: float = 1800.0,
-) -> PodSpec:
-    """One pod of an execution.
-
-    Args:
-        spec: The execution.
-        build_folder: Its build on this machine.
-        scratch: A folder of the pod's own.
-        pods_on_machine: How many pods share this machine's cores, so that each must make do with its part: two pods
-            that each used every core would be slower than one. ``None`` where the instance is the pod's alone.
-        load_timeout_seconds: How long loading the build may take.
-    """
-    threads = math.ceil(spec.instance.cpus)
-    if pods_on_machine is not None:
-        threads = min(threads, len(os.sched_getaffinity(0)) // pods_on_machine)
-    return PodSpec(
-        kind=spec.build.kind.value,
-        folder=build_folder,
-        entrypoint=spec.build.entrypoint,
-        interpreter=spec.build.interpreter,
-        requirements=spec.build.requirements,
-        instance=spec.instance,
-        threads=max(1, threads),
-        parameters=spec.config.execution.parameters,
-        scratch=scratch,
-        load_timeout_seconds=load_timeout_seconds,
-    )
 
 
 @dataclass(slots=True)
@@ -294,7 +235,7 @@ class _Pipeline:
 
     def _ask(self, job: _Job, input_path: Path, output: Path) -> Answer:
         limits, route = self._limits, self._route
-        deadlines = [] if limits.job_deadline is None else [limits.job_deadline]
+        deadlines = [] if limits.job.at is None else [limits.job.at]
         if limits.file_timeout:
             deadlines.append(time.monotonic() + limits.file_timeout)
         return self._pod.predict(
@@ -353,10 +294,8 @@ class _Pipeline:
 
     def _timeout(self, task: FileTask) -> BatchExecError:
         limits = self._limits
-        if limits.job_deadline is not None and time.monotonic() >= limits.job_deadline:
-            return JobTimeoutError(
-                f"{task.file}: the execution took longer than its job_timeout of {limits.job_timeout:g} s."
-            )
+        if limits.job.has_passed():
+            return limits.job.error(file=task.file)
         return FileTimeoutError(
             f"{task.file}: it took longer than file_timeout, {limits.file_timeout:g} s; its pod has been ended.",
             file=task.file,

@@ -14,7 +14,7 @@ from airflow_batchexec.engine.config.locations import Scheme, canonical
 from airflow_batchexec.engine.execution.plan import FileTask
 from airflow_batchexec.engine.execution.resolution import resolve
 from airflow_batchexec.engine.execution.spec import ExecutionSpec
-from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
+from airflow_batchexec.engine.running.pipeline import FileRoute
 from airflow_batchexec.exceptions import ConfigurationError, ObjectNotFoundError, StorageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.lock import LockOwner
-    from airflow_batchexec.engine.predictor.process import Pod
     from airflow_batchexec.engine.repository.repository import ModelRepository
+    from airflow_batchexec.engine.running.session import PredictorSession
     from airflow_batchexec.engine.storage import ObjectInfo, Storage
 
 __all__ = ["PreparedFile", "predict_file", "prepare_file"]
@@ -113,7 +113,7 @@ def prepare_file(
 def predict_file(
     prepared: PreparedFile,
     *,
-    pod: Pod,
+    session: PredictorSession,
     attempt: int,
     generation: int,
     source: Storage,
@@ -124,7 +124,7 @@ def predict_file(
 
     Args:
         prepared: The file.
-        pod: A pod that has loaded the build.
+        session: A session whose predictor has been started.
         attempt: Which attempt this is, for the records.
         generation: How often the run had been cleared, for the records.
         source: The storage of the file.
@@ -144,10 +144,9 @@ def predict_file(
         records.append(entry)
         record(entry)
 
-    scratch, execution = pod.spec.scratch, spec.config.execution
-    error = run_files(
-        tasks=iter([prepared.task]),
-        pod=pod,
+    execution = spec.config.execution
+    error = session.run(
+        iter([prepared.task]),
         attempt=attempt,
         generation=generation,
         route=FileRoute(
@@ -157,10 +156,9 @@ def predict_file(
             destination=destination,
             results=spec.destination,
             output_type=execution.output_file_type,
-            scratch=scratch / "inputs",
-            staging=scratch / "results",
+            scratch=session.scratch / "inputs",
+            staging=session.scratch / "results",
         ),
-        limits=Limits(file_timeout=execution.file_timeout),
         record=keep,
     )
     if error is not None:

@@ -400,7 +400,7 @@ def test_an_execution_over_its_timeout_names_what_it_left(desk):
     done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=20)
     (manifest,) = desk.manifests()
     assert manifest["status"] == "TIMEOUT"
-    assert manifest["reason"].startswith("The job_timeout of 20 s is over.")
+    assert manifest["reason"].startswith("The execution exceeded its job_timeout of 20 s.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
     assert desk.files() == ["a.csv"]

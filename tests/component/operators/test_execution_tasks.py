@@ -105,7 +105,7 @@ def test_an_execution_that_ran_out_of_time_ends_as_a_timeout(executions: InlineE
 
     manifest = outcome.manifest()
     assert manifest["status"] == "TIMEOUT"
-    assert manifest["reason"].startswith("The job_timeout of 3600 s is over.")
+    assert manifest["reason"].startswith("The execution exceeded its job_timeout of 3600 s.")
 
 
 def test_a_failure_of_no_single_file_is_the_executions_own_reason(executions: InlineExecutions):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from airflow.sdk import DAG
 from documents import ROOT, blocks
 from inline_executions import publish_moody_model
 from pandas.testing import assert_frame_equal
@@ -212,7 +211,6 @@ def orders_of(folder: Path) -> dict[str, dict[str, Any]]:
     orders["changes"] = {**order("south/changing.csv", parameters=changing), "model_id": "meddling"}
     orders["threads"] = {**order("north/a.csv", cpus=len(os.sched_getaffinity(0))), "model_id": "threads"}
     orders["greedy"] = order("north/a.csv", memory=8)
-    orders["mixture"] = order("north/a.csv", share=[0, 1, 1])
     return orders
 
 
@@ -309,7 +307,6 @@ def test_default_arguments_of_the_dag_do_not_disturb_an_execution_in_it(by_hand:
         ("no build", "b9"),
         ("hangs", "late.csv: it took longer than file_timeout, 1 s"),
         ("greedy", "of memory, more than its instance"),
-        ("mixture", "file, destination_folder: given together with share"),
     ],
 )
 def test_what_trying_again_cannot_mend_fails_at_once_with_its_reason(
@@ -431,11 +428,6 @@ def make(**fields: Any) -> PredictFileOperator:
         ({**ONE_FILE, "parameters": {"LD_PRELOAD": "x"}}, "parameters"),
         ({**ONE_FILE, "iam_role_arn": "me", "file": LATER}, "iam_role_arn"),
         ({**ONE_FILE, "cpus": "many"}, "cpus"),
-        ({"execution": LATER}, "share"),
-        ({"share": [0, 1, 1]}, "execution"),
-        ({**ONE_FILE, "execution": LATER, "share": [0, 1, 1]}, "file"),
-        ({"execution": LATER, "share": [0, 1, 1], "instance": "large"}, "instance"),
-        ({**ONE_FILE, "share": LATER}, "file"),
     ],
 )
 def test_a_wrong_literal_is_refused_while_parsing_and_named(fields: dict[str, Any], field: str):
@@ -479,19 +471,3 @@ def test_a_result_that_would_overwrite_its_input_is_refused_while_parsing(fields
 )
 def test_what_can_be_right_is_accepted_while_parsing(fields: dict[str, Any]):
     make(**{**ONE_FILE, **fields})
-
-
-def test_default_arguments_that_are_for_one_file_are_no_arguments_of_a_share():
-    with DAG("mixed", schedule=None, default_args={"model_id": "m", "instance": "large"}):
-        make(execution=LATER, share=[0, 1, 1])
-        with pytest.raises(ConfigurationError, match=r"^instance: "):
-            PredictFileOperator(task_id="other", execution=LATER, share=[0, 1, 1], instance="tiny")
-
-
-def test_of_a_share_only_its_own_arguments_are_rendered_and_shown():
-    with DAG("share", schedule=None, default_args={"model_id": "{{ ds }}"}):
-        share = make(execution=LATER, share=[0, 1, 1])
-    with DAG("file", schedule=None):
-        file = make(**ONE_FILE)
-    assert set(share.template_fields) == {"execution", "share", "batch_execution_conn_id"}
-    assert set(file.template_fields) > set(ONE_FILE)

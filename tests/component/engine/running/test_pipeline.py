@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 
 import pytest
 from pods import PodStarter, nothing_left_behind
@@ -10,6 +9,7 @@ from pods import PodStarter, nothing_left_behind
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.ledger import FileStatus
 from airflow_batchexec.engine.execution.plan import make_plan
+from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.engine.storage import LocalStorage
@@ -88,8 +88,8 @@ class Route:
         )
         return sorted(plan.tasks, key=lambda task: self.names.index(task.file))
 
-    def run(self, *, model=OBEDIENT, tasks=None, record=None, job_seconds=None, **limits):
-        """Send the files through a pod; ``job_seconds`` are those that the execution has left when the pod is there."""
+    def run(self, *, model=OBEDIENT, tasks=None, record=None, job_timeout=0, elapsed=0, **limits):
+        """Send the files through a pod that is there when ``elapsed`` seconds of the job timeout have passed."""
         route = FileRoute(
             source=self.storage,
             root=Location.of_path(self.source),
@@ -108,15 +108,13 @@ class Route:
                 record(entry)
 
         with self.pods.started(model, parameters=self.parameters) as self.pod:
-            if job_seconds is not None:
-                limits["job_deadline"] = time.monotonic() + job_seconds
             error = run_files(
                 tasks=iter(self.plan() if tasks is None else tasks),
                 pod=self.pod,
                 attempt=2,
                 generation=1,
                 route=route,
-                limits=Limits(**limits),
+                limits=Limits(job=JobDeadline.of(job_timeout, elapsed=elapsed), **limits),
                 record=remember,
             )
         assert not (self.scratch / "in").exists()
@@ -253,7 +251,7 @@ def test_a_file_over_its_timeout_is_recorded_as_such(any_route):
 
 def test_the_executions_deadline_ends_the_file_under_way(any_route):
     any_route.write(a="hang", b="x")
-    error = any_route.run(job_timeout=7, job_seconds=2, file_timeout=60)
+    error = any_route.run(job_timeout=7, elapsed=5, file_timeout=60)
     assert isinstance(error, JobTimeoutError)
     assert "job_timeout of 7 s" in error.message
     assert any_route.records == [("a.csv", STARTED), ("a.csv", FileStatus.TIMEOUT)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pods import PodStarter, nothing_left_behind
+from pods import nothing_left_behind, write_build
 
 from airflow_batchexec.engine.config.file_request import file_config
 from airflow_batchexec.engine.config.instances import InstanceTable
@@ -11,6 +11,7 @@ from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.execution.ledger import FileStatus
 from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.engine.repository.repository import ModelRepository
+from airflow_batchexec.engine.running.session import PredictorSession
 from airflow_batchexec.engine.running.single_file import PreparedFile, predict_file, prepare_file
 from airflow_batchexec.engine.storage import LocalStorage
 from airflow_batchexec.exceptions import (
@@ -132,17 +133,18 @@ def test_a_result_is_named_after_the_link_that_was_asked_for(disk: Disk):
 
 
 class Way:
-    """A prepared file on its way through a pod."""
+    """A prepared file on its way through a predictor."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.statuses: list[FileStatus] = []
 
     def predict(self, prepared: PreparedFile, *, model: str = ECHO) -> Any:
-        with PodStarter(self.disk.folder).started(model) as pod:
+        session = PredictorSession(prepared.spec, name="pod-0", on_line=lambda *_: None)
+        with session.started(write_build(self.disk.folder / "build", model)):
             return predict_file(
                 prepared,
-                pod=pod,
+                session=session,
                 attempt=3,
                 generation=1,
                 source=self.disk.storage,
