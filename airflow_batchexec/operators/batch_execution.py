@@ -22,7 +22,7 @@ from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledE
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import ENDED_RUN_STATES, EXECUTION_DAG_ID, STARTED_ROW
 from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
-from airflow_batchexec.runs.control import cancel, end_of, goes_on, tell_run
+from airflow_batchexec.runs.control import cancel, end_of, is_still_active, publish_run_link
 from airflow_batchexec.runs.handle import ExecutionHandle
 from airflow_batchexec.runs.parse_time import check_literals, given
 from airflow_batchexec.runs.task_errors import as_task_failure
@@ -37,33 +37,33 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchExecutionOperator"]
 
-# Airflow lets a process that it ends live for 5 seconds: how soon it notices, and how long it may then ask.
-_LOOK_SECONDS = 0.5
-_ANSWER_SECONDS = 2.5
+# Airflow kills a terminated process after 5 seconds: how soon it notices, and how long it may query Airflow then.
+_POLL_SECONDS = 0.5
+_QUERY_SECONDS = 2.5
 
 
 class BatchExecutionOperator(BaseOperator):
-    """Starts an execution: a run of an execution DAG.
+    """Starts an execution as a run of an execution DAG, and waits for it.
 
     Literal values are validated when the DAG is parsed, templates when they are rendered. A retry finds the execution
-    that an earlier try has started, and waits for that; only where it has ended without success does it start another.
-    A clear starts a new one. While the operator waits, the execution is its own: where it is marked or cleared, its run
-    is ended, or it takes longer than its ``execution_timeout``, the execution is cancelled. Where only its worker stops
-    or is lost, the execution goes on, and a retry waits for it.
+    that an earlier try started and waits for it; it starts another one only if that ended without success. A clear
+    starts a new one. While the operator waits, it owns the execution: if a user marks or clears the task, ends its run,
+    or the task exceeds its ``execution_timeout``, the execution is cancelled. If only its worker stops or is lost, the
+    execution continues, and a retry waits for it.
 
-    The parameters of the execution are those of the guide's table, by flat name, all templated: see
-    :class:`~airflow_batchexec.engine.config.model.ExecutionConfig`. What is ``None``, or renders to nothing, is unset.
+    The parameters of the execution, all templated, are described in
+    :class:`~airflow_batchexec.engine.config.model.ExecutionConfig`. ``None`` or an empty rendered value means unset.
 
     Args:
-        wait_for_completion: Whether to wait until the execution has ended, and to fail where it has not finished.
-        deferrable: Whether to wait in the triggerer instead of on a worker; by default as Airflow is configured.
-        poll_interval: Seconds that the end may go unnoticed.
-        execution_dag_id: The DAG whose runs are executions. Templated.
-        batch_execution_conn_id: The connection, for cancelling; the execution DAG has its own, which should be the same.
+        wait_for_completion: Whether to wait for the end of the execution, and to fail unless it finished.
+        deferrable: Whether to wait in the triggerer instead of a worker; default: ``[operators] default_deferrable``.
+        poll_interval: Seconds between two checks.
+        execution_dag_id: The execution DAG. Templated.
+        batch_execution_conn_id: The connection used to cancel; should be the execution DAG's.
 
     Returns:
-        A dictionary with the ``execution_id``; where it waited, also with the execution's summary: ``status``, counts
-        of files, ``rows``, ``seconds``, the URI of the ``manifest``.
+        A dictionary with the ``execution_id`` and, if it waited, the execution's summary: ``status``, file counts,
+        ``rows``, ``seconds`` and the URI of the ``manifest``.
 
     Raises:
         ConfigurationError: While parsing: a literal value is wrong; ``details["field"]`` names it.
@@ -145,12 +145,12 @@ class BatchExecutionOperator(BaseOperator):
         self._decided = False
         if not poll_interval > 0:
             raise ConfigurationError(
-                f"poll_interval: {poll_interval} is no number of seconds above 0.", field="poll_interval"
+                f"poll_interval: {poll_interval} is not a number of seconds above 0.", field="poll_interval"
             )
         check_literals(self._fields())
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Start the execution, or find it again, and wait for it."""
+        """Start the execution or find it again, and wait for it."""
         with as_task_failure():
             if self.wait_for_completion:
                 self._end_execution_before_clear(context)
@@ -159,7 +159,7 @@ class BatchExecutionOperator(BaseOperator):
         context["task_state_store"].set(
             STARTED_ROW, {"max_tries": context["ti"].max_tries, **handle.to_dict()}
         )
-        tell_run(context, dag_id=self.execution_dag_id, run_id=run_id)
+        publish_run_link(context, dag_id=self.execution_dag_id, run_id=run_id)
         if not self.wait_for_completion:
             return {"execution_id": run_id}
         try:
@@ -169,41 +169,43 @@ class BatchExecutionOperator(BaseOperator):
             return self._wait(context, run_id)
         except AirflowTaskTimeout:
             self._decided = True
-            # It may have struck in the middle of a question, so Airflow is not asked anything more.
+            # It may have interrupted a query, so Airflow is not queried again.
             if self._cancel_mark is not None:
-                self._cancel_mark.set(ExecutionCancelledError("The task that started it took too long."))
+                self._cancel_mark.set(
+                    ExecutionCancelledError("The task that started it exceeded its execution_timeout.")
+                )
             raise
 
     def resume(self, context: Context, event: dict[str, Any], run_id: str) -> dict[str, Any]:
-        """Go on when the trigger has seen the end."""
+        """Continue after the trigger has seen the end."""
         state = event["state"]
         if state == "timeout":
             raise AirflowException(
-                f"The execution {run_id} is being ended: its operator took longer than its execution_timeout."
+                f"The execution {run_id} is being cancelled: its operator exceeded its execution_timeout."
             )
         return self._result(context, run_id, None if state == "missing" else state)
 
     def on_kill(self) -> None:
-        """This process is being ended. Runs in a signal handler, in the middle of anything, so it only leaves word.
+        """Note that this process is being terminated; a signal handler must not do more.
 
-        Where Airflow does not answer in time whether the task goes on elsewhere, the execution is ended: one that nobody
-        wants is worse than one that is begun again.
+        If Airflow does not answer in time whether the task is still active elsewhere, the execution is cancelled: an
+        execution without an owner is worse than one that is started again.
         """
         self._killed = True
         if self._cancel_mark is not None and not self._decided:
-            timer = threading.Timer(_ANSWER_SECONDS, self._end_without_an_answer)
+            timer = threading.Timer(_QUERY_SECONDS, self._cancel_without_an_answer)
             timer.daemon = True
             timer.start()
 
-    def _end_without_an_answer(self) -> None:
+    def _cancel_without_an_answer(self) -> None:
         if self._cancel_mark is not None and not self._decided:
-            self._cancel_mark.set(ExecutionCancelledError("The task that started it was ended."))
+            self._cancel_mark.set(ExecutionCancelledError("The task that started it was terminated."))
 
     def _fields(self) -> dict[str, Any]:
         return given({name: getattr(self, name) for name in flat_fields()})
 
     def _begin(self, context: Context) -> ExecutionHandle:
-        """Start the execution, unless an earlier try has."""
+        """Start the execution, unless an earlier try did."""
         ti = context["ti"]
         config = ExecutionConfig.from_fields(**self._fields())
         allowed = settings.allowed_locations()
@@ -223,13 +225,13 @@ class BatchExecutionOperator(BaseOperator):
                 fields=config.fields(),
                 batch_execution_conn_id=self.batch_execution_conn_id,
             )
-            # Also where nothing may ever be cancelled: a secret that is missing is found before anything is started.
+            # Even if nothing is ever cancelled: a missing secret is found before anything is started.
             self._cancel_mark = handle.cancel_mark()
             state = internals.dag_run_state(self.execution_dag_id, handle.execution_id)
             if state is None:
                 self._start(ti, handle)
                 break
-            if self._is_ours_still(state, self._cancel_mark):
+            if self._is_ours(state, self._cancel_mark):
                 self.log.info(
                     "Execution %s was started by an earlier try; it is %s.", handle.execution_id, state
                 )
@@ -238,9 +240,9 @@ class BatchExecutionOperator(BaseOperator):
         return handle
 
     def _end_execution_before_clear(self, context: Context) -> None:
-        """Where the task was cleared while it waited, its old execution is to end, though nobody may have said so yet.
+        """Cancel the execution of a task that was cleared while it waited: its trigger may not have done so.
 
-        A triggerer that is told to drop a trigger cannot tell a task that has been cleared, and defers again, from one
+        A triggerer whose trigger is dropped cannot distinguish a task that was cleared, and deferred again, from one
         whose trigger another triggerer has taken over.
         """
         state: Any = context["task_state_store"].get(STARTED_ROW)
@@ -251,8 +253,8 @@ class BatchExecutionOperator(BaseOperator):
         if internals.dag_run_state(self.execution_dag_id, old.execution_id) is not None:
             cancel(old.cancel_mark(), dag_id=self.execution_dag_id, run_id=old.execution_id, reason=reason)
 
-    def _is_ours_still(self, state: str, cancel: StopMark) -> bool:
-        """Whether an execution that an earlier try has started is the one to wait for."""
+    def _is_ours(self, state: str, cancel: StopMark) -> bool:
+        """Whether the execution of an earlier try is the one to wait for."""
         if state in ENDED_RUN_STATES:
             return state == "success" or not self.wait_for_completion
         return cancel.read() is None
@@ -263,16 +265,16 @@ class BatchExecutionOperator(BaseOperator):
             is_paused = internals.is_dag_paused(dag_id)
         except AirflowRuntimeError as error:
             raise ConfigurationError(
-                f"execution_dag_id: there is no DAG {dag_id!r}.", field="execution_dag_id"
+                f"execution_dag_id: the DAG {dag_id!r} does not exist.", field="execution_dag_id"
             ) from error
         if is_paused:
             raise ConfigurationError(
-                f"execution_dag_id: the DAG {dag_id} is paused, so nothing it is given would run. Unpause it.",
+                f"execution_dag_id: the DAG {dag_id} is paused, so its runs would stay queued. Unpause it.",
                 field="execution_dag_id",
             )
         note = f"Started by {ti.dag_id}.{ti.task_id}, run {ti.run_id}."
         internals.begin_dag_run(dag_id=dag_id, run_id=handle.execution_id, conf=handle.fields, note=note)
-        self.log.info("Execution %s has been started as a run of %s.", handle.execution_id, dag_id)
+        self.log.info("Started execution %s as a run of %s.", handle.execution_id, dag_id)
 
     def _defer(self, context: Context, handle: ExecutionHandle) -> NoReturn:
         from airflow_batchexec.triggers.batch_execution import (  # noqa: PLC0415  not for parsing
@@ -306,28 +308,28 @@ class BatchExecutionOperator(BaseOperator):
     def _pause(self) -> None:
         until = time.monotonic() + self.poll_interval
         while not self._killed and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _LOOK_SECONDS))
+            time.sleep(min(left, _POLL_SECONDS))
 
     def _check_alive(self, context: Context, run_id: str) -> None:
-        """Where this process is being ended, end the execution with it, unless the task goes on in another.
+        """Cancel the execution if this process is being terminated and the task is not active elsewhere.
 
         Raises:
-            AirflowException: It is being ended.
+            AirflowException: The process is being terminated.
         """
         if not self._killed:
             return
-        if goes_on(context["ti"]):
+        if is_still_active(context["ti"]):
             self._decided = True
-            raise AirflowException(f"This process is being ended. The execution {run_id} goes on.")
+            raise AirflowException(f"This process is being terminated. The execution {run_id} continues.")
         if self._cancel_mark is not None:
-            reason = "The task that started it was ended or cleared."
+            reason = "The task that started it was terminated or cleared."
             cancel(self._cancel_mark, dag_id=self.execution_dag_id, run_id=run_id, reason=reason)
         self._decided = True
-        raise AirflowException(f"The execution {run_id} is being ended, because this task was.")
+        raise AirflowException(f"The execution {run_id} is being cancelled because this task was terminated.")
 
     def _result(self, context: Context, run_id: str, state: str | None) -> dict[str, Any]:
         if state is None:
-            raise AirflowFailException(f"The execution {run_id} was deleted while it was waited for.")
+            raise AirflowFailException(f"The execution {run_id} was deleted while this task waited for it.")
         end = end_of(context, dag_id=self.execution_dag_id, run_id=run_id, state=state)
         if end.failure:
             raise AirflowFailException(end.failure) if end.is_final else AirflowException(end.failure)

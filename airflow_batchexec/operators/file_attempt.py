@@ -50,7 +50,7 @@ class FileAttempt:
         self._context = context
         self._ti = context["ti"]
         self._log = log
-        # Of an unmapped task, Airflow says -1.
+        # Airflow uses -1 for an unmapped task.
         self._map_index = -1 if self._ti.map_index is None else self._ti.map_index
         self._session = TaskSession(
             name=f"pod-{max(0, self._map_index)}", log=log, batch_execution_conn_id=batch_execution_conn_id
@@ -67,7 +67,7 @@ class FileAttempt:
 
         Raises:
             BatchExecError: The request is refused, or the file has no result.
-            AirflowException: The pod was ended, or the file changed meanwhile.
+            AirflowException: The task was terminated, or the file changed meanwhile.
         """
         from airflow_batchexec.engine.running.single_file import predict_file  # noqa: PLC0415  not for parsing
 
@@ -92,7 +92,7 @@ class FileAttempt:
                     record=record,
                 ).to_dict()
         except (ExecutionCancelledError, ObjectChangedError) as error:
-            # Whoever ended the task may mean it to be tried again, and the next try takes the file as it is then.
+            # Airflow may try the task again, and the next try takes the file as it is then.
             raise AirflowException(error.message) from error
         return {
             "input": end["input"],
@@ -103,8 +103,8 @@ class FileAttempt:
         }
 
     def kill(self) -> None:
-        """End the pod because somebody or something ends the task; may be called from a signal handler."""
-        self._session.end(ExecutionCancelledError("Its task was ended from outside."))
+        """End the predictor because the task is being terminated; may be called from a signal handler."""
+        self._session.end(ExecutionCancelledError("Its task was terminated."))
 
     def _prepare(self) -> tuple[PreparedFile, BatchExecutionHook]:
         from airflow_batchexec.engine.config.file_request import file_config  # noqa: PLC0415  not for parsing
@@ -142,7 +142,7 @@ class FileAttempt:
         return prepared, hook
 
     def _pods_at_once(self) -> int:
-        """How many files of a fan-out may be predicted at the same time, as far as the DAG says."""
+        """How many files of a mapped task may be predicted at once, as far as the DAG limits it."""
         ti = self._ti
         if self._map_index < 0 or not settings.machine_is_shared():
             return 1

@@ -1,4 +1,4 @@
-"""What a task's log says of its files: each of a few, the progress of many, and every failure."""
+"""What a task logs about its files: each of a few, the progress of many, and every failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileLog:
     """Writes records to a log.
 
     A line in a task's log passes through several processes and costs milliseconds, as much as predicting a small
-    file. So of many files only the progress is logged, once a second; the manifest says it of each.
+    file. So for many files only the progress is logged, once a second; the manifest has each file.
 
     Args:
         log: The task's log.
@@ -35,11 +35,11 @@ class FileLog:
         self._begun = 0
         self._finished = 0
         self._rows = 0
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
     @property
     def begun(self) -> int:
-        """How many files have been begun."""
+        """How many files have been started."""
         return self._begun
 
     @property
@@ -48,11 +48,11 @@ class FileLog:
         return self._finished
 
     def add(self, record: FileRecord) -> None:
-        """Take a file's start or end; called from one thread at a time."""
+        """Log the start or end of a file; called from one thread at a time."""
         if record.status is FileStatus.FINISHED and record.output is not None:
             self._finished += 1
             self._rows += record.output.rows
-            self._say_finished(record, record.output.rows)
+            self._log_finished(record, record.output.rows)
         elif record.status is FileStatus.STARTED:
             self._begun += 1
         else:
@@ -60,14 +60,14 @@ class FileLog:
             if record.traceback:
                 self._log.error("%s", record.traceback)
 
-    def _say_finished(self, record: FileRecord, rows: int) -> None:
+    def _log_finished(self, record: FileRecord, rows: int) -> None:
         if self._files <= _FEW_FILES:
             seconds = ", ".join(f"{name} {value:.3f}" for name, value in record.seconds.items())
             self._log.info("%s: %d rows (%s s).", record.file, rows, seconds)
             return
         moment = time.monotonic()
-        if self._finished == self._files or moment - self._said_at >= _PROGRESS_SECONDS:
-            self._said_at = moment
+        if self._finished == self._files or moment - self._logged_at >= _PROGRESS_SECONDS:
+            self._logged_at = moment
             self._log.info(
                 "%d of %d files have finished, %s rows.", self._finished, self._files, f"{self._rows:,}"
             )

@@ -1,4 +1,4 @@
-"""The first task of an execution: everything is validated and planned before any file is touched."""
+"""The first task of an execution: validates and plans everything before any file is touched."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 __all__ = ["PlanExecutionOperator"]
 
 _MAX_NAMED_SKIPPED = 100
-# Of a row of the journal; Airflow warns of values above 64 KiB.
-_ROW_BYTES = 47 * 1024
+# Airflow warns about values above 64 KiB.
+_MAX_ROW_BYTES = 47 * 1024
 
 
 class PlanExecutionOperator(BaseOperator):
-    """Plans an execution and gives one small descriptor per mapped task.
+    """Plans an execution, and returns a small descriptor for each mapped task.
 
     Args:
         fields: The execution's parameters by flat name, templated; ``None`` takes the run's params.
-        name: What tells several executions of one run apart; empty where the run is the execution.
-        map_per_file: One mapped task per file, whatever ``pods`` says: something else limits how many run at once.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
+        map_per_file: One mapped task per file regardless of ``pods``, as the DAG limits how many run at once.
         batch_execution_conn_id: The connection.
 
     Attributes:
-        placement: What the mapped tasks' machines were chosen for; an execution that needs more is refused.
+        placement: What the machines of the mapped tasks were chosen for; an execution that needs more is refused.
 
     Returns:
-        The descriptors, a share of the plan each. The XCom ``execution`` tells the other tasks where the plan lies.
+        The descriptors, one for each shard of the plan. The XCom ``execution`` has the handle for the other tasks.
 
     Raises:
         AirflowFailException: The execution is refused; the XCom ``refused`` says why (``error``, ``reason``).
@@ -89,7 +89,7 @@ class PlanExecutionOperator(BaseOperator):
             journal.close()
 
     def fields_of_run(self, context: Context) -> dict[str, Any]:
-        """The execution's parameters by flat name, as the run gives them."""
+        """The execution's parameters by flat name, from the run."""
         if self.fields is not None:
             return dict(self.fields)
         fields = dict(context["params"])
@@ -151,12 +151,12 @@ class PlanExecutionOperator(BaseOperator):
             batch_execution_conn_id=self.batch_execution_conn_id,
         )
         ti.xcom_push(EXECUTION_KEY, handle.to_dict())
-        _tell(journal, prepared, generation(context))
+        _report(journal, prepared, generation(context))
         return [share.to_descriptor() for share in prepared.places]
 
 
-def _tell(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
-    """Say what was planned. The row ``planned`` comes last: what it speaks of is there by then."""
+def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
+    """Report the plan. The row ``planned`` is written last, after the rows that it refers to."""
     from airflow_batchexec.engine.journal.replay import pack_in_rows  # noqa: PLC0415  not for parsing
 
     spec, plan = prepared.spec, prepared.plan
@@ -179,7 +179,7 @@ def _tell(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
     if len(plan.skipped) > _MAX_NAMED_SKIPPED:
         journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
     share_of = {task.file: index for index, share in enumerate(prepared.shares) for task in share}
-    rows = pack_in_rows([[task.file, share_of[task.file]] for task in plan.tasks], most_bytes=_ROW_BYTES)
+    rows = pack_in_rows([[task.file, share_of[task.file]] for task in plan.tasks], most_bytes=_MAX_ROW_BYTES)
     planned = {
         "generation": generation,
         "total_files": spec.total_files,

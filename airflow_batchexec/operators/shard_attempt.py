@@ -116,7 +116,7 @@ class ShardAttempt:
         The file that it had is recorded as cancelled. Others go on: the task may be about to be tried again, on
         another worker or because it was cleared.
         """
-        self._killed = ExecutionCancelledError("Its task was ended from outside.")
+        self._killed = ExecutionCancelledError("Its task was terminated.")
         self._session.end(self._killed)
 
     def _look(self) -> Seen:

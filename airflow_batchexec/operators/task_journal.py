@@ -35,13 +35,13 @@ _TIMEOUTS = (FileTimeoutError, JobTimeoutError)
 
 
 class TaskJournal:
-    """Writes what a task of an execution does; :meth:`close` writes what is left.
+    """Writes what a task of an execution does; :meth:`close` writes the rest.
 
-    Where the store fails, or there is none, the task goes on without: that is logged once.
+    If the store fails, or there is none, the task continues without it; that is logged once.
 
     Args:
         context: The task's context.
-        name: What the task is called in the report: its pod, where it has one.
+        name: The task's name in the report: its pod, if it has one.
         log: The task's log.
     """
 
@@ -62,26 +62,26 @@ class TaskJournal:
         self._writer = JournalWriter(
             self._write_row,
             after_batch=self._write_progress,
-            # Only a supervisor in another process can be spoken to from two threads.
+            # Only a supervisor in another process may be called from two threads.
             in_background=self._store is not None and internals.is_supervised(),
         )
         self._lines = ModelLines(self._writer.add)
         if self._store is None:
-            log.info("There is no store for what tasks know, so this task says nothing of itself there.")
+            log.info("No task state store is available; events will not be recorded.")
         if self._try > 1:
             self.add("try", number=self._try, task=name)
 
     def close(self) -> None:
-        """Write what was taken."""
+        """Write the remaining entries."""
         self._lines.end()
         self._writer.close()
 
     def add(self, kind: str, **values: Any) -> None:
-        """Take an entry of now."""
+        """Add an entry with the present time."""
         self._writer.add({"kind": kind, **values})
 
     def add_record(self, record: FileRecord) -> None:
-        """Take a file's start or end."""
+        """Add the start or end of a file."""
         from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
 
         entry: dict[str, Any] = {
@@ -108,7 +108,7 @@ class TaskJournal:
         self._writer.add(entry)
 
     def add_failure(self, error: BatchExecError) -> None:
-        """Take what has ended the task itself, whatever file it was at."""
+        """Add the error that failed the task itself."""
         kind = "timeout" if isinstance(error, _TIMEOUTS) else "failed"
         entry = {
             "kind": "cancelled" if isinstance(error, ExecutionCancelledError) else kind,
@@ -125,34 +125,34 @@ class TaskJournal:
         self._writer.add(entry)
 
     def add_line(self, file: str, stream: str, text: str) -> None:
-        """Take a line that the model has printed, for a file or, where that is empty, while it was loaded."""
+        """Add a line that the model printed for a file or, if that is empty, while it was loaded."""
         self._lines.add(file=file, stream=stream, text=text)
 
     def set_progress(self, finished: int) -> None:
-        """Say how many files of the task have finished; written with the next entries."""
+        """Set how many files of the task have finished; written with the next entries."""
         self._progress = finished
 
     def put(self, key: str, value: dict[str, Any] | str) -> bool:
-        """Write a row at once, from the task's own thread.
+        """Write a row now, from the task's own thread.
 
         Returns:
             Whether it was written.
         """
         try:
             self._set(key, value)
-        except Exception as error:  # noqa: BLE001  whatever it is, the task goes on
-            self._say_failed(error)
+        except Exception as error:  # noqa: BLE001  no failure of the store may fail the task
+            self._log_failure(error)
             return False
         return True
 
     def get(self, key: str) -> Any:
-        """A row of the task; ``None`` where there is none, or none can be had."""
+        """A row of the task; ``None`` if it does not exist or cannot be read."""
         if self._store is None:
             return None
         try:
             return self._store.get(key)
         except Exception as error:  # noqa: BLE001  as in put
-            self._say_failed(error)
+            self._log_failure(error)
             return None
 
     def _write_row(self, number: str, entries: list[dict[str, Any]]) -> None:
@@ -168,7 +168,7 @@ class TaskJournal:
         if self._store is not None:
             self._store.set(key, value)
 
-    def _say_failed(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         if not self._has_failed:
             self._has_failed = True
-            self._log.warning("Airflow does not keep what this task says of its execution: %s", error)
+            self._log.warning("Cannot write to the task state store: %s", error)

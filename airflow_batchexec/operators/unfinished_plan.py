@@ -1,4 +1,4 @@
-"""A plan that was marked failed while it was being made, because its run was cancelled."""
+"""A plan task that was marked failed while it was planning, because its run was cancelled."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["UnfinishedPlan"]
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 class UnfinishedPlan:
-    """The task that plans, as a later task of its run sees it.
+    """The plan task, as a later task of its run sees it.
 
     Args:
         context: The later task's context.
-        task_id: The task that plans.
-        name: What tells several executions of one run apart; empty where the run is the execution.
+        task_id: The plan task.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
         log: The later task's log.
     """
 
@@ -37,46 +37,46 @@ class UnfinishedPlan:
         self._log = log
 
     def pull(self, key: str) -> Any:
-        """One of its XComs; ``None`` where there is none."""
+        """One of its XComs; ``None`` if it does not exist."""
         return self._context["ti"].xcom_pull(task_ids=self._task_id, key=key)
 
     def has_ended(self) -> bool:
-        """Whether it has come to a plan, or to a refusal."""
+        """Whether it has planned or refused the execution."""
         return bool(self.pull(EXECUTION_KEY) or self.pull(REFUSED_KEY))
 
     def end(self, reason: str) -> Any:
-        """End it. Its process hears of it only at its next heartbeat, and could take the lock until then.
+        """End it: its process learns of the end only at its next heartbeat, and could take the lock until then.
 
         Args:
-            reason: Why, in a sentence.
+            reason: Why, as a sentence.
 
         Returns:
-            The XCom ``execution``, where there is a plan by now; else ``None``.
+            The XCom ``execution`` if there is a plan by now; else ``None``.
         """
         handle = self._handle()
-        # The plan looks for it before it takes the lock, and when it has written its documents.
+        # The plan task looks for it before it takes the lock, and after it has written its documents.
         mark = handle.cancel_mark() if handle else None
         if mark:
             mark.set(ExecutionCancelledError(reason))
         deadline = time.monotonic() + settings.task_end_seconds()
         while not self.has_ended() and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         execution = self.pull(EXECUTION_KEY)
         if handle and not self.has_ended() and self._is_prepared(handle):
-            # It was killed when it had taken the lock and written what there is to conclude.
+            # It was killed after it had taken the lock and written its documents.
             execution = handle.to_dict()
         if mark:
             mark.remove()
         return execution
 
     def _handle(self) -> ExecutionHandle | None:
-        """The handle that the plan is about to make; ``None`` where it will be refused."""
+        """The handle that the plan task is about to push; ``None`` if it will refuse the execution."""
         from airflow_batchexec.engine.config.locations import canonical  # noqa: PLC0415  as above
         from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
 
         plan = self._context["dag"].get_task(self._task_id)
         if not isinstance(plan, PlanExecutionOperator) or plan.fields is not None:
-            # Of a task group: its fields are rendered for that task alone.
+            # In a task group, only the task itself has its rendered fields.
             return None
         try:
             config = ExecutionConfig.from_fields(**plan.fields_of_run(self._context))
@@ -90,12 +90,14 @@ class UnfinishedPlan:
             )
             handle.cancel_mark()
         except BatchExecError as error:
-            self._log.info("The plan is not told to end, as it cannot begin either: %s", error)
+            self._log.info(
+                "The plan task needs no cancel mark, because it will refuse the execution: %s", error
+            )
             return None
         return handle
 
     def _is_prepared(self, handle: ExecutionHandle) -> bool:
-        """Whether there are the documents of a plan that this generation has made."""
+        """Whether the documents of this generation's plan exist."""
         from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
 
         _, storage, folder = handle.open()

@@ -1,4 +1,4 @@
-"""Executions as other tasks see them: as runs of an execution DAG that begin, and end with a summary."""
+"""Executions as other tasks see them: runs of an execution DAG that are started, cancelled, and end with a summary."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = [
     "cancel",
     "check_run_state",
     "end_of",
-    "goes_on",
-    "tell_run",
+    "is_still_active",
+    "publish_run_link",
 ]
 
-# What is running may be so in another process: a scheduler that takes over from one that was lost starts its tasks again.
-_GOING_ON = ("null", "scheduled", "queued", "running", "deferred", "up_for_reschedule", "up_for_retry")
+# A task may be running in another process: a scheduler that takes over from a lost one starts its tasks again.
+_ACTIVE_STATES = ("null", "scheduled", "queued", "running", "deferred", "up_for_reschedule", "up_for_retry")
 
 
-def tell_run(context: Context, *, dag_id: str, run_id: str) -> None:
-    """Leave the XCom that says which run the task is about, and show the link to it."""
+def publish_run_link(context: Context, *, dag_id: str, run_id: str) -> None:
+    """Push the XCom that names the task's execution, and show the link to it."""
     context["ti"].xcom_push(RUN_KEY, {"dag_id": dag_id, "run_id": run_id})
     ExecutionLink.show(context["ti"], dag_id=dag_id, run_id=run_id)
 
@@ -39,35 +39,35 @@ def check_run_state(dag_id: str, run_id: str) -> str:
     """The state of an execution's run.
 
     Raises:
-        ConfigurationError: There is none of that id.
+        ConfigurationError: It does not exist.
     """
     state = dag_run_state(dag_id, run_id)
     if state is None:
         raise ConfigurationError(
-            f"execution_id: there is no execution {run_id!r} of the DAG {dag_id}.", field="execution_id"
+            f"execution_id: the DAG {dag_id} has no execution {run_id!r}.", field="execution_id"
         )
     return state
 
 
-def goes_on(ti: RuntimeTaskInstanceProtocol) -> bool:
-    """Whether a task goes on, though its process is being ended: it will be tried again, or is already.
+def is_still_active(ti: RuntimeTaskInstanceProtocol) -> bool:
+    """Whether the task is still active although this process is being terminated: it is, or will be, tried again.
 
-    Airflow ends a task's process in the same way where somebody marks or clears the task, where the worker stops, and
-    where the task has been started elsewhere because its scheduler was lost.
+    Airflow terminates a task's process in the same way if a user marks or clears the task, if the worker stops, and if
+    the task was started elsewhere because its scheduler was lost.
 
     Raises:
         AirflowRuntimeError: Airflow does not say.
     """
     return is_task_in(
-        _GOING_ON, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
+        _ACTIVE_STATES, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
     )
 
 
 def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
-    """Leave the mark that ends an execution, unless it has ended: its next clear would find the mark.
+    """Set the mark that cancels an execution, unless it has ended: a later clear would find the mark.
 
     Returns:
-        Whether it was this call that left it.
+        Whether this call set it.
 
     Raises:
         AirflowRuntimeError: Airflow does not say whether it has ended.
@@ -78,7 +78,7 @@ def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How an execution has ended.
+    """How an execution ended.
 
     Attributes:
         summary: What its last task says: ``status`` and ``reason``, and where it had a plan the counts.

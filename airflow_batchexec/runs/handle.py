@@ -1,4 +1,4 @@
-"""What the tasks of one execution tell each other, and how others reach it: where it lies, and as whom it is read."""
+"""The handle of an execution: its location, and the credentials to read it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ExecutionHandle", "dag_run_start", "execution_id_of", "generation", 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionHandle:
-    """Where an execution's documents lie and how they are reached: small, and free of secrets.
+    """Locates an execution's documents; small, and free of secrets.
 
     Attributes:
         execution_id: The execution.
@@ -50,12 +50,12 @@ class ExecutionHandle:
         """The inverse of ``to_dict``.
 
         Raises:
-            BatchExecError: This is no handle.
+            BatchExecError: It is not a handle.
         """
         try:
             return cls(**values)
         except TypeError:
-            raise BatchExecError("There is no planned execution: the task plan has not succeeded.") from None
+            raise BatchExecError("The execution has no plan: the task plan has not succeeded.") from None
 
     def open(self) -> tuple[BatchExecutionHook, Storage, ExecutionFolder]:
         """The hook with the execution's credentials, the destination's storage, and the execution's folder."""
@@ -71,7 +71,7 @@ class ExecutionHandle:
         return hook, hook.open_storage(destination), ExecutionFolder(destination, self.execution_id)
 
     def cancel_mark(self) -> StopMark:
-        """The mark that ends the execution.
+        """The mark that cancels the execution.
 
         Raises:
             BatchExecError: The destination cannot be reached.
@@ -88,7 +88,7 @@ def execution_id_of(ti: RuntimeTaskInstanceProtocol, name: str) -> str:
 
 
 def dag_run_start(context: Context) -> float:
-    """When the run began, in seconds since the epoch; a clear begins it anew."""
+    """When the run started, in seconds since the epoch; a clear starts it anew."""
     start = context["dag_run"].start_date
     return start.timestamp() if start is not None else time.time()
 
@@ -99,7 +99,7 @@ def generation(context: Context) -> int:
 
 
 def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerState]:
-    """How a task finds out whether a lock's owner still runs."""
+    """A function that determines whether a lock's owner is still running."""
     from airflow.sdk import DagRunState  # noqa: PLC0415  not for parsing
     from airflow.sdk.exceptions import AirflowRuntimeError  # noqa: PLC0415  not for parsing
 
@@ -107,13 +107,13 @@ def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerS
         if not owner.dag_id:
             return local_owner_state(owner)
         if owner.deployment != settings.deployment_name():
-            # A run of that name here would be another one.
+            # A run with this id here would be a different one.
             return OwnerState.UNKNOWN
         try:
             run_state = DagRunState(ti.get_dagrun_state(owner.dag_id, owner.run_id))
         except AirflowRuntimeError as error:
             detail = error.error.detail or {}
-            # A run that has been deleted has ended.
+            # A deleted run has ended.
             return OwnerState.ENDED if detail.get("status_code") == 404 else OwnerState.UNKNOWN  # noqa: PLR2004
         return (
             OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING

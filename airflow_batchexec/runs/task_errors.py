@@ -1,4 +1,4 @@
-"""How the engine's errors end an Airflow task: what cannot succeed is failed at once, the rest may be retried."""
+"""How the engine's errors end an Airflow task: permanent ones fail it at once, others may be retried."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["as_task_failure", "task_failure"]
 
 
 def task_failure(error: BatchExecError) -> AirflowException:
-    """The Airflow exception for an error: ``AirflowFailException`` where a retry cannot help."""
+    """The Airflow exception for an error: ``AirflowFailException`` if a retry cannot help."""
     return AirflowException(error.message) if error.retryable else AirflowFailException(error.message)
 
 
 @contextmanager
 def as_task_failure() -> Iterator[None]:
-    """Turn the engine's errors into Airflow's."""
+    """Convert the engine's errors into Airflow's."""
     try:
         yield
     except BatchExecError as error:

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.names import ENDED_RUN_STATES, EXECUTION_DAG_ID
 from airflow_batchexec.reporting.links import ExecutionLink, ResultsLink
-from airflow_batchexec.runs.control import check_run_state, end_of, tell_run
+from airflow_batchexec.runs.control import check_run_state, end_of, publish_run_link
 from airflow_batchexec.runs.task_errors import as_task_failure
 
 if TYPE_CHECKING:
@@ -23,22 +23,22 @@ __all__ = ["BatchExecutionSensor"]
 
 
 class BatchExecutionSensor(BaseSensorOperator):
-    """Waits until an execution has ended, and fails where it has not finished.
+    """Waits for the end of an execution, and fails unless it finished.
 
-    It only looks on: ending the sensor leaves the execution alone.
+    The sensor does not own the execution: ending the sensor does not cancel it.
 
     Args:
         execution_id: The execution: its id, or what ``BatchExecutionOperator`` returns. Templated.
-        execution_dag_id: The DAG whose run it is. Templated.
-        deferrable: Whether to wait in the triggerer instead of on a worker; by default as Airflow is configured.
-        kwargs: What every sensor takes: ``poke_interval``, ``timeout`` (both in seconds), ``soft_fail``, ``mode`` ….
+        execution_dag_id: The execution DAG. Templated.
+        deferrable: Whether to wait in the triggerer instead of a worker; default: ``[operators] default_deferrable``.
+        kwargs: The arguments of every sensor: ``poke_interval``, ``timeout`` (both in seconds), ``soft_fail``, ``mode`` ….
 
     Returns:
-        The execution's summary: ``status``, counts of files, ``rows``, ``seconds``, the URI of the ``manifest``.
+        The execution's summary: ``status``, file counts, ``rows``, ``seconds`` and the URI of the ``manifest``.
 
     Raises:
-        AirflowFailException: The execution ended as FAILED, CANCELLED or TIMEOUT, with its reason; or there is none of
-            that id.
+        AirflowFailException: The execution ended as FAILED, CANCELLED or TIMEOUT, with its reason; or it does not
+            exist.
         AirflowSkipException: The same, with ``soft_fail``.
     """
 
@@ -64,7 +64,7 @@ class BatchExecutionSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait for the execution."""
         with as_task_failure():
-            tell_run(context, dag_id=self.execution_dag_id, run_id=self._run_id())
+            publish_run_link(context, dag_id=self.execution_dag_id, run_id=self._run_id())
         if not self.deferrable:
             return super().execute(context)
         try:
@@ -88,17 +88,17 @@ class BatchExecutionSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout))
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        """Look once."""
+        """Check once."""
         run_id = self._run_id()
         with as_task_failure():
             state = check_run_state(self.execution_dag_id, run_id)
         return self._result(context, state) if state in ENDED_RUN_STATES else False
 
     def resume(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on when the trigger has seen the end."""
+        """Continue after the trigger has seen the end."""
         run_id = self._run_id()
         if event["state"] == "missing":
-            raise AirflowFailException(f"The execution {run_id} was deleted while it was waited for.")
+            raise AirflowFailException(f"The execution {run_id} was deleted while this task waited for it.")
         return self._result(context, event["state"]).xcom_value
 
     def _result(self, context: Context, state: str) -> PokeReturnValue:
@@ -112,7 +112,7 @@ class BatchExecutionSensor(BaseSensorOperator):
         run_id: Any = value.get("execution_id") if isinstance(value, dict) else value
         if not run_id or not isinstance(run_id, str):
             raise ConfigurationError(
-                f"execution_id: {value!r} is neither an execution's id nor what the operator that started it returns.",
+                f"execution_id: {value!r} is neither an execution id nor what BatchExecutionOperator returns.",
                 field="execution_id",
             )
         return run_id

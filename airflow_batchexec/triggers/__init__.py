@@ -1,1 +1,1 @@
-"""Triggers: what waits for executions without a worker."""
+"""Triggers that wait for executions without a worker."""

@@ -1,4 +1,4 @@
-"""The trigger that waits for an execution, and ends it where its task is ended."""
+"""The trigger that waits for an execution, and cancels it if its task is ended."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["BatchExecutionTrigger"]
 
 
 class BatchExecutionTrigger(BaseTrigger):
-    """Waits until an execution's run has ended.
+    """Waits for the end of an execution's run.
 
-    Its event is ``{"state": …}``: ``success`` or ``failed``; ``missing`` where there is no such run; ``timeout`` where
-    ``give_up_at`` has passed.
+    Its event is ``{"state": …}``: ``success`` or ``failed``; ``missing`` if the run does not exist; ``timeout`` after
+    ``give_up_at``.
 
     Args:
         dag_id: The execution DAG.
         run_id: The execution's run.
-        poll_interval: Seconds that its end may go unnoticed.
-        execution: Where it lies, for whoever owns it (``ExecutionHandle.to_dict``): it is cancelled where the waiting
-            task is marked or cleared by a user, or ``give_up_at`` passes. ``None`` where it is only looked at.
+        poll_interval: Seconds between two checks.
+        execution: The handle (``ExecutionHandle.to_dict``) of an execution that the waiting task owns: it is cancelled
+            if a user marks or clears the task, or after ``give_up_at``. ``None`` if the task only observes it.
         give_up_at: When to stop waiting, in seconds since the epoch.
-        not_before: When the event may be told at the earliest, in seconds since the epoch; the start of the trigger plus
-            what Airflow needs where it is left out.
+        not_before: When to emit the event at the earliest, in seconds since the epoch; default: the start of the trigger
+            plus the time that Airflow needs to register the deferral.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BatchExecutionTrigger(BaseTrigger):
         self.not_before = time.time() + shortest_deferral_seconds() if not_before is None else not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """What another triggerer needs to go on."""
+        """What another triggerer needs to continue."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -75,19 +75,19 @@ class BatchExecutionTrigger(BaseTrigger):
         try:
             state = await asyncio.wait_for(waiting, left)
         except TimeoutError:
-            await self._cancel("The task that waited for it took longer than its execution_timeout.")
+            await self._cancel("The task that started it exceeded its execution_timeout.")
             state = "timeout"
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
         yield TriggerEvent({"state": state or "missing"})  # type: ignore[no-untyped-call]  # as above
 
     async def on_kill(self) -> None:
-        """A user has marked or cleared the waiting task, or ended its run: the execution ends with it.
+        """Cancel the execution: a user has marked or cleared the waiting task, or ended its run.
 
-        Airflow calls this also where another triggerer has taken the trigger over; then the task is still deferred.
+        Airflow also calls this if another triggerer has taken over the trigger; then the task is still deferred.
         """
         if self.execution is None or await asyncio.to_thread(self._is_deferred):
             return
-        await self._cancel("The task that started it was ended or cleared.")
+        await self._cancel("The task that started it was terminated or cleared.")
 
     def _is_deferred(self) -> bool:
         ti = self.task_instance
@@ -103,6 +103,6 @@ class BatchExecutionTrigger(BaseTrigger):
         def leave_mark() -> bool:
             return cancel(handle.cancel_mark(), dag_id=self.dag_id, run_id=self.run_id, reason=reason)
 
-        # Where many are ended at once, Airflow's patience may end before all have had their turn.
+        # If many are ended at once, Airflow may stop waiting before all are done.
         if await asyncio.shield(asyncio.to_thread(leave_mark)):
-            self.log.info("Execution %s is being ended.", handle.execution_id)
+            self.log.info("Execution %s is being cancelled.", handle.execution_id)

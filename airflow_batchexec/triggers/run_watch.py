@@ -1,4 +1,4 @@
-"""One question for many runs: what all triggers of a triggerer that wait for executions share."""
+"""One query for many runs, shared by all triggers of a triggerer that wait for executions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWatch", "find", "watch_of"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _BATCH = 100
 _SHORTEST_SECONDS = 1.0
-# A run that was deleted never ends: every so many rounds it is asked whether all are still there.
+# A deleted run never ends: in every tenth round, check that all still exist.
 _ROUNDS_PER_CENSUS = 10
 
 
@@ -36,14 +36,14 @@ class _Waiter:
 
 
 async def find(run_ids: Sequence[str], count: Callable[[Sequence[str]], Awaitable[int]]) -> list[str]:
-    """The runs that a count counts, by halves: one of a hundred is found with some ten questions, all with one.
+    """Find the runs that match, by bisection: one of a hundred takes some ten queries, all of them takes one.
 
-    The runs go on meanwhile. What is found was counted itself, or in a part that was counted as a whole; what the last
-    count has left out is found the next time.
+    The runs change meanwhile. Each run that is returned was counted, alone or in a group that matched as a whole; one
+    that starts to match too late is found the next time.
 
     Args:
         run_ids: The runs.
-        count: Asks how many of some of them are in question.
+        count: Counts how many of the given runs match.
     """
     hits = await count(run_ids) if run_ids else 0
     if hits <= 0:
@@ -56,14 +56,14 @@ async def find(run_ids: Sequence[str], count: Callable[[Sequence[str]], Awaitabl
 
 
 class RunWatch:
-    """The runs of one DAG that are waited for.
+    """Waits for runs of one DAG.
 
-    A round asks, for each hundred of them, how many have ended. Only where some have is it asked which. So a thousand
-    waiting triggers put ten questions a round, where each by itself would put a thousand.
+    A round counts, for each hundred runs, how many have ended, and looks for them only if some have. So a thousand
+    waiting triggers take ten queries a round instead of a thousand.
 
     Args:
         dag_id: The DAG.
-        count: Counts its runs: of these ids, in one of these states or in any; by default it asks Airflow.
+        count: Counts runs with these ids, in one of these states or in any; default: queries Airflow.
     """
 
     def __init__(
@@ -76,35 +76,35 @@ class RunWatch:
         self._count = count or _count
         self._waiters: dict[_Waiter, None] = {}
         self._pace = _SHORTEST_SECONDS
-        self._hurry = asyncio.Event()
+        self._wake = asyncio.Event()
         self._rounds: asyncio.Task[None] | None = None
 
     async def ended(self, run_id: str, *, poll_seconds: float) -> str | None:
-        """Wait until a run has ended.
+        """Wait for the end of a run.
 
         Args:
             run_id: The run.
-            poll_seconds: How long its end may go unnoticed; the most impatient waiter sets the pace for all.
+            poll_seconds: Seconds between two checks; the shortest interval applies to all waiters.
 
         Returns:
-            ``success`` or ``failed``; ``None`` where there is no such run, or no more.
+            ``success`` or ``failed``; ``None`` if the run does not exist, or was deleted.
         """
         waiter = _Waiter(run_id, poll_seconds)
         self._waiters[waiter] = None
         if self._rounds is None or self._rounds.done():
-            # In a context of its own: what it logs is not the log of the task that happens to wait first.
+            # In a new context, so that it does not log as the task that happens to wait first.
             self._rounds = contextvars.Context().run(
                 asyncio.get_running_loop().create_task, self._watch(), name="batchexec-run-watch"
             )
-            self._rounds.add_done_callback(self._leave_nobody)
+            self._rounds.add_done_callback(self._cancel_waiters)
         elif poll_seconds < self._pace:
-            self._hurry.set()
+            self._wake.set()
         try:
             return await waiter.end
         finally:
             del self._waiters[waiter]
             if not self._waiters:
-                self._hurry.set()
+                self._wake.set()
 
     async def _watch(self) -> None:
         number = 0
@@ -115,22 +115,22 @@ class RunWatch:
                 batch = run_ids[start : start + _BATCH]
                 try:
                     await self._ask(batch, census=number % _ROUNDS_PER_CENSUS == 0)
-                except Exception:  # noqa: BLE001  whatever it is, whoever waits must not be forgotten
-                    _log.exception("The runs of %s could not be looked at; they will be again.", self._dag_id)
+                except Exception:
+                    log.exception("Cannot query the runs of %s; retrying.", self._dag_id)
             number += 1
 
     async def _pause(self) -> None:
-        """Until the most impatient waiter is due, also one that comes meanwhile, or all have left."""
+        """Sleep until the waiter with the shortest interval is due, including later ones, or none is left."""
         clock = asyncio.get_running_loop().time
         started = clock()
-        # Triggerers that were started together need not ask together.
-        share = random.uniform(0.8, 1.0)  # noqa: S311  no secret
+        # Jitter, so that triggerers that started together do not query together.
+        jitter = random.uniform(0.8, 1.0)  # noqa: S311  no secret
         while self._waiters:
-            self._hurry.clear()
+            self._wake.clear()
             self._pace = max(_SHORTEST_SECONDS, min(waiter.poll_seconds for waiter in self._waiters))
-            left = started + self._pace * share - clock()
+            left = started + self._pace * jitter - clock()
             try:
-                await asyncio.wait_for(self._hurry.wait(), left)
+                await asyncio.wait_for(self._wake.wait(), left)
             except TimeoutError:
                 return
 
@@ -149,8 +149,8 @@ class RunWatch:
             if waiter.run_id in settled and not waiter.end.done():
                 waiter.end.set_result(state)
 
-    def _leave_nobody(self, rounds: asyncio.Task[None]) -> None:
-        """Where nobody looks any more, nobody goes on waiting: Airflow starts a trigger that was cancelled again."""
+    def _cancel_waiters(self, rounds: asyncio.Task[None]) -> None:
+        """Cancel the waiters of a watch that has ended: Airflow restarts cancelled triggers."""
         if rounds is self._rounds:
             for waiter in self._waiters:
                 waiter.end.cancel()

@@ -481,7 +481,7 @@ def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_doe
     ended, killed = files_by_hand(deployment, run_id)
     assert (ended["state"], ended["try_number"]) == ("failed", 1)
     log = deployment.airflow.task_log("by_hand", run_id, "predict", map_index=ended["map_index"])
-    assert "Its task was ended from outside." in log
+    assert "Its task was terminated." in log
     assert (killed["state"], killed["try_number"]) == ("success", 2)
     assert sorted(calls.read_text().split()) == ["ended", "killed", "killed"]
     assert [path.name for path in out.rglob("*")] == ["killed.csv"]

@@ -19,7 +19,7 @@ from airflow_batchexec.operators.shard_steps import Fail, Finish, Predict, Read,
 
 A, B = (FileTask(f"{name}.csv", 10, f"etag-{name}", f"{name}.csv") for name in "ab")
 STARTED_AT = 1_000.0
-KILLED = ExecutionCancelledError("Its task was ended from outside.")
+KILLED = ExecutionCancelledError("Its task was terminated.")
 CANCELLED = ExecutionCancelledError("It was cancelled by maria.")
 BROKEN = InputFileError("a.csv is empty.", file="a.csv")
 FLAKY = PredictError("a.csv: ValueError", file="a.csv")

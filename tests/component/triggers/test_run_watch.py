@@ -327,7 +327,7 @@ def test_an_airflow_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptur
     with caplog.at_level(logging.ERROR):
         in_no_time(scenario())
     assert len(caplog.records) == 7
-    assert "The runs of daily could not be looked at; they will be again." in caplog.text
+    assert "Cannot query the runs of daily; retrying." in caplog.text
 
 
 def test_runs_that_airflow_will_not_speak_of_do_not_keep_the_others_waiting():

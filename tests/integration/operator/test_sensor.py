@@ -33,7 +33,7 @@ def test_sensors_fail_at_once_with_the_reason_or_skip_where_they_are_soft(
     deployment: Deployment, end: str
 ) -> None:
     if end == "unknown":
-        execution_id, reason = "never_started", "there is no execution"
+        execution_id, reason = "never_started", "has no execution"
     else:
         folders = deployment.write_files(f"looked-at-{end}", {"hang": "hang"})
         limits = {"FAILED": {"file_timeout": 1}, "TIMEOUT": {"job_timeout": 4}, "CANCELLED": {}}[end]
