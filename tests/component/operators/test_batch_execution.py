@@ -54,7 +54,7 @@ def test_required_parameters_are_required_and_the_others_are_not():
         ("poll_interval", float("nan")),
     ],
 )
-def test_a_wrong_literal_is_an_error_of_the_dag_that_names_it(field, value):
+def test_an_invalid_literal_is_a_dag_error_that_names_it(field, value):
     with pytest.raises(ConfigurationError, match=re.escape(field)) as refused:
         operator(**{field: value})
     # A folder without a bucket may be cured by either.
@@ -71,7 +71,7 @@ def test_a_wrong_literal_is_an_error_of_the_dag_that_names_it(field, value):
         {"input_file_type": "{% if params.x %}csv{% else %}parquet{% endif %}"},
     ],
 )
-def test_a_template_is_left_for_when_it_is_rendered(arguments):
+def test_a_template_is_checked_when_it_is_rendered(arguments):
     for name, value in arguments.items():
         assert getattr(operator(**arguments), name) == value
 
@@ -81,7 +81,7 @@ def test_a_literal_beside_a_template_is_still_checked():
         operator(model_id="{{ params.model }}", pods=-1)
 
 
-def test_what_another_task_gives_is_taken_for_a_template():
+def test_another_tasks_output_is_treated_as_a_template():
     with DAG("parsed", schedule=None):
 
         @task
@@ -102,7 +102,7 @@ def test_an_unknown_argument_is_an_error():
 
 
 @pytest.mark.parametrize("value", [None, "", 3, {}, {"id": "x"}])
-def test_a_sensor_is_given_an_id(value):
+def test_a_sensor_needs_an_execution_id(value):
     with DAG("parsed", schedule=None):
         sensor = Sensor(task_id="watch", execution_id=value)
     with pytest.raises(ConfigurationError, match="execution_id"):
@@ -115,7 +115,7 @@ def test_the_last_task_of_an_execution_dag_is_a_teardown_that_fails_its_run():
     assert finish.on_failure_fail_dagrun
 
 
-def test_what_follows_a_group_waits_for_its_finish_and_a_teardown_does_its_work_where_it_was_skipped():
+def test_downstream_tasks_wait_for_the_finish_of_a_group_and_a_teardown_replaces_a_skipped_one():
     with DAG("grouped", schedule=None) as dag:
         group = batch_execution_group("g", model_id="m", **FOLDERS)
 

@@ -29,7 +29,7 @@ def test_every_file_gets_its_result_and_every_task_succeeds(executions: InlineEx
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_the_tasks_tell_each_other_no_more_than_they_need(executions: InlineExecutions):
+def test_tasks_pass_each_other_only_small_xcoms(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm", "b": "calm"}, model_id="moody")
 
     shares = outcome.xcom("plan")
@@ -43,7 +43,7 @@ def test_the_tasks_tell_each_other_no_more_than_they_need(executions: InlineExec
     assert {ti.rendered_map_index for ti in outcome.instances("predict")} == {"a.csv", "b.csv"}
 
 
-def test_a_pod_that_has_several_files_is_one_mapped_task(executions: InlineExecutions):
+def test_a_pod_with_several_files_is_one_mapped_task(executions: InlineExecutions):
     outcome = executions.run("plain", dict.fromkeys("abc", "calm"), model_id="moody", pods=1)
 
     (pod,) = outcome.instances("predict")
@@ -51,7 +51,7 @@ def test_a_pod_that_has_several_files_is_one_mapped_task(executions: InlineExecu
     assert outcome.manifest()["finished_files"] == 3
 
 
-def test_a_file_that_fails_once_is_tried_again_and_only_it(executions: InlineExecutions, tmp_path: Path):
+def test_only_the_failed_file_is_retried(executions: InlineExecutions, tmp_path: Path):
     seen = tmp_path / "seen"
     seen.mkdir()
     moods = {"a": "calm", "b": "flaky", "c": "calm"}
@@ -66,7 +66,7 @@ def test_a_file_that_fails_once_is_tried_again_and_only_it(executions: InlineExe
     assert outcome.manifest()["finished_files"] == 3
 
 
-def test_a_file_that_fails_until_no_try_is_left_fails_the_execution(executions: InlineExecutions):
+def test_a_file_that_fails_every_try_fails_the_execution(executions: InlineExecutions):
     outcome = executions.run("plain", {"bad": "fail"}, model_id="moody")
 
     assert outcome.state == "failed"
@@ -78,14 +78,14 @@ def test_a_file_that_fails_until_no_try_is_left_fails_the_execution(executions: 
     assert not (outcome.destination / "_SUCCESS").exists()
 
 
-def test_a_failure_that_trying_again_cannot_mend_is_not_tried_again(executions: InlineExecutions):
+def test_a_permanent_failure_is_not_retried(executions: InlineExecutions):
     outcome = executions.run("plain", {"bad": "wrong"}, model_id="moody")
 
     assert outcome.ends("predict") == [("failed", 1)]
     assert outcome.manifest()["files"][0]["status"] == "FAILED"
 
 
-def test_after_another_pod_has_failed_for_good_no_file_is_begun(executions: InlineExecutions):
+def test_no_file_is_started_after_another_pod_failed_permanently(executions: InlineExecutions):
     outcome = executions.run(
         "halted",
         {"a": "calm", "b": "calm"},
@@ -100,7 +100,7 @@ def test_after_another_pod_has_failed_for_good_no_file_is_begun(executions: Inli
     assert [path.name for path in outcome.destination.iterdir()] == ["_batchexec"]
 
 
-def test_an_execution_that_ran_out_of_time_ends_as_a_timeout(executions: InlineExecutions):
+def test_an_execution_past_its_job_timeout_ends_as_timeout(executions: InlineExecutions):
     outcome = executions.run("halted", {"a": "calm"}, halted_by="JobTimeoutError")
 
     manifest = outcome.manifest()
@@ -108,7 +108,7 @@ def test_an_execution_that_ran_out_of_time_ends_as_a_timeout(executions: InlineE
     assert manifest["reason"].startswith("The execution exceeded its job_timeout of 3600 s.")
 
 
-def test_a_failure_of_no_single_file_is_the_executions_own_reason(executions: InlineExecutions):
+def test_a_failure_without_a_file_is_the_reason_of_the_execution(executions: InlineExecutions):
     outcome = executions.run("halted", {"a": "calm"}, halted_by="ModelLoadError")
 
     manifest = outcome.manifest()
@@ -116,7 +116,7 @@ def test_a_failure_of_no_single_file_is_the_executions_own_reason(executions: In
     assert manifest["reason"].startswith("Halted by the test.")
 
 
-def test_a_refused_execution_says_why_at_once_and_writes_nothing(executions: InlineExecutions):
+def test_a_refused_execution_fails_early_and_writes_nothing(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
 
     assert outcome.ends("plan") == [("failed", 1)]
@@ -132,7 +132,7 @@ def test_a_refused_execution_says_why_at_once_and_writes_nothing(executions: Inl
     assert not outcome.destination.exists()
 
 
-def test_groups_of_one_run_are_executions_of_their_own(executions: InlineExecutions):
+def test_task_groups_of_one_run_are_separate_executions(executions: InlineExecutions):
     outcome = executions.run("grouped", {"a": "calm", "b": "calm"})
 
     assert outcome.state == "success"

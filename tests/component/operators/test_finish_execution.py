@@ -90,7 +90,7 @@ def cancel_mark(spec: ExecutionSpec) -> StopMark:
     return StopMark(storage=LocalStorage(), location=spec.folder.cancel)
 
 
-def test_a_try_that_was_lost_while_it_ended_pods_changes_nothing_of_what_the_next_says(spec: ExecutionSpec):
+def test_a_try_lost_while_ending_pods_does_not_change_the_status_of_the_next(spec: ExecutionSpec):
     with pytest.raises(SystemExit):
         ended(spec, Killed(), failed=1)
     assert cancel_mark(spec).read() is not None
@@ -99,7 +99,7 @@ def test_a_try_that_was_lost_while_it_ended_pods_changes_nothing_of_what_the_nex
     assert cancel_mark(spec).read() is None
 
 
-def test_a_cancel_by_somebody_else_is_one(spec: ExecutionSpec):
+def test_another_owners_cancel_mark_counts(spec: ExecutionSpec):
     cancel_mark(spec).set(ExecutionCancelledError("Somebody did not want it."))
 
     assert ended(spec, LocalStorage(), failed=1) == (
@@ -108,7 +108,7 @@ def test_a_cancel_by_somebody_else_is_one(spec: ExecutionSpec):
     )
 
 
-def test_a_cancel_through_the_api_waits_until_no_pod_is_left_and_takes_its_mark_away(spec: ExecutionSpec):
+def test_a_cancel_through_the_api_waits_for_all_pods_and_removes_its_mark(spec: ExecutionSpec):
     why = "It was cancelled by maria."
     with pytest.raises(SystemExit):
         ended(spec, Killed(), cancelled_by=why, failed=1)
@@ -121,7 +121,7 @@ def test_a_cancel_through_the_api_waits_until_no_pod_is_left_and_takes_its_mark_
     assert cancel_mark(spec).read() is None
 
 
-def test_a_cancel_through_the_api_goes_before_what_a_pod_has_said(spec: ExecutionSpec):
+def test_a_cancel_through_the_api_overrides_a_pods_failure(spec: ExecutionSpec):
     stop = StopMark(storage=LocalStorage(), location=spec.folder.stop("0"))
     stop.set(ModelLoadError("The build does not load."))
 

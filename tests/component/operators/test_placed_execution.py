@@ -27,7 +27,7 @@ def deploy(tmp_path: Path):
     return deploy
 
 
-def test_in_a_kubernetes_pod_a_deployment_that_needs_more_is_refused_and_leaves_nothing(
+def test_a_kubernetes_pod_too_small_for_the_deployment_is_refused_and_nothing_is_written(
     executions: InlineExecutions, deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     # What Airflow's Kubernetes executor sets in every pod; the group in this DAG names no instance.
@@ -46,7 +46,7 @@ def test_in_a_kubernetes_pod_a_deployment_that_needs_more_is_refused_and_leaves_
         assert not (tmp_path / f"out-{group}").exists()
 
 
-def test_in_a_kubernetes_pod_an_execution_that_fits_runs(
+def test_an_execution_that_fits_its_kubernetes_pod_runs(
     executions: InlineExecutions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")

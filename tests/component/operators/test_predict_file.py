@@ -244,7 +244,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_literal_file_gets_its_result_and_the_task_says_what_it_read_and_wrote(by_hand: ByHand):
+def test_a_literal_file_gets_its_result_and_the_task_returns_what_it_read_and_wrote(by_hand: ByHand):
     assert str(by_hand.instance("literal").state) == "success"
     result = by_hand.folder / "out" / "literal" / "a.parquet"
     assert_frame_equal(pd.read_parquet(result), predicted("a"))
@@ -264,12 +264,12 @@ def test_a_literal_file_gets_its_result_and_the_task_says_what_it_read_and_wrote
     assert lineage == [str(by_hand.folder / "north" / "a.csv"), str(build), str(result)]
 
 
-def test_templates_are_rendered_and_the_type_of_the_input_is_told_by_its_name(by_hand: ByHand):
+def test_templates_are_rendered_and_the_input_type_is_inferred_from_the_name(by_hand: ByHand):
     assert str(by_hand.instance("template").state) == "success"
     assert_frame_equal(pd.read_csv(by_hand.folder / "out" / "template-by_hand" / "b.csv"), predicted("b"))
 
 
-def test_a_task_is_mapped_over_files_of_several_folders_and_types_that_another_task_lists(by_hand: ByHand):
+def test_a_task_maps_over_files_of_several_folders_and_types(by_hand: ByHand):
     instances = [by_hand.instance("apart", index) for index in range(2)]
 
     assert [str(ti.state) for ti in instances] == ["success"] * 2
@@ -279,7 +279,7 @@ def test_a_task_is_mapped_over_files_of_several_folders_and_types_that_another_t
     assert [by_hand.xcom("apart", index)["output"]["rows"] for index in range(2)] == [2, 2]
 
 
-def test_nothing_is_left_but_the_results(by_hand: ByHand):
+def test_only_the_results_remain(by_hand: ByHand):
     numbers = {order: number for number, order in enumerate(by_hand.orders)}
     results = {
         *("apart/a.csv", "apart/b.csv", "literal/a.parquet", "template-by_hand/b.csv"),
@@ -291,7 +291,7 @@ def test_nothing_is_left_but_the_results(by_hand: ByHand):
     assert files_below(by_hand.folder / "scratch") == []
 
 
-def test_default_arguments_of_the_dag_do_not_disturb_an_execution_in_it(by_hand: ByHand):
+def test_default_args_of_the_dag_do_not_affect_an_execution_in_it(by_hand: ByHand):
     assert by_hand.xcom("beside.finish")["finished_files"] == 1
 
 
@@ -309,23 +309,21 @@ def test_default_arguments_of_the_dag_do_not_disturb_an_execution_in_it(by_hand:
         ("greedy", "of memory, more than its instance"),
     ],
 )
-def test_what_trying_again_cannot_mend_fails_at_once_with_its_reason(
-    by_hand: ByHand, order: str, reason: str
-):
+def test_a_permanent_error_fails_the_task_at_once_with_its_reason(by_hand: ByHand, order: str, reason: str):
     state, tries, said = by_hand.end(order)
 
     assert (state, tries) == ("failed", 1)
     assert reason in said
 
 
-def test_a_file_is_named_in_place_of_its_map_index_also_where_it_fails(by_hand: ByHand):
+def test_a_file_name_replaces_the_map_index_even_if_the_task_fails(by_hand: ByHand):
     labels = {order: by_hand.instance("each", i).rendered_map_index for i, order in enumerate(by_hand.orders)}
 
     assert labels["missing"] == "missing.csv"
     assert labels["hangs"] == "late.csv"
 
 
-def test_a_file_that_fails_once_is_tried_again(by_hand: ByHand):
+def test_a_file_that_fails_once_is_retried(by_hand: ByHand):
     assert by_hand.end("flaky")[:2] == ("success", 2)
     index = by_hand.orders.index("flaky")
     result = pd.read_csv(by_hand.folder / "out" / str(index) / "flaky.csv")
@@ -333,20 +331,20 @@ def test_a_file_that_fails_once_is_tried_again(by_hand: ByHand):
     assert "not at the first time" in (by_hand.folder / "reasons" / f"each-{index}-1").read_text()
 
 
-def test_a_file_that_changes_while_the_model_is_loaded_is_taken_as_the_next_try_finds_it(by_hand: ByHand):
+def test_a_file_that_changes_during_loading_is_read_by_the_next_try(by_hand: ByHand):
     assert by_hand.end("changes")[:2] == ("success", 2)
     said = by_hand.xcom("each", by_hand.orders.index("changes"))
     assert (said["input"]["rows"], said["output"]["rows"]) == (3, 3)
 
 
-def test_files_that_are_predicted_at_once_on_one_machine_share_its_cores(by_hand: ByHand):
+def test_files_predicted_at_once_on_one_machine_share_its_cores(by_hand: ByHand):
     index = by_hand.orders.index("threads")
     result = pd.read_csv(by_hand.folder / "out" / str(index) / "a.csv")
     at_once = min(len(by_hand.orders), 16)  # Airflow's max_active_tasks_per_dag
     assert set(result["threads"]) == {max(1, len(os.sched_getaffinity(0)) // at_once)}
 
 
-def test_a_type_that_is_given_wins_over_the_name_of_the_file(by_hand: ByHand):
+def test_an_explicit_input_type_overrides_the_file_name(by_hand: ByHand):
     assert by_hand.end("type wins")[0] == "success"
     result = by_hand.folder / "out" / str(by_hand.orders.index("type wins")) / "odd.data.csv"
     assert_frame_equal(pd.read_csv(result), predicted("odd"))
@@ -430,7 +428,7 @@ def make(**fields: Any) -> PredictFileOperator:
         ({**ONE_FILE, "cpus": "many"}, "cpus"),
     ],
 )
-def test_a_wrong_literal_is_refused_while_parsing_and_named(fields: dict[str, Any], field: str):
+def test_an_invalid_literal_is_refused_at_parse_time_and_named(fields: dict[str, Any], field: str):
     with pytest.raises(ConfigurationError) as refused:
         make(**fields)
 
@@ -448,7 +446,7 @@ def test_a_wrong_literal_is_refused_while_parsing_and_named(fields: dict[str, An
         {"file": "s3://shop/out/day.csv", "input_file_type": LATER},
     ],
 )
-def test_a_result_that_would_overwrite_its_input_is_refused_while_parsing(fields: dict[str, Any]):
+def test_a_result_that_would_overwrite_its_input_is_refused_at_parse_time(fields: dict[str, Any]):
     literals = {**ONE_FILE, "file": "s3://shop/out/day.csv", **fields}
     if fields.get("file", "").endswith(".gz"):
         make(**literals)
@@ -469,5 +467,5 @@ def test_a_result_that_would_overwrite_its_input_is_refused_while_parsing(fields
         {"file": "s3://shop/in/day.feather", "file_timeout": "60", "cpus": "0.5", "build_id": ""},
     ],
 )
-def test_what_can_be_right_is_accepted_while_parsing(fields: dict[str, Any]):
+def test_values_that_may_be_valid_are_accepted_at_parse_time(fields: dict[str, Any]):
     make(**{**ONE_FILE, **fields})

@@ -89,19 +89,19 @@ def writes_by_others(after: str) -> Iterator[None]:
         event.remove(engine, "after_cursor_execute", write)
 
 
-def test_a_run_says_that_its_execution_has_finished(executions: InlineExecutions):
+def test_a_run_note_says_that_the_execution_finished(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm", "b": "calm"}, model_id="moody")
 
     assert note_of(outcome).startswith("Execution FINISHED: 2 of 2 files, 4 rows in ")
 
 
-def test_a_run_says_which_file_has_failed(executions: InlineExecutions):
+def test_a_run_note_names_the_failed_file(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm", "bad": "wrong"}, model_id="moody")
 
     assert note_of(outcome).startswith("Execution FAILED: 1 of 2 files failed: bad.csv: ")
 
 
-def test_a_run_says_why_its_execution_was_refused(executions: InlineExecutions):
+def test_a_run_note_says_why_the_execution_was_refused(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
 
     note = note_of(outcome)
@@ -109,14 +109,14 @@ def test_a_run_says_why_its_execution_was_refused(executions: InlineExecutions):
     assert "unknown" in note
 
 
-def test_a_note_is_written_while_others_write(executions: InlineExecutions):
+def test_a_note_is_written_despite_concurrent_writers(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
 
     with writes_by_others(after="FROM xcom"):
         assert note_of(outcome).startswith("Execution FINISHED: 1 of 1 files")
 
 
-def test_each_task_group_of_a_run_has_a_line(executions: InlineExecutions):
+def test_the_note_has_a_line_for_each_task_group(executions: InlineExecutions):
     outcome = executions.run("grouped", {"a": "calm"})
 
     first, second = note_of(outcome).split("\n\n")
@@ -124,7 +124,7 @@ def test_each_task_group_of_a_run_has_a_line(executions: InlineExecutions):
     assert second.startswith("Execution second FINISHED: 1 of 1 files")
 
 
-def test_a_database_that_refuses_the_note_takes_what_else_the_scheduler_has_decided(
+def test_a_refused_note_does_not_affect_the_schedulers_transaction(
     executions: InlineExecutions,
 ):
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
@@ -141,7 +141,7 @@ def test_a_database_that_refuses_the_note_takes_what_else_the_scheduler_has_deci
     assert stored_note(outcome) == ""
 
 
-def test_of_a_run_without_an_execution_the_database_is_asked_nothing(executions: InlineExecutions):
+def test_a_run_without_an_execution_costs_no_statement(executions: InlineExecutions):
     with DAG("without_execution", schedule=None) as dag:
         for number in range(100):
             BaseOperator(task_id=f"task_{number}")
@@ -173,7 +173,7 @@ def test_a_run_with_an_execution_costs_a_handful_of_statements(executions: Inlin
     ]
 
 
-def test_a_note_that_somebody_has_written_is_kept_and_one_that_is_being_written_left_alone(
+def test_a_users_note_is_kept_and_one_being_written_left_alone(
     executions: InlineExecutions,
 ):
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody")

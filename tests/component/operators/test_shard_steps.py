@@ -104,12 +104,12 @@ BEFORE_PREDICTING = {
 
 
 @pytest.mark.parametrize(("seen", "step"), BEFORE_PREDICTING.values(), ids=BEFORE_PREDICTING)
-def test_what_is_done_before_the_predictor_starts(seen, step):
+def test_the_step_before_predicting(seen, step):
     assert next_step(replace(NEW, **seen), now=STARTED_AT + 59) == step
 
 
 @pytest.mark.parametrize("now", [STARTED_AT + 60, STARTED_AT + 3600])
-def test_after_the_job_timeout_nothing_is_begun_and_the_execution_ends(now):
+def test_after_the_job_timeout_nothing_starts_and_the_execution_ends(now):
     step = next_step(replace(NEW, records={}), now=now)
 
     assert isinstance(step, Fail)
@@ -117,11 +117,11 @@ def test_after_the_job_timeout_nothing_is_begun_and_the_execution_ends(now):
     assert (step.message, step.retry, step.end_execution) == (TIMEOUT, False, True)
 
 
-def test_what_is_done_already_is_finished_even_after_the_job_timeout():
+def test_a_complete_shard_finishes_even_after_the_job_timeout():
     assert next_step(replace(NEW, records=DONE), now=STARTED_AT + 3600) == Finish()
 
 
-def test_without_a_job_timeout_no_time_is_too_late():
+def test_without_a_job_timeout_there_is_no_deadline():
     assert next_step(replace(NEW, records={}, job_timeout=0), now=1e12) == Predict([A, B])
 
 
@@ -183,11 +183,11 @@ AFTER_PREDICTING = {
 
 
 @pytest.mark.parametrize(("seen", "step"), AFTER_PREDICTING.values(), ids=AFTER_PREDICTING)
-def test_how_an_attempt_ends(seen, step):
+def test_the_step_after_predicting(seen, step):
     assert next_step(replace(NEW, **TRIED, **seen), now=STARTED_AT) == step
 
 
-def test_files_left_for_no_other_reason_are_left_because_of_the_job_timeout():
+def test_files_left_without_another_reason_mean_the_job_timeout():
     step = next_step(replace(NEW, **TRIED, finished=1), now=STARTED_AT + 60)
 
     assert isinstance(step, Fail)
@@ -196,7 +196,7 @@ def test_files_left_for_no_other_reason_are_left_because_of_the_job_timeout():
 
 
 @pytest.mark.parametrize("may_retry", [True, False])
-def test_a_storage_that_failed_ends_the_execution_only_at_the_last_try(may_retry):
+def test_a_storage_error_ends_the_execution_only_at_the_last_try(may_retry):
     error = StorageError("Cannot publish.")
     step = next_step(replace(NEW, **TRIED, error=error, may_retry=may_retry), now=STARTED_AT)
 

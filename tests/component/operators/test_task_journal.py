@@ -24,7 +24,7 @@ def journal_of(outcome: Outcome) -> Journal:
     return read_journal(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], outcome.run.run_id)
 
 
-def test_every_file_is_told_of_from_its_plan_to_its_end(executions: InlineExecutions):
+def test_the_journal_has_every_file_from_plan_to_end(executions: InlineExecutions):
     outcome = executions.run("plain", dict.fromkeys("abc", "calm"), model_id="moody")
 
     journal = journal_of(outcome)
@@ -54,7 +54,7 @@ def test_every_file_is_told_of_from_its_plan_to_its_end(executions: InlineExecut
     assert not [key for _, _, key in journal.rows if key == "progress"]
 
 
-def test_the_report_is_in_the_order_in_which_it_happened(executions: InlineExecutions):
+def test_the_report_is_chronological(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
 
     report = journal_of(outcome).report()
@@ -66,7 +66,7 @@ def test_the_report_is_in_the_order_in_which_it_happened(executions: InlineExecu
     assert report[5].endswith(f"See {outcome.manifest()['manifest']}.")
 
 
-def test_a_pod_of_several_files_counts_those_that_have_finished_in_earlier_tries_too(
+def test_the_progress_of_a_pod_includes_files_finished_in_earlier_tries(
     executions: InlineExecutions, tmp_path: Path
 ):
     seen = tmp_path / "seen"
@@ -88,7 +88,7 @@ def test_a_pod_of_several_files_counts_those_that_have_finished_in_earlier_tries
     assert again > report.index("Try 2 of pod-0 begins.") > failure
 
 
-def test_what_is_refused_has_its_reason_in_the_report(executions: InlineExecutions):
+def test_the_report_has_the_reason_of_a_refusal(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm"}, model_id="unknown")
 
     journal = journal_of(outcome)
@@ -100,7 +100,7 @@ def test_what_is_refused_has_its_reason_in_the_report(executions: InlineExecutio
     assert journal.row("plan", "planned") is None
 
 
-def test_what_the_rest_api_keeps_in_a_runs_conf_is_no_parameter(executions: InlineExecutions):
+def test_the_rest_apis_key_in_the_conf_is_not_a_parameter(executions: InlineExecutions):
     client = {"warnings": ["The field x is unknown and was ignored."], "idempotency_key": "0" * 64}
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody", client=client)
 
@@ -109,7 +109,7 @@ def test_what_the_rest_api_keeps_in_a_runs_conf_is_no_parameter(executions: Inli
 
 
 @pytest.mark.parametrize("conf", [{"clients": {}}, {"client": "somebody"}])
-def test_any_other_key_is_still_refused_by_name(executions: InlineExecutions, conf: dict[str, object]):
+def test_any_other_unknown_key_is_refused_by_name(executions: InlineExecutions, conf: dict[str, object]):
     outcome = executions.run("plain", {"a": "calm"}, model_id="moody", **conf)
 
     assert outcome.state == "failed"
@@ -127,9 +127,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("store", [Broken(), None])
-def test_without_a_store_a_task_says_nothing_and_goes_on(
-    store: Broken | None, caplog: pytest.LogCaptureFixture
-):
+def test_a_task_continues_without_a_state_store(store: Broken | None, caplog: pytest.LogCaptureFixture):
     context = {
         "ti": SimpleNamespace(try_number=2),
         "dag_run": SimpleNamespace(clear_number=0),

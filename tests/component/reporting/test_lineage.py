@@ -87,7 +87,7 @@ def statistics(dataset):
     return {name: value for name, value in facet.items() if not name.startswith("_")}
 
 
-def test_a_task_tells_of_each_file_and_of_the_build():
+def test_a_task_reports_each_file_and_the_build():
     lineage = Lineage(SPEC)
     for record in (finished("a"), failed("b"), finished("c", rows=5)):
         lineage.add(record)
@@ -107,7 +107,7 @@ def test_a_task_tells_of_each_file_and_of_the_build():
 
 
 @pytest.mark.parametrize(("files", "datasets"), [(4, 4), (5, 1), (5000, 1)])
-def test_of_many_files_the_folders_are_told_with_what_they_add_up_to(files: int, datasets: int):
+def test_many_files_are_reported_as_folders_with_totals(files: int, datasets: int):
     lineage = Lineage(SPEC, most_files=4)
     for number in range(files):
         lineage.add(finished(str(number)))
@@ -122,7 +122,7 @@ def test_of_many_files_the_folders_are_told_with_what_they_add_up_to(files: int,
         assert statistics(outputs[0]) == {"rowCount": 2 * files, "size": 40 * files, "fileCount": files}
 
 
-def test_an_execution_tells_of_its_folders_and_of_what_was_done_until_it_failed():
+def test_a_failed_execution_reports_its_folders_and_what_was_done():
     manifest = {"files": [record.to_dict() for record in (finished("a"), failed("b"))]}
 
     inputs, outputs = told(Lineage.of_execution(SPEC, manifest))
@@ -132,7 +132,7 @@ def test_an_execution_tells_of_its_folders_and_of_what_was_done_until_it_failed(
     assert statistics(outputs[0]) == {"rowCount": 2, "size": 40, "fileCount": 1}
 
 
-def test_where_nothing_was_written_no_output_is_told():
+def test_no_output_is_reported_if_nothing_was_written():
     inputs, outputs = told(Lineage.of_execution(SPEC, {"files": [failed("b").to_dict()]}))
 
     assert names(inputs) == [("s3://models", "repository/totals/v7")]
@@ -148,7 +148,7 @@ def test_where_nothing_was_written_no_output_is_told():
         ("file:///data/a", ("file", "/data/a")),
     ],
 )
-def test_datasets_are_named_as_openlineage_says(folder: str, name: tuple[str, str]):
+def test_datasets_are_named_by_openlineages_rules(folder: str, name: tuple[str, str]):
     lineage = Lineage(make_spec("s3://shop/orders", folder), most_files=0)
     lineage.add(finished("a"))
 
@@ -157,11 +157,11 @@ def test_datasets_are_named_as_openlineage_says(folder: str, name: tuple[str, st
     assert names(outputs) == [name]
 
 
-def test_of_a_task_that_came_to_no_file_nothing_is_told():
+def test_a_task_without_files_reports_nothing():
     assert facets_of(None) == OperatorLineage()
 
 
-def test_until_it_is_asked_for_nothing_of_openlineage_is_imported():
+def test_openlineage_is_imported_only_on_demand():
     program = (
         "import sys\n"
         "import airflow_batchexec.operators.finish_execution, airflow_batchexec.operators.predict_file\n"

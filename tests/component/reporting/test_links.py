@@ -30,7 +30,7 @@ def test_a_run_is_found_wherever_airflow_is_served(
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1))
-def test_any_run_id_comes_through_the_url(run_id: str):
+def test_any_run_id_survives_the_url(run_id: str):
     *_, dag, runs, run = urlsplit(run_url(dag_id="über/all", run_id=run_id)).path.split("/")
 
     assert (unquote(dag), runs, unquote(run)) == ("über/all", "runs", run_id)
@@ -69,9 +69,7 @@ def test_any_run_id_comes_through_the_url(run_id: str):
         ("file:///data/a", {}, ""),
     ],
 )
-def test_a_folder_is_shown_where_its_cloud_has_a_page_for_it(
-    folder: str, extra: dict[str, str], expected: str
-):
+def test_a_folder_links_to_its_cloud_console(folder: str, extra: dict[str, str], expected: str):
     assert console_url(folder, **extra) == expected
 
 
@@ -80,13 +78,13 @@ def test_a_folder_is_shown_where_its_cloud_has_a_page_for_it(
         lambda k: k[-1] != "/"
     )
 )
-def test_any_key_comes_through_the_url(key: str):
+def test_any_key_survives_the_url(key: str):
     query = parse_qs(urlsplit(console_url(f"s3://shop/{key}")).query, keep_blank_values=True)
 
     assert query["prefix"] == [f"{key}/"]
 
 
-def test_the_two_links_are_told_apart():
+def test_the_two_links_differ():
     first, second = ExecutionLink(), ResultsLink()
 
     assert (first.name, second.name) == ("Execution", "Results")
@@ -142,7 +140,7 @@ class TaskInstance:
         ("file:///data/a", {}, {}, ""),
     ],
 )
-def test_where_a_bucket_is_follows_from_the_connections_and_the_workers_environment(
+def test_the_endpoint_and_region_follow_from_connections_and_environment(
     destination: str,
     connections: dict[str, dict[str, object]],
     environment: dict[str, str],
@@ -165,7 +163,7 @@ def test_where_a_bucket_is_follows_from_the_connections_and_the_workers_environm
     assert ti.xcoms == {ResultsLink().xcom_key: expected}
 
 
-def test_a_connection_that_says_nonsense_costs_the_link_and_no_more(monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_connection_only_costs_the_link(monkeypatch: pytest.MonkeyPatch):
     connection = json.dumps({"conn_type": "batch_execution", "extra": {"endpoint_url": "nowhere"}})
     monkeypatch.setenv("AIRFLOW_CONN_BATCH_EXECUTION_DEFAULT", connection)
 

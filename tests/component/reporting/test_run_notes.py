@@ -24,39 +24,39 @@ def failed(reason: str) -> dict[str, Any]:
     return {"status": "FAILED", "reason": reason}
 
 
-def test_it_says_how_much_was_done():
+def test_the_note_says_how_much_was_done():
     assert note_text(FINISHED) == "Execution FINISHED: 1,022 of 1,022 files, 4,500 rows in 12.3 s"
 
 
-def test_it_says_why_it_was_not():
+def test_the_note_says_why_it_did_not_finish():
     reason = "1 of 3 files failed: bad.csv: it is empty."
 
     assert note_text(failed(reason)) == f"Execution FAILED: {reason}"
 
 
-def test_it_names_the_task_group():
+def test_the_note_names_the_task_group():
     assert note_text(failed("no."), group="shop.totals") == "Execution shop.totals FAILED: no."
 
 
-def test_a_reason_is_put_into_one_line_that_any_database_takes():
+def test_a_reason_becomes_one_line_that_any_database_accepts():
     assert note_text(failed("a\x00b\n\tc\ud800d")) == "Execution FAILED: a b c d"
     assert len(note_text(failed("x" * 5000))) == 400
 
 
-def test_lines_are_put_below_what_a_person_has_written_and_above_what_a_program_has():
+def test_lines_go_below_a_users_text_and_above_a_programs():
     note, lines = "asked for by Ada\n\nsee the ticket", ["Execution FAILED: no."]
 
     assert with_lines(note, lines, is_a_persons=True) == f"{note}\n\nExecution FAILED: no."
     assert with_lines(note, lines, is_a_persons=False) == f"Execution FAILED: no.\n\n{note}"
 
 
-def test_the_lines_of_an_earlier_end_are_replaced():
+def test_lines_of_an_earlier_end_are_replaced():
     before = with_lines("mine", ["Execution a FAILED: no.", "Execution b FINISHED: yes"], is_a_persons=True)
 
     assert with_lines(before, [note_text(FINISHED)], is_a_persons=True) == f"mine\n\n{note_text(FINISHED)}"
 
 
-def test_what_a_person_has_written_is_never_shortened():
+def test_a_users_text_is_never_shortened():
     theirs = "x" * 990
 
     assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True) == theirs
@@ -64,7 +64,7 @@ def test_what_a_person_has_written_is_never_shortened():
     assert with_lines("x" * 960, both, is_a_persons=True).count("FAILED") == 1
 
 
-def test_a_note_stays_as_it_is_where_there_is_nothing_to_say():
+def test_a_note_is_unchanged_if_there_is_nothing_to_add():
     assert with_lines("mine", [], is_a_persons=True) == "mine"
 
 
@@ -75,7 +75,7 @@ def test_a_note_stays_as_it_is_where_there_is_nothing_to_say():
     ),
     is_a_persons=st.booleans(),
 )
-def test_whatever_was_written_stays_and_the_note_fits_its_column(
+def test_existing_text_stays_and_the_note_fits_its_column(
     theirs: str, lines: list[str], *, is_a_persons: bool
 ):
     note = with_lines(theirs, lines, is_a_persons=is_a_persons)
@@ -88,5 +88,5 @@ def test_whatever_was_written_stays_and_the_note_fits_its_column(
 
 
 @pytest.mark.parametrize("theirs", ["FAILED: I know why", "Execution of the plan", "Executions FAILED: all"])
-def test_only_lines_of_ours_are_taken_for_ours(theirs: str):
+def test_only_our_own_lines_are_recognized(theirs: str):
     assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True).startswith(theirs)

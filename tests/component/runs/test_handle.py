@@ -36,12 +36,12 @@ texts = st.text(max_size=20)
         batch_execution_conn_id=texts,
     )
 )
-def test_a_handle_survives_the_way_through_an_xcom(handle: ExecutionHandle):
+def test_a_handle_survives_an_xcom(handle: ExecutionHandle):
     assert ExecutionHandle.from_dict(json.loads(json.dumps(handle.to_dict()))) == handle
 
 
 @pytest.mark.parametrize("missing", [None, {}, {"execution_id": "x"}, [1, 2]], ids=str)
-def test_what_a_failed_plan_left_is_no_handle(missing):
+def test_the_xcom_of_a_failed_plan_is_not_a_handle(missing):
     with pytest.raises(BatchExecError, match="plan has not succeeded"):
         ExecutionHandle.from_dict(missing)
 
@@ -76,14 +76,14 @@ def context(*, start: datetime | None = None, clear_number: int | None = 0):
     return {"dag_run": SimpleNamespace(start_date=start, clear_number=clear_number)}
 
 
-def test_an_execution_begins_with_its_run():
+def test_an_execution_starts_with_its_run():
     start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     assert dag_run_start(context(start=start)) == start.timestamp()
 
 
 @pytest.mark.parametrize(("cleared", "number"), [(None, 0), (0, 0), (2, 2)])
-def test_a_clear_begins_a_new_generation(cleared, number: int):
+def test_a_clear_starts_a_new_generation(cleared, number: int):
     assert generation(context(clear_number=cleared)) == number
 
 
@@ -113,7 +113,7 @@ class Runs:
     ],
     ids=str,
 )
-def test_a_lock_is_free_when_its_owners_run_has_ended_and_not_when_that_cannot_be_told(
+def test_a_lock_is_free_only_if_its_owners_run_is_known_to_have_ended(
     answer, state, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__DEPLOYMENT_NAME", "production")
@@ -121,7 +121,7 @@ def test_a_lock_is_free_when_its_owners_run_has_ended_and_not_when_that_cannot_b
     assert owner_state(Runs(answer))(OWNER) is state
 
 
-def test_a_run_of_the_same_name_in_another_airflow_says_nothing_about_the_owner(
+def test_a_run_with_the_same_id_in_another_airflow_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__DEPLOYMENT_NAME", "staging")

@@ -13,7 +13,7 @@ _ERRORS = [getattr(exceptions, name) for name in exceptions.__all__]
 
 
 @pytest.mark.parametrize("kind", _ERRORS, ids=lambda kind: kind.__name__)
-def test_every_error_is_tried_again_if_and_only_if_that_can_help(kind: type[BatchExecError]):
+def test_an_error_is_retried_if_and_only_if_a_retry_can_help(kind: type[BatchExecError]):
     failure = task_failure(kind("a.csv: it went wrong."))
 
     assert isinstance(failure, AirflowException)
@@ -24,7 +24,7 @@ def test_every_error_is_tried_again_if_and_only_if_that_can_help(kind: type[Batc
 @pytest.mark.parametrize(
     ("kind", "failure"), [(PredictError, AirflowException), (ResultError, AirflowFailException)]
 )
-def test_what_a_task_raises_keeps_its_cause(kind: type[BatchExecError], failure: type[Exception]):
+def test_the_airflow_exception_keeps_its_cause(kind: type[BatchExecError], failure: type[Exception]):
     error = kind("a.csv: it went wrong.")
 
     with pytest.raises(failure) as caught, as_task_failure():
@@ -33,6 +33,6 @@ def test_what_a_task_raises_keeps_its_cause(kind: type[BatchExecError], failure:
     assert caught.value.__cause__ is error
 
 
-def test_what_is_no_error_of_the_engine_passes_through():
+def test_other_errors_pass_through():
     with pytest.raises(ZeroDivisionError), as_task_failure():
         _ = 1 / 0

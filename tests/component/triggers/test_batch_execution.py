@@ -32,7 +32,7 @@ HANDLE = {
         },
     )
 )
-def test_a_trigger_survives_the_way_through_the_database_as_it_was(values):
+def test_a_trigger_survives_serialization_unchanged(values):
     trigger = BatchExecutionTrigger(**values)
     path, stored = trigger.serialize()
     assert path == "airflow_batchexec.triggers.batch_execution.BatchExecutionTrigger"
@@ -41,11 +41,11 @@ def test_a_trigger_survives_the_way_through_the_database_as_it_was(values):
     assert again.serialize() == (path, stored)
 
 
-def test_the_event_is_held_back_from_the_deferral_on_and_not_from_each_start_of_a_triggerer():
+def test_the_event_is_delayed_from_the_deferral_not_from_each_start_of_a_triggerer():
     first = BatchExecutionTrigger(dag_id="d", run_id="r", poll_interval=5)
     assert first.not_before > time.time() + 5
     assert BatchExecutionTrigger(**first.serialize()[1]).not_before == first.not_before
 
 
-def test_a_trigger_that_only_looks_on_is_ended_without_a_word():
+def test_ending_an_observing_trigger_cancels_nothing():
     asyncio.run(BatchExecutionTrigger(dag_id="d", run_id="r", poll_interval=5).on_kill())

@@ -117,7 +117,7 @@ def rounds(world: World) -> list[list[Question]]:
 
 
 @pytest.mark.parametrize(("runs", "questions"), [(1, 1), (1000, 10)])
-def test_a_thousand_waiters_put_a_question_for_each_hundred_runs(runs: int, questions: int):
+def test_a_thousand_waiters_take_one_query_per_hundred_runs(runs: int, questions: int):
     async def scenario() -> None:
         world = World(names(runs))
         waiting = wait_for(world.watch(), names(runs) * (1000 // runs))
@@ -134,7 +134,7 @@ def test_a_thousand_waiters_put_a_question_for_each_hundred_runs(runs: int, ques
 
 
 @pytest.mark.parametrize("poll_seconds", [1.0, 5.0, 60.0, 3600.0])
-def test_no_end_goes_unnoticed_for_longer_than_the_waiter_allows(poll_seconds: float):
+def test_an_end_is_noticed_within_the_poll_interval(poll_seconds: float):
     async def scenario() -> None:
         world = World(names(1))
         (waiting,) = wait_for(world.watch(), names(1), poll_seconds=poll_seconds)
@@ -148,7 +148,7 @@ def test_no_end_goes_unnoticed_for_longer_than_the_waiter_allows(poll_seconds: f
     in_no_time(scenario())
 
 
-def test_nobody_is_so_impatient_that_airflow_is_asked_more_than_about_once_a_second():
+def test_airflow_is_queried_at_most_about_once_a_second():
     async def scenario() -> None:
         world = World(names(1))
         waiting = wait_for(world.watch(), names(1), poll_seconds=0.001)
@@ -159,7 +159,7 @@ def test_nobody_is_so_impatient_that_airflow_is_asked_more_than_about_once_a_sec
     in_no_time(scenario())
 
 
-def test_a_waiter_with_less_patience_than_those_before_it_need_not_wait_as_long_as_they():
+def test_a_waiter_with_a_shorter_interval_does_not_wait_for_the_others():
     async def scenario() -> None:
         world = World(names(2))
         watch = world.watch()
@@ -176,7 +176,7 @@ def test_a_waiter_with_less_patience_than_those_before_it_need_not_wait_as_long_
     in_no_time(scenario())
 
 
-def test_each_waiter_hears_how_its_own_run_has_ended():
+def test_each_waiter_gets_the_state_of_its_own_run():
     async def scenario() -> None:
         world = World(names(250))
         waiting = wait_for(world.watch(), names(250))
@@ -192,7 +192,7 @@ def test_each_waiter_hears_how_its_own_run_has_ended():
     in_no_time(scenario())
 
 
-def test_a_thousand_runs_that_end_at_once_are_told_with_a_few_questions():
+def test_a_thousand_runs_that_end_at_once_take_few_queries():
     async def scenario() -> None:
         world = World(names(1000))
         waiting = wait_for(world.watch(), names(1000))
@@ -207,7 +207,7 @@ def test_a_thousand_runs_that_end_at_once_are_told_with_a_few_questions():
     in_no_time(scenario())
 
 
-def test_one_run_of_a_thousand_is_found_by_halves():
+def test_one_run_of_a_thousand_is_found_by_bisection():
     async def scenario() -> None:
         world = World(names(1000))
         waiting = wait_for(world.watch(), names(1000))
@@ -223,7 +223,7 @@ def test_one_run_of_a_thousand_is_found_by_halves():
     in_no_time(scenario())
 
 
-def test_all_who_wait_for_one_run_are_told_by_one_question_also_where_some_have_left():
+def test_all_waiters_of_one_run_share_a_query_even_if_some_have_left():
     async def scenario() -> None:
         world = World(names(1))
         waiting = wait_for(world.watch(), names(1) * 50)
@@ -236,7 +236,7 @@ def test_all_who_wait_for_one_run_are_told_by_one_question_also_where_some_have_
     in_no_time(scenario())
 
 
-def test_what_nobody_waits_for_any_more_is_not_asked_about():
+def test_a_run_without_waiters_is_not_queried():
     async def scenario() -> None:
         world = World(names(10))
         waiting = wait_for(world.watch(), names(10))
@@ -254,7 +254,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked_about():
 
 
 @pytest.mark.parametrize("pause", [0.0, 1.0, 100.0])
-def test_waiters_that_come_when_all_have_left_are_told_as_well(pause: float):
+def test_waiters_that_come_after_all_have_left_are_served(pause: float):
     async def scenario() -> None:
         world = World(names(2))
         watch = world.watch()
@@ -272,7 +272,7 @@ def test_waiters_that_come_when_all_have_left_are_told_as_well(pause: float):
 
 
 @pytest.mark.parametrize("steps", range(12))
-def test_a_waiter_that_comes_while_the_watch_ends_is_told_as_well(steps: int):
+def test_a_waiter_that_comes_while_the_watch_ends_is_served(steps: int):
     async def scenario() -> None:
         world = World(names(1))
         watch = world.watch()
@@ -287,7 +287,7 @@ def test_a_waiter_that_comes_while_the_watch_ends_is_told_as_well(steps: int):
     in_no_time(scenario())
 
 
-def test_a_run_that_was_never_there_is_missing_at_the_first_look():
+def test_a_run_that_never_existed_is_missing_at_the_first_check():
     async def scenario() -> None:
         world = World(names(3))
         waiting = wait_for(world.watch(), [*names(3), "nowhere"])
@@ -299,7 +299,7 @@ def test_a_run_that_was_never_there_is_missing_at_the_first_look():
     in_no_time(scenario())
 
 
-def test_a_run_that_is_deleted_is_missed_after_some_rounds_and_no_other_is():
+def test_only_a_deleted_run_becomes_missing_after_some_rounds():
     async def scenario() -> None:
         world = World(names(300))
         waiting = wait_for(world.watch(), names(300))
@@ -314,7 +314,7 @@ def test_a_run_that_is_deleted_is_missed_after_some_rounds_and_no_other_is():
     in_no_time(scenario())
 
 
-def test_an_airflow_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture):
+def test_failed_queries_are_retried(caplog: pytest.LogCaptureFixture):
     async def scenario() -> None:
         world = World(names(200))
         waiting = wait_for(world.watch(), names(200))
@@ -330,7 +330,7 @@ def test_an_airflow_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptur
     assert "Cannot query the runs of daily; retrying." in caplog.text
 
 
-def test_runs_that_airflow_will_not_speak_of_do_not_keep_the_others_waiting():
+def test_runs_that_cannot_be_queried_do_not_delay_the_others():
     async def scenario() -> None:
         world = World(names(200))
         world.refused = "run-0042"
@@ -343,7 +343,7 @@ def test_runs_that_airflow_will_not_speak_of_do_not_keep_the_others_waiting():
     in_no_time(scenario())
 
 
-def test_a_watch_that_is_ended_ends_who_waits_as_airflow_starts_cancelled_triggers_again():
+def test_a_cancelled_watch_cancels_its_waiters():
     async def scenario() -> None:
         world = World(names(3))
         waiting = wait_for(world.watch(), names(3))
@@ -356,7 +356,7 @@ def test_a_watch_that_is_ended_ends_who_waits_as_airflow_starts_cancelled_trigge
     in_no_time(scenario())
 
 
-def test_there_is_one_watch_for_a_dag():
+def test_a_dag_has_one_watch():
     async def scenario() -> None:
         assert watch_of("daily") is watch_of("daily")
         assert watch_of("daily") is not watch_of("weekly")
@@ -374,7 +374,7 @@ def ask(hits: Callable[[], set[str]], asked: list[list[str]]) -> Callable[[Seque
 
 
 @given(data=st.data(), size=st.integers(0, 100))
-def test_the_search_finds_all_that_are_counted_and_asks_little(data: st.DataObject, size: int):
+def test_the_search_finds_all_matches_with_few_queries(data: st.DataObject, size: int):
     runs = names(size)
     hits = data.draw(st.sets(st.sampled_from(runs)) if runs else st.just(set()))
     asked: list[list[str]] = []
@@ -388,7 +388,7 @@ def test_the_search_finds_all_that_are_counted_and_asks_little(data: st.DataObje
 
 
 @given(moments=st.lists(st.sets(st.sampled_from(names(30))), min_size=1, max_size=60))
-def test_whatever_the_runs_do_during_a_search_it_finds_only_what_had_ended(moments: list[set[str]]):
+def test_a_search_finds_only_ended_runs_while_they_change(moments: list[set[str]]):
     asked: list[list[str]] = []
 
     def ended() -> set[str]:
@@ -408,7 +408,7 @@ def test_whatever_the_runs_do_during_a_search_it_finds_only_what_had_ended(momen
     first=st.sets(st.sampled_from(names(30))),
     later=st.lists(st.sampled_from(names(30)), max_size=30, unique=True),
 )
-def test_runs_that_end_during_a_search_do_not_hide_as_many_that_had(first: set[str], later: list[str]):
+def test_runs_that_end_during_a_search_do_not_hide_others(first: set[str], later: list[str]):
     asked: list[list[str]] = []
 
     async def scenario() -> None:
