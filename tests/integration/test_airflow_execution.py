@@ -99,7 +99,7 @@ def test_a_folder_in_a_bucket_goes_through_a_model_one_mapped_task_per_file(depl
     assert secret not in logs
 
 
-def test_pods_set_for_a_run_share_the_files_and_load_the_model_once_each(deployment: Deployment) -> None:
+def test_pods_of_a_run_share_the_files_and_load_the_model_once_each(deployment: Deployment) -> None:
     folders = deployment.write_files("shared", {f"f{i:02d}": "calm" for i in range(12)})
 
     run, run_id = deployment.execute(**folders, pods=2)
@@ -117,7 +117,7 @@ def test_pods_set_for_a_run_share_the_files_and_load_the_model_once_each(deploym
     assert {record["pod"] for record in manifest["files"]} == {"pod-0", "pod-1"}
 
 
-def test_more_files_than_airflow_maps_are_packed(deployment: Deployment) -> None:
+def test_more_files_than_mapped_tasks_are_packed(deployment: Deployment) -> None:
     count = MAX_MAP_LENGTH + 7
     folders = deployment.write_files("packed", {f"f{i:02d}": "calm" for i in range(count)}, rows=1)
 
@@ -188,9 +188,7 @@ def test_clearing_only_the_failed_task_predicts_only_its_file_and_a_later_clear_
     assert calls.read_text().split() == ["good", "bad"]
 
 
-def test_files_that_no_pod_has_begun_when_one_fails_stay_unstarted_and_are_named(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_files_not_started_when_one_fails_are_named(deployment: Deployment, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.touch()
     moods = {"a-bad": "fail", **{f"later-{i}": "calm" for i in range(5)}}
@@ -234,7 +232,7 @@ def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> No
     assert manifest["not_started_files"] >= 1
 
 
-def test_job_timeout_covers_files_that_wait_for_their_turn_and_names_what_is_left(
+def test_job_timeout_covers_waiting_files_and_names_them(
     deployment: Deployment,
 ) -> None:
     # More files than the DAG runs tasks at once: two are scheduled when the time is over.
@@ -276,7 +274,7 @@ def refused(deployment: Deployment) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
+def test_an_invalid_conf_is_refused_before_any_file_is_touched(
     deployment: Deployment, refused: dict[str, str], name: str
 ) -> None:
     run_id = refused[name]
@@ -289,7 +287,7 @@ def test_what_is_wrong_with_a_conf_is_said_before_any_file_is_touched(
     assert not (deployment.folder / f"refused-{name}" / "out" / "f.csv").exists()
 
 
-def test_keys_without_permission_are_named_by_the_bucket_they_cannot_read(deployment: Deployment) -> None:
+def test_keys_without_permission_name_the_bucket_they_cannot_read(deployment: Deployment) -> None:
     run, run_id = deployment.execute(
         bucket=deployment.bucket,
         source_folder="in",
@@ -304,7 +302,7 @@ def test_keys_without_permission_are_named_by_the_bucket_they_cannot_read(deploy
     assert deployment.s3.denied.secret_access_key not in log
 
 
-def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it(
+def test_a_twin_is_refused_with_the_id_of_the_running_one_and_may_run_after_it(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -340,9 +338,7 @@ def test_a_twin_is_refused_with_the_id_of_the_one_that_runs_and_may_run_after_it
     assert run["state"] == "success"
 
 
-def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_a_killed_pod_is_retried_for_the_remaining_files_only(deployment: Deployment, tmp_path: Path) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"
     folders = deployment.write_files("killed", {"a-slow": "gated", "b": "calm", "c": "calm"})
     run_id = deployment.start(**folders, pods=1, parameters={"GATE": str(gate), "CALLS": str(calls)})
@@ -361,7 +357,7 @@ def test_a_killed_pod_is_retried_and_only_what_is_not_done_is_done_again(
     assert deployment.manifest("killed", run_id)["finished_files"] == 3
 
 
-def test_a_killed_task_leaves_no_pod_and_its_file_is_done_by_the_retry(
+def test_a_killed_task_leaves_no_pod_and_its_retry_predicts_the_file(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"
@@ -411,7 +407,7 @@ def files_by_hand(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda instance: instance["map_index"])
 
 
-def test_files_that_a_dag_knows_are_predicted_without_a_plan_and_their_models_speak_in_the_tasks_logs(
+def test_single_files_need_no_plan_and_model_output_is_in_the_task_logs(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     client, bucket = deployment.s3.client, deployment.bucket
@@ -442,7 +438,7 @@ def test_files_that_a_dag_knows_are_predicted_without_a_plan_and_their_models_sp
         assert f"{len(data)} rows" in log
 
 
-def test_of_a_file_whose_task_is_ended_or_killed_nothing_is_left_and_a_retry_does_it(
+def test_a_terminated_or_killed_single_file_task_leaves_nothing_and_is_retried(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     calls, gate = tmp_path / "calls", tmp_path / "gate"

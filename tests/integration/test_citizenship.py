@@ -198,7 +198,7 @@ def note(deployment: Deployment, dag_id: str, run_id: str) -> str:
     return str(deployment.airflow.run(dag_id, run_id)["note"] or "")
 
 
-def test_an_execution_that_finishes_updates_its_folders_asset_and_tells_what_it_did(
+def test_a_finished_execution_updates_the_asset_of_its_folder(
     deployment: Deployment, lineage_events: Path
 ) -> None:
     folders = deployment.write_files("watched", {"a": "calm", "b": "calm"}, rows=5)
@@ -241,7 +241,7 @@ def test_an_execution_that_finishes_updates_its_folders_asset_and_tells_what_it_
     }
 
 
-def test_an_execution_that_fails_says_so_below_a_persons_note_and_updates_nothing(
+def test_a_failed_execution_keeps_a_users_note_and_updates_no_asset(
     deployment: Deployment, lineage_events: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"

@@ -127,7 +127,7 @@ def viewer(world):
     }
 
 
-def test_the_commands_of_the_page_work_as_they_stand_there(terminal):
+def test_the_documented_commands_work(terminal):
     for month in ("2013/01", "2013/02"):
         terminal.upload(month, {"a": "calm", "b": "calm"})
     for block in blocks(PAGE):
@@ -170,7 +170,7 @@ def test_the_commands_of_the_page_work_as_they_stand_there(terminal):
     assert (terminal.home / "february.yaml").read_text().count("2013/01") == 2
 
 
-def test_what_the_readme_shows_of_curl_python_and_the_command_line_works_as_it_stands_there(terminal):
+def test_the_readmes_curl_python_and_command_lines_work(terminal):
     for month in ("2013/03", "2013/04", "2013/05"):
         terminal.upload(month, {"a": "calm", "b": "calm"})
     curl, program, command = [block for block in blocks(ROOT / "README.md") if needs_server(block)]
@@ -201,7 +201,7 @@ def test_what_the_readme_shows_of_curl_python_and_the_command_line_works_as_it_s
         pd.testing.assert_frame_equal(terminal.result("flights", f"delays/{month}/a.csv"), data)
 
 
-def test_an_execution_that_fails_ends_with_1(terminal):
+def test_a_failed_execution_exits_with_1(terminal):
     terminal.upload("failing/in", {"good": "calm", "bad": "fail"})
     failed = terminal.run(
         "start", *terminal.flags("failing"), "-P", f"BROKEN={terminal.home}", "--wait", code=1
@@ -218,7 +218,7 @@ def test_an_execution_that_fails_ends_with_1(terminal):
     assert execution_id in ended.stderr
 
 
-def test_what_the_server_refuses_ends_with_2(terminal):
+def test_a_refused_request_exits_with_2(terminal):
     refused = terminal.run("start", *terminal.flags("refused", **{"model-id": "departure"}), code=2)
     assert refused.stderr.startswith("error: ")
     assert "departure" in refused.stderr
@@ -270,7 +270,7 @@ def test_a_twin_is_refused_with_the_id_of_the_first_and_ctrl_c_cancels_that(term
     wait_until(lambda: not world.pods())
 
 
-def test_whoever_may_only_look_may_look_and_no_more(terminal, viewer):
+def test_a_viewer_may_only_read(terminal, viewer):
     terminal.upload("looked-at/in", {"a": "calm"})
     started = terminal.json("start", *terminal.flags("looked-at"))
     refused = terminal.run("start", *terminal.flags("of-a-viewer"), code=4, **viewer)
@@ -312,7 +312,7 @@ def test_airflows_own_command_line_has_the_same_commands(terminal):
     assert "unknown" in airflow("status", "--execution-id", "unknown", code=2).stderr
 
 
-def test_a_server_that_is_not_there_ends_with_3(terminal):
+def test_an_unreachable_server_exits_with_3(terminal):
     (terminal.home / "impatient.toml").write_text("[default]\nretries = 1\n")
     url = f"http://127.0.0.1:{free_port()}"
     variables = {"BATCHEXEC_CONFIG": str(terminal.home / "impatient.toml"), "BATCHEXEC_SERVER": url}

@@ -160,7 +160,7 @@ def python_blocks() -> list[str]:
     return [block.text for block in blocks(ROOT / "docs" / "client.md") if block.language == "python"]
 
 
-def test_every_example_of_the_document_runs(deployed, weather, tmp_path, monkeypatch, capsys):
+def test_every_documented_example_runs(deployed, weather, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "celsius").mkdir()
@@ -207,7 +207,7 @@ def test_the_life_of_an_execution(deployed, client):
     assert (late.success, late.status_code) == (False, 409)
 
 
-def test_what_is_refused_is_a_result_with_the_reason(deployed, client):
+def test_a_refusal_is_a_result_with_the_reason(deployed, client):
     folders = deployed.write_files("refused", MOODS)
     config = ExecutionConfig(execution=ExecutionConfig.Execution(model_id="nobody", **folders))
     result = client.start_execution(config)
@@ -217,7 +217,7 @@ def test_what_is_refused_is_a_result_with_the_reason(deployed, client):
     assert (unknown.success, unknown.status_code) == (False, 404)
 
 
-def test_an_execution_that_fails_tells_why(deployed, client, tmp_path):
+def test_a_failed_execution_reports_its_reason(deployed, client, tmp_path):
     broken = tmp_path / "broken"
     broken.touch()
     folders = deployed.write_files("fails", {"a": "fail"})
@@ -226,7 +226,7 @@ def test_an_execution_that_fails_tells_why(deployed, client, tmp_path):
     assert "this file upsets me" in "\n".join(client.get_execution_report(started.execution_id).records)
 
 
-def test_a_list_of_many_is_followed_over_its_pages(deployed, client, monkeypatch):
+def test_a_long_list_is_read_page_by_page(deployed, client, monkeypatch):
     place = f"file://{deployed.folder}/nothing"
     for number in range(2):
         folders = {"source_folder": f"{place}/{number}", "destination_folder": f"{place}-out/{number}"}
@@ -263,7 +263,7 @@ def test_ctrl_c_cancels_the_execution(deployed):
         assert client.get_execution_status(execution_id).status.short == "CANCELLED"
 
 
-def test_a_wait_outlives_the_server(deployed, guarded, monkeypatch, tmp_path):
+def test_a_wait_survives_a_restart_of_the_server(deployed, guarded, monkeypatch, tmp_path):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     gate = tmp_path / "gate"
     config = config_of(deployed.write_files("outlived", {"a": "gated"}), GATE=str(gate))
@@ -282,7 +282,7 @@ def test_a_wait_outlives_the_server(deployed, guarded, monkeypatch, tmp_path):
         assert ended.result().status.short == "FINISHED"
 
 
-def test_a_user_with_a_password_outlives_tokens(deployed, guarded, monkeypatch, tmp_path):
+def test_a_user_with_a_password_survives_expired_tokens(deployed, guarded, monkeypatch, tmp_path):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     gate, before = tmp_path / "gate", guarded.logins()
     config = config_of(deployed.write_files("tokens", {"a": "gated"}), GATE=str(gate))
@@ -300,7 +300,7 @@ def test_a_user_with_a_password_outlives_tokens(deployed, guarded, monkeypatch, 
     assert guarded.logins() >= before + 3
 
 
-def test_who_may_only_read_may_neither_start_nor_cancel(deployed, guarded, client, monkeypatch):
+def test_a_reader_may_neither_start_nor_cancel(deployed, guarded, client, monkeypatch):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     folders = deployed.write_files("viewed", {"a": "calm"})
     started, _ = client.run_execution(config_of(folders), 180)

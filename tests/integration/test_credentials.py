@@ -153,7 +153,7 @@ def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPa
     return started
 
 
-def test_an_execution_reaches_its_buckets_as_the_role_and_outlives_the_roles_sessions(
+def test_an_execution_uses_the_role_and_survives_its_sessions(
     deployment: Deployment, canary: Canary, runs: dict[str, str]
 ) -> None:
     summary = deployment.airflow.xcom(DAG_ID, runs["succeeds"], "finish")
@@ -216,9 +216,7 @@ def press_test(deployment: Deployment, **extra: Any) -> tuple[bool, str]:
     return answer["status"], answer["message"]
 
 
-def test_the_forms_test_button_says_who_one_is_or_why_one_is_nobody(
-    deployment: Deployment, canary: Canary
-) -> None:
+def test_the_connection_test_shows_the_identity_or_the_error(deployment: Deployment, canary: Canary) -> None:
     deployment.airflow.api(
         "POST",
         "connections",
@@ -300,7 +298,7 @@ def objects(deployment: Deployment) -> dict[str, bytes]:
     return found
 
 
-def test_no_secret_is_found_anywhere(deployment: Deployment, canary: Canary, runs: dict[str, str]) -> None:
+def test_no_secret_appears_anywhere(deployment: Deployment, canary: Canary, runs: dict[str, str]) -> None:
     # Logs, the database, the configuration, what pods have left, and the model repository lie in one folder.
     places = {
         **files_on_disk(deployment.home),

@@ -55,7 +55,7 @@ def assert_totals(folders: dict[str, str]) -> None:
         assert pd.read_csv(out / f"{name}.csv")["total"].tolist() == totals(orders)
 
 
-def test_the_daily_pipeline_is_paused_until_somebody_wants_it_and_reads_its_own_day(shop: Deployment) -> None:
+def test_the_daily_pipeline_starts_paused_and_reads_its_own_day(shop: Deployment) -> None:
     airflow, client = shop.airflow, shop.s3.client
     for name, orders in ORDERS.items():
         key = f"orders/{DAY}/{name}.csv"
@@ -88,7 +88,7 @@ def test_the_other_examples_run(shop: Deployment, folders: dict[str, str], dag_i
     assert (Path(folders["destination_folder"].removeprefix("file://")) / "_SUCCESS").exists()
 
 
-def test_the_report_of_the_group_waits_for_its_end_and_reads_its_summary(
+def test_the_task_after_the_group_waits_for_its_end_and_reads_its_summary(
     shop: Deployment, folders: dict[str, str]
 ) -> None:
     run_id = shop.airflow.trigger("example_task_group", folders)

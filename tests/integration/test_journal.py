@@ -102,7 +102,7 @@ def assert_small_rows(journal: Journal) -> None:
 # ---- executions that go their way
 
 
-def test_each_file_of_its_own_task_is_told_of(deployment: Deployment) -> None:
+def test_the_journal_of_one_task_per_file(deployment: Deployment) -> None:
     folders = deployment.write_files("each", dict.fromkeys("abc", "calm"), rows=4)
     (Path(folders["source_folder"].removeprefix("file://")) / "notes.txt").write_text("no input")
 
@@ -131,7 +131,7 @@ def test_each_file_of_its_own_task_is_told_of(deployment: Deployment) -> None:
     assert journal.row("finish", "ended")["finished_files"] == 3
 
 
-def test_of_many_quick_files_in_two_pods_each_has_its_own_lines(deployment: Deployment) -> None:
+def test_many_quick_files_in_two_pods_each_keep_their_own_lines(deployment: Deployment) -> None:
     names = [f"f{number:03d}" for number in range(120)]
     folders = deployment.write_files("many", dict.fromkeys(names, "calm"), rows=1)
 
@@ -158,7 +158,7 @@ def test_of_many_quick_files_in_two_pods_each_has_its_own_lines(deployment: Depl
         assert len(rows) - 1 <= max(times) - min(times) + 2
 
 
-def test_a_file_can_be_watched_while_it_runs(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_running_file_can_be_observed(deployment: Deployment, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     folders = deployment.write_files("watched", {"a": "calm", "hang": "hang"})
     # The largest file is the first one, so that the time of the other begins when this one is done.
@@ -182,9 +182,7 @@ def test_a_file_can_be_watched_while_it_runs(deployment: Deployment, tmp_path: P
 # ---- what goes wrong
 
 
-def test_a_file_that_fails_and_is_tried_again_is_told_of_in_order(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_a_retried_file_is_reported_in_order(deployment: Deployment, tmp_path: Path) -> None:
     folders = deployment.write_files("flaky", {"a": "calm", "b": "flaky"})
 
     run, run_id = deployment.execute(
@@ -208,7 +206,7 @@ def test_a_file_that_fails_and_is_tried_again_is_told_of_in_order(
     assert order == sorted(order)
 
 
-def test_a_refusal_is_told(deployment: Deployment) -> None:
+def test_a_refusal_is_reported(deployment: Deployment) -> None:
     folders = deployment.write_files("refused", {"a": "calm"})
     run, run_id = deployment.execute(**folders, build_id="b99")
 
@@ -221,7 +219,7 @@ def test_a_refusal_is_told(deployment: Deployment) -> None:
     assert journal.row("plan", "planned") is None
 
 
-def test_a_build_that_does_not_load_is_told_with_its_traceback(deployment: Deployment) -> None:
+def test_a_build_that_fails_to_load_is_reported_with_its_traceback(deployment: Deployment) -> None:
     folders = deployment.write_files("broken", {"a": "calm", "b": "calm"})
     run, run_id = deployment.execute(**folders, model_id="broken", pods=1)
 
@@ -234,7 +232,7 @@ def test_a_build_that_does_not_load_is_told_with_its_traceback(deployment: Deplo
     assert journal.row("finish", "ended")["status"] == "FAILED"
 
 
-def test_what_a_killed_task_did_not_say_its_next_try_and_the_audit_do(
+def test_the_retry_and_the_audit_report_what_a_killed_task_did_not(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -308,7 +306,7 @@ def assert_cancelled(deployment: Deployment, dag_id: str, name: str, run_id: str
     return journal
 
 
-def test_an_execution_that_had_not_begun_is_cancelled(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_queued_execution_is_cancelled(deployment: Deployment, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     first = start(deployment, "narrow", "first", moods={"hang": "hang"}, parameters={"CALLS": str(calls)})
     wait_until(calls.exists)
@@ -325,7 +323,7 @@ def test_an_execution_that_had_not_begun_is_cancelled(deployment: Deployment, tm
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["that goes on", "that is killed"])
-def test_an_execution_is_cancelled_while_it_is_planned(
+def test_an_execution_is_cancelled_during_planning(
     deployment: Deployment, tmp_path: Path, *, goes_on: bool
 ) -> None:
     go, name = tmp_path / "go", f"planned-{goes_on}"
@@ -350,7 +348,7 @@ def test_an_execution_is_cancelled_while_it_is_planned(
     assert not list((deployment.folder / name / "out").rglob("execution.json"))
 
 
-def test_an_execution_is_cancelled_while_it_predicts(deployment: Deployment, tmp_path: Path) -> None:
+def test_an_execution_is_cancelled_while_predicting(deployment: Deployment, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     moods = dict.fromkeys(("hang-1", "hang-2", "hang-3"), "hang")
     run_id = deployment.start(
@@ -366,9 +364,7 @@ def test_an_execution_is_cancelled_while_it_predicts(deployment: Deployment, tmp
     assert set(journal.statuses().values()) == {"CANCELLED"}
 
 
-def test_a_cancel_of_an_execution_all_of_whose_files_had_finished_changes_nothing(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_cancelling_after_all_files_finished_changes_nothing(deployment: Deployment, tmp_path: Path) -> None:
     go = tmp_path / "go"
     run_id = start(deployment, "held_finish", "complete", moods={"a": "calm"}, parameters={"GO": str(go)})
     wait_until(lambda: journal_of(deployment, run_id).entries("finished"))
@@ -407,7 +403,7 @@ def test_a_cancel_of_an_earlier_generation_does_not_count(deployment: Deployment
     assert journal.row("finish", "ended")["status"] == "FINISHED"
 
 
-def test_nothing_secret_is_in_any_row(deployment: Deployment) -> None:
+def test_no_row_contains_a_secret(deployment: Deployment) -> None:
     client, bucket = deployment.s3.client, deployment.bucket
     client.put_object(Bucket=bucket, Key="j/in/a.csv", Body=frame("a", 2).to_csv(index=False).encode())
 

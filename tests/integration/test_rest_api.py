@@ -180,7 +180,7 @@ def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann:
     assert response.status_code == 409
 
 
-def test_the_curl_command_of_the_guide(deployment: Deployment, ann: Client):
+def test_the_guides_curl_command(deployment: Deployment, ann: Client):
     client, bucket = deployment.s3.client, deployment.bucket
     data = frame("day", 3)
     client.put_object(
@@ -345,7 +345,7 @@ def test_a_failed_execution_says_why(deployment: Deployment, ann: Client):
     assert said["failure_message"] in [j["failure_message"] for j in listed if j["job_id"] == execution_id]
 
 
-def test_an_execution_that_its_plan_refuses_says_why(deployment: Deployment, ann: Client):
+def test_an_execution_refused_by_its_plan_says_why(deployment: Deployment, ann: Client):
     folders = {
         "source_folder": f"file://{deployment.folder}/nothing/in",
         "destination_folder": f"file://{deployment.folder}/nothing/out",
@@ -361,7 +361,7 @@ def test_an_execution_that_its_plan_refuses_says_why(deployment: Deployment, ann
 # ---- cancelling, in each phase
 
 
-def test_a_cancellation_while_files_are_predicted(deployment: Deployment, ann: Client):
+def test_cancelling_while_files_are_predicted(deployment: Deployment, ann: Client):
     folders = deployment.write_files("hanging", {"a": "calm", "b": "hang"})
     execution_id = ann.start(job(folders))
     wait_until(lambda: any(line.startswith("b.csv started") for line in ann.lines(execution_id)))
@@ -386,9 +386,7 @@ def test_a_cancellation_while_files_are_predicted(deployment: Deployment, ann: C
     assert ann.wait(again) == "FINISHED"
 
 
-def test_cancellations_while_one_is_planned_and_before_the_next_begins(
-    deployment: Deployment, ann: Client, tmp_path: Path
-):
+def test_cancelling_during_planning_and_while_queued(deployment: Deployment, ann: Client, tmp_path: Path):
     def start_one(name: str) -> tuple[dict[str, str], str]:
         folders = deployment.write_files(name, {"a": "calm"})
         conf = {"model_id": "scaler", "parameters": {"GO": str(tmp_path / "never")}, **folders}
@@ -431,9 +429,7 @@ def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(wait_and_call, range(number)))
 
 
-def test_of_two_twins_that_airflow_starts_at_the_same_instant_one_runs(
-    deployment: Deployment, tmp_path: Path
-):
+def test_one_of_two_simultaneous_twins_runs(deployment: Deployment, tmp_path: Path):
     gate = tmp_path / "gate"
     folders = deployment.write_files("at-once", {"f": "gated"})
 
@@ -453,7 +449,7 @@ def test_of_two_twins_that_airflow_starts_at_the_same_instant_one_runs(
     assert deployment.manifest("at-once", winner)["status"] == "FINISHED"
 
 
-def test_of_twenty_equal_starts_one_goes_through(deployment: Deployment):
+def test_one_of_twenty_equal_starts_succeeds(deployment: Deployment):
     folders = deployment.write_files("twins", {"a": "gated"})
     gate = deployment.folder / "gate-of-twins"
     body = job(folders, GATE=str(gate))
@@ -480,9 +476,7 @@ def test_twenty_starts_with_one_key_are_one_execution(deployment: Deployment, an
     assert ann.start(job(folders), headers={"Idempotency-Key": "the-key"}) == ids[0]
 
 
-def test_an_execution_that_was_started_in_airflow_is_served_and_keeps_its_twin_away(
-    deployment: Deployment, ann: Client
-):
+def test_an_execution_started_in_airflow_is_served_and_blocks_its_twin(deployment: Deployment, ann: Client):
     folders = deployment.write_files("by-hand", {"a": "gated"})
     gate = deployment.folder / "gate-of-the-one-by-hand"
     run_id = deployment.start(**folders, parameters={"GATE": str(gate)})
@@ -506,7 +500,7 @@ def answer(deployment: Deployment, route: Route, user: str, **arguments: Any) ->
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_a_route_asks_who_is_calling_and_what_they_may(deployment: Deployment, route: Route):
+def test_every_route_checks_user_and_rights(deployment: Deployment, route: Route):
     somebody = set(PEOPLE)
     may_read = {name for name in PEOPLE if PEOPLE[name]}
     may_change = {name for name in may_read if PEOPLE[name] != "viewer"}
@@ -523,7 +517,7 @@ def test_a_route_asks_who_is_calling_and_what_they_may(deployment: Deployment, r
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=str)
-def test_a_browser_that_is_logged_in_changes_nothing_for_another_site(deployment: Deployment, route: Route):
+def test_another_site_cannot_use_a_logged_in_browser(deployment: Deployment, route: Route):
     cookies = {"_token": deployment.airflow.token("ann")}
     own = deployment.airflow.url
 
@@ -545,7 +539,7 @@ def start_nothing(deployment: Deployment, user: Client, name: str, *, model_id: 
     return user.start({**job(folders), "model_id": model_id})
 
 
-def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: Deployment, ann: Client):
+def test_airflows_audit_log_has_starts_and_cancellations(deployment: Deployment, ann: Client):
     execution_id = start_nothing(deployment, ann, "audited")
     Client(deployment, "bob").post("cancel", f"/batch-job/{execution_id}/cancel")
 
@@ -556,7 +550,7 @@ def test_the_audit_log_of_airflow_tells_of_starts_and_cancellations(deployment: 
     ann.wait(execution_id)
 
 
-def test_the_list_holds_all_of_them_in_pages(deployment: Deployment, ann: Client):
+def test_the_list_has_all_executions_in_pages(deployment: Deployment, ann: Client):
     # Other modules start executions meanwhile, but none of this model.
     deployment.publish("listed")
     started = [start_nothing(deployment, ann, f"listed-{n}", model_id="listed") for n in range(3)]
@@ -575,7 +569,7 @@ def test_the_list_holds_all_of_them_in_pages(deployment: Deployment, ann: Client
         ann.wait(execution_id)
 
 
-def test_the_document_is_served_where_the_api_is(deployment: Deployment, ann: Client):
+def test_the_openapi_document_is_served(deployment: Deployment, ann: Client):
     document = ann.request("GET", "/openapi.json").json()
     page = ann.request("GET", "/docs")
 
@@ -584,7 +578,7 @@ def test_the_document_is_served_where_the_api_is(deployment: Deployment, ann: Cl
     assert "/batchexec/openapi.json" in page.text
 
 
-def test_nothing_secret_is_in_any_log_and_no_request_failed(deployment: Deployment):
+def test_no_log_contains_a_secret_and_no_request_failed(deployment: Deployment):
     logs = "".join(path.read_text() for path in deployment.airflow.home.rglob("*.log"))
 
     assert deployment.s3.secret_access_key not in logs

@@ -61,7 +61,7 @@ def listed(fab: FabAirflow, token: str) -> set[str]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_a_route_asks_who_is_calling_and_what_they_may(
+def test_every_route_checks_user_and_rights(
     fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str], route: Route
 ):
     allowed = CHANGERS if route.changes else READERS if route.call else set(USERS)
@@ -79,7 +79,7 @@ def test_a_route_asks_who_is_calling_and_what_they_may(
             parse_response(route.call, response.json())
 
 
-def test_a_list_holds_what_its_reader_may_see(fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]):
+def test_a_list_has_what_its_reader_may_see(fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]):
     assert listed(fab, tokens["admin"]) == set(runs.values())
     assert listed(fab, tokens["viewer"]) == set(runs.values())
     assert listed(fab, tokens["gpu_reader"]) == {runs["batch_execution_gpu"]}
@@ -87,7 +87,7 @@ def test_a_list_holds_what_its_reader_may_see(fab: FabAirflow, tokens: dict[str,
 
 
 @pytest.mark.parametrize("end", ["", "/status", "/report"])
-def test_what_a_reader_may_not_see_is_not_there_for_them(
+def test_an_invisible_execution_is_not_found(
     fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str], end: str
 ):
     for user in ("gpu_reader", "gpu_user"):
@@ -99,7 +99,7 @@ def test_what_a_reader_may_not_see_is_not_there_for_them(
         assert send(fab, tokens[user], "GET", others).status_code == 404
 
 
-def test_only_who_may_change_a_dags_runs_cancels_them(
+def test_cancelling_needs_the_right_to_change_runs(
     fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]
 ):
     gpu, other = (f"/api/v1/batch-job/{runs[d]}/cancel" for d in ("batch_execution_gpu", "batch_execution"))
@@ -112,7 +112,7 @@ def test_only_who_may_change_a_dags_runs_cancels_them(
     assert send(fab, tokens["admin"], "POST", other).status_code == 200
 
 
-def test_a_start_is_of_the_first_dag_for_who_may_start_that(
+def test_starting_uses_the_first_dag_and_needs_its_right(
     fab: FabAirflow, tokens: dict[str, str], runs: dict[str, str]
 ):
     body = {"model_id": "m", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/new"}

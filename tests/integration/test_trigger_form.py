@@ -160,7 +160,7 @@ def form(page: Page) -> TriggerForm:
 # ---- the server
 
 
-def test_the_wrong_values_are_of_every_parameter() -> None:
+def test_every_parameter_has_an_invalid_value() -> None:
     assert {name for name, _ in WRONG} == set(flat_fields())
 
 
@@ -169,7 +169,7 @@ def test_the_wrong_values_are_of_every_parameter() -> None:
     WRONG,
     ids=[f"{name}-{'absent' if wrong is ABSENT else wrong!r}" for name, wrong in WRONG],
 )
-def test_a_conf_with_a_wrong_value_is_refused_and_the_answer_names_the_parameter(
+def test_a_conf_with_an_invalid_value_is_refused_by_name(
     deployment: Deployment, name: str, wrong: Any
 ) -> None:
     conf = {key: value for key, value in {**REQUIRED, name: wrong}.items() if value is not ABSENT}
@@ -195,7 +195,7 @@ def test_the_form_shows_every_parameter_with_its_title_and_help(form: TriggerFor
             expect(row).to_contain_text(flat_fields()[name].schema["description"])
 
 
-def test_what_is_needed_always_is_open_at_once_and_holds_the_defaults(form: TriggerForm) -> None:
+def test_required_fields_are_open_at_first_and_have_their_defaults(form: TriggerForm) -> None:
     for name in REQUIRED:
         expect(form.row(TITLES[name])).to_contain_text("This field is required")
     expect(form.row("Input file type")).to_contain_text("CSV")
@@ -216,7 +216,7 @@ def test_a_closed_set_is_a_list_of_choices(form: TriggerForm) -> None:
     assert "gpu.t4.xl: 3 CPUs, 14 GiB, 1 x NVIDIA_T4" in instances
 
 
-def test_a_form_without_a_required_value_cannot_be_sent(form: TriggerForm) -> None:
+def test_a_form_without_a_required_value_cannot_be_submitted(form: TriggerForm) -> None:
     expect(form.trigger).to_be_disabled()
     for name, value in REQUIRED.items():
         form.fill(TITLES[name], value)
@@ -246,7 +246,7 @@ def test_a_number_below_zero_cannot_be_entered(form: TriggerForm) -> None:
         ("Access to the buckets", "iam_role_arn", "reader"),
     ],
 )
-def test_a_wrong_value_is_refused_on_the_screen_with_its_name_and_stays_to_be_put_right(
+def test_an_invalid_value_is_shown_with_its_name_and_stays_editable(
     form: TriggerForm, section: str, name: str, wrong: str
 ) -> None:
     for required, value in REQUIRED.items():
@@ -262,7 +262,7 @@ def test_a_wrong_value_is_refused_on_the_screen_with_its_name_and_stays_to_be_pu
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("input_file_type", "xml"), ("pods", -1)])
-def test_a_wrong_value_in_the_forms_json_is_refused_on_the_screen_with_its_name(
+def test_an_invalid_value_in_the_forms_json_is_shown_with_its_name(
     form: TriggerForm, name: str, wrong: Any
 ) -> None:
     form.paste_conf({**REQUIRED, name: wrong})
@@ -272,9 +272,7 @@ def test_a_wrong_value_in_the_forms_json_is_refused_on_the_screen_with_its_name(
     form.expect_refused(name)
 
 
-def test_what_is_filled_in_is_executed_and_the_run_is_seen_to_succeed(
-    form: TriggerForm, deployment: Deployment
-) -> None:
+def test_a_submitted_form_runs_an_execution(form: TriggerForm, deployment: Deployment) -> None:
     folders = deployment.write_files("filled", {"monday": "calm", "tuesday": "calm"})
     form.fill("Model ID", "scaler")
     form.fill("Source folder", folders["source_folder"])
@@ -303,7 +301,7 @@ def test_what_is_filled_in_is_executed_and_the_run_is_seen_to_succeed(
     assert manifest["finished_files"] == 2
 
 
-def test_a_client_may_write_the_choices_in_any_case(deployment: Deployment, run_of_a_client: str) -> None:
+def test_a_client_may_send_choices_in_any_case(deployment: Deployment, run_of_a_client: str) -> None:
     run = deployment.airflow.wait_for_run("batch_execution", run_of_a_client)
 
     assert run["state"] == "success"

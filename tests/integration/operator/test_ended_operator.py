@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("dag_id", ["waiting", "deferring"])
 @pytest.mark.parametrize("how", ["mark failed", "clear", "fail the run"])
-def test_ending_the_waiting_operator_ends_the_execution(
+def test_ending_the_waiting_operator_cancels_the_execution(
     deployment: Deployment, dag_id: str, how: str
 ) -> None:
     name = f"end-{dag_id}-{how.replace(' ', '-')}"
@@ -52,7 +52,7 @@ def test_ending_the_waiting_operator_ends_the_execution(
     assert_cancelled(deployment, name, second["dag_run_id"])
 
 
-def test_an_operator_that_takes_longer_than_its_execution_timeout_ends_its_execution(
+def test_an_operator_past_its_execution_timeout_cancels_its_execution(
     deployment: Deployment,
 ) -> None:
     folders = deployment.write_files("impatient", {"hang": "hang"})
@@ -70,9 +70,7 @@ def test_an_operator_that_takes_longer_than_its_execution_timeout_ends_its_execu
     assert [summary["status"] for summary in summaries] == ["CANCELLED"] * 2
 
 
-def test_a_retry_finds_the_execution_that_the_lost_try_has_started(
-    deployment: Deployment, tmp_path: Any
-) -> None:
+def test_a_retry_finds_the_execution_of_the_lost_try(deployment: Deployment, tmp_path: Any) -> None:
     gate = tmp_path / "gate"
     folders = deployment.write_files("adopted", {"a": "gated", "b": "calm"})
     run_id = deployment.airflow.trigger("waiting", {**folders, "pods": 1, "gate": str(gate)})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("dag_id", ["waiting", "deferring"])
-def test_the_operator_starts_an_execution_waits_for_it_and_gives_its_summary(
+def test_the_operator_starts_an_execution_waits_and_returns_its_summary(
     deployment: Deployment, dag_id: str
 ) -> None:
     folders = deployment.write_files(f"op-{dag_id}", {"a": "calm", "b": "calm"}, rows=4)
@@ -61,7 +61,7 @@ def test_a_refused_execution_fails_the_operator_without_a_retry(deployment: Depl
     assert "source_folder" in deployment.airflow.task_log("waiting", run_id, "run")
 
 
-def test_a_template_that_renders_to_a_wrong_value_is_refused_before_anything_starts(
+def test_a_template_with_an_invalid_value_is_refused_before_anything_starts(
     deployment: Deployment,
 ) -> None:
     folders = deployment.write_files("wrong-template", {"a": "calm"})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_deployment import Deployment
 
 
-def test_sensors_wait_for_what_an_operator_has_started(deployment: Deployment) -> None:
+def test_sensors_wait_for_an_operators_execution(deployment: Deployment) -> None:
     folders = deployment.write_files("sensed", {"a": "calm"}, rows=3)
     run_id = deployment.airflow.trigger("two_steps", folders)
 
@@ -29,7 +29,7 @@ def test_sensors_wait_for_what_an_operator_has_started(deployment: Deployment) -
 
 
 @pytest.mark.parametrize("end", ["FAILED", "TIMEOUT", "CANCELLED", "unknown"])
-def test_sensors_fail_at_once_with_the_reason_or_skip_where_they_are_soft(
+def test_sensors_fail_at_once_with_the_reason_or_skip_with_soft_fail(
     deployment: Deployment, end: str
 ) -> None:
     if end == "unknown":
