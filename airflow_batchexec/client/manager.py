@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_batchexec.client.answers import (
+from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.responses import (
     read_cancelled,
     read_details,
     read_page,
@@ -16,7 +17,6 @@ from airflow_batchexec.client.answers import (
     read_started,
     read_status,
 )
-from airflow_batchexec.client.interruption import ends_as_interrupts
 from airflow_batchexec.client.settings import ClientSettings
 from airflow_batchexec.client.transport import Transport
 from airflow_batchexec.client.waiting import POLL_SECONDS, cancel_and_say_so, say, wait_for_end
