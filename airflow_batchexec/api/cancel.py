@@ -17,8 +17,7 @@ from airflow.state import TaskScope, get_state_backend
 from airflow_batchexec import settings
 from airflow_batchexec.api import queries
 from airflow_batchexec.api.auth import dags_for, may
-from airflow_batchexec.api.dag_bag import dag_bag
-from airflow_batchexec.api.database import in_transaction
+from airflow_batchexec.api.database import dag_bag, in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
 from airflow_batchexec.api.standing import Words, standing_of
 from airflow_batchexec.names import CANCELLED_ROW, FINISH_TASK_ID, PLAN_TASK_ID, PREDICT_TASK_ID

@@ -1,12 +1,14 @@
-"""Transactions of Airflow's database: short, and tried again where the database was busy."""
+"""Airflow's database: short transactions, retried while it is busy, and the DAGs in it, cached between requests."""
 
 from __future__ import annotations
 
 import random
 import time
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
+from airflow.api_fastapi.common.dagbag import create_dag_bag
 from airflow.utils.session import create_session
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -16,9 +18,10 @@ from airflow_batchexec.api.errors import ApiError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow.models.dagbag import DBDagBag
     from sqlalchemy.orm import Session
 
-__all__ = ["in_transaction"]
+__all__ = ["dag_bag", "in_transaction"]
 
 _T = TypeVar("_T")
 _ATTEMPTS = 4
@@ -48,3 +51,9 @@ def in_transaction(work: Callable[[Session], _T]) -> _T:
                 ) from error
             time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311  no secret
     raise AssertionError("every attempt returns or raises")
+
+
+@cache
+def dag_bag() -> DBDagBag:
+    """The DAG bag of this process; a mounted application cannot reach that of Airflow's own application."""
+    return create_dag_bag()

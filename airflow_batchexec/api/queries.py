@@ -20,7 +20,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import DagRunState
 from sqlalchemy import and_, exists, func, or_, select
 
-from airflow_batchexec.api.dag_bag import dag_bag
+from airflow_batchexec.api.database import dag_bag
 from airflow_batchexec.names import (
     CANCELLED_ROW,
     CLIENT_KEY,

@@ -18,8 +18,7 @@ from airflow_batchexec import settings
 from airflow_batchexec.api import queries
 from airflow_batchexec.api.auth import check_may
 from airflow_batchexec.api.build_check import check_build
-from airflow_batchexec.api.dag_bag import dag_bag
-from airflow_batchexec.api.database import in_transaction
+from airflow_batchexec.api.database import dag_bag, in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.execution.ids import next_rest_id, rest_prefix

@@ -51,8 +51,11 @@ _ALLOWED_BEYOND = {
         "airflow.models.dagrun",
         "airflow.state",
     },
-    "api/dag_bag.py": {"airflow.api_fastapi.common.dagbag", "airflow.models.dagbag"},
-    "api/database.py": {"airflow.utils.session"},
+    "api/database.py": {
+        "airflow.api_fastapi.common.dagbag",
+        "airflow.models.dagbag",
+        "airflow.utils.session",
+    },
     "api/queries.py": {
         "airflow.models.dag",
         "airflow.models.dag_version",
