@@ -1,11 +1,10 @@
 """The JSON that clients of the guide's service send, and the flat fields that it stands for.
 
 The service that these clients know is described by protobuf and spoken to in JSON. So every name is taken in
-snake_case and in lowerCamelCase, null and the zero of a type mean "unset", and fields that nobody knows are no error.
+snake_case and in lowerCamelCase, null and the zero of a type mean "unset", and unknown fields are ignored.
 One request has two forms, flat and nested under ``batch_job_request``; they may even come together.
 
-The trees below are both forms: which names an object may have, and which flat field each value becomes. Where two
-places set one field, the one that stands first in the tree wins.
+``request_tree.py`` holds the names of both forms and the flat field that each value becomes.
 """
 
 from __future__ import annotations
@@ -14,20 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.exceptions import ConfigurationError
-from airflow_batchexec.wire.values import (
-    InputFileType,
-    MemoryUnit,
-    OutputFileType,
-    WireEnum,
-    enum_reader,
-    kind_of,
-    read_number,
-    read_text,
-    read_whole_number,
-)
+from airflow_batchexec.wire.request_tree import PAIR, REQUEST, START, UNIT, Pairs, Tree
+from airflow_batchexec.wire.values import InputFileType, MemoryUnit, OutputFileType, WireEnum, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["StartRequest", "read_start_request", "start_request"]
 
@@ -64,7 +54,7 @@ def read_start_request(body: Any) -> StartRequest:
             the sender wrote it, and "" for the body itself.
     """
     reader = _Reader()
-    reader.read(body, _START, "")
+    reader.read(body, START, "")
     return StartRequest(reader.fields, reader.warnings(), reader.paths)
 
 
@@ -83,113 +73,17 @@ def start_request(fields: Mapping[str, Any]) -> dict[str, Any]:
     if bucket := given.pop("bucket", None):
         given = {"source_bucket": bucket, "destination_bucket": bucket, **given}
     if "memory" in given:
-        given[_UNIT] = MemoryUnit.MIB.name
+        given[UNIT] = MemoryUnit.MIB.name
     for name, kind in (("input_file_type", InputFileType), ("output_file_type", OutputFileType)):
         if name in given:
             given[name] = _named(kind, given[name], name)
     if "parameters" in given:
         given["parameters"] = [{"key": key, "value": value} for key, value in given["parameters"].items()]
-    nested = _write(given, _REQUEST)
+    nested = _write(given, REQUEST)
     if given:
         name = min(given)
         raise ConfigurationError(f"{name}: a request has no such field.", field=name)
     return {"batch_job_request": nested}
-
-
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    """A value: the flat field that it becomes, and how it is read; something empty is unset."""
-
-    field: str
-    read: Callable[[Any, str], Any] = read_text
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """A list of ``{key, value}``, and the flat field that it becomes."""
-
-    field: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """An object.
-
-    Attributes:
-        members: By name in snake_case.
-        one_of: No more than one of them may be set.
-        written: Whether ``start_request`` makes it.
-    """
-
-    members: Mapping[str, _Leaf | _Pairs | _Tree]
-    one_of: bool = False
-    written: bool = True
-
-
-# A unit is read as a field of its own, beside the amount that it belongs to.
-_UNIT = "memory_units"
-_CPU = {
-    "cpu": _Leaf("cpus", read_number),
-    "memory_amount": _Leaf("memory", read_whole_number),
-    "memory_units": _Leaf(_UNIT, enum_reader(MemoryUnit)),
-}
-_GPU = {"gpu_type": _Leaf("gpu_type"), "gpu_amount": _Leaf("gpu_amount", read_whole_number)}
-_SIZE = _Tree(
-    {
-        "client_pod_compute_resources": _Tree(
-            {
-                "cpu_resources": _Tree(_CPU, written=False),
-                "gpu_resources": _Tree(_GPU, written=False),
-                "template_spec": _Tree({"template_id": _Leaf("instance")}),
-            },
-            one_of=True,
-        ),
-        "number_of_pods": _Leaf("pods", read_whole_number),
-        **_CPU,
-        "gpu_resources": _Tree(_GPU),
-    }
-)
-_MODEL = {"model_id": _Leaf("model_id"), "branch_id": _Leaf("branch"), "build_id": _Leaf("build_id")}
-_SOURCE = {
-    "source_bucket": _Leaf("source_bucket"),
-    "source_folder": _Leaf("source_folder"),
-    "input_file_type": _Leaf("input_file_type", enum_reader(InputFileType)),
-}
-_DESTINATION = {
-    "destination_bucket": _Leaf("destination_bucket"),
-    "destination_folder": _Leaf("destination_folder"),
-    "output_file_type": _Leaf("output_file_type", enum_reader(OutputFileType)),
-}
-_SECRETS = {"token_secret": _Leaf("access_token_name"), "secret_secret": _Leaf("access_secret_name")}
-_EXECUTION: dict[str, _Leaf | _Pairs | _Tree] = {
-    "job_timeout": _Leaf("job_timeout", read_whole_number),
-    "task_timeout": _Leaf("file_timeout", read_whole_number),
-    "batch_job_deployment_size": _SIZE,
-    "advanced_deployment_options": _Tree(
-        {
-            "custom_iam_role_arn": _Leaf("iam_role_arn"),
-            "purchase_option": _Leaf("purchase_option"),
-            "service_account_key_secret_name": _Leaf("service_account_key_secret_name"),
-        }
-    ),
-    "parameters": _Pairs("parameters"),
-}
-_REQUEST = _Tree(
-    {
-        "model_details": _Tree(_MODEL),
-        # Before the data: its name of a Google Cloud key wins.
-        "execution_details": _Tree(_EXECUTION),
-        "data_details": _Tree(
-            {
-                "source_path": _Tree(_SOURCE),
-                "destination_path": _Tree(_DESTINATION),
-                **_SECRETS,
-                "service_account_json_key_secret": _Leaf("service_account_key_secret_name"),
-            }
-        ),
-    }
-)
-_START = _Tree({"batch_job_request": _REQUEST, **_MODEL, **_SOURCE, **_DESTINATION, **_SECRETS, **_EXECUTION})
 
 
 class _Reader:
@@ -205,7 +99,7 @@ class _Reader:
         more = len(self._ignored) - _MOST_WARNINGS
         return self._ignored[:_MOST_WARNINGS] + ([f"{more} more fields were ignored."] if more > 0 else [])
 
-    def read(self, value: Any, tree: _Tree, path: str) -> None:
+    def read(self, value: Any, tree: Tree, path: str) -> None:
         """Read one object: first the objects within it, then its own values."""
         found = self._members(value, tree.members, path)
         if tree.one_of and len(found) > 1:
@@ -218,13 +112,13 @@ class _Reader:
             if name not in found:
                 continue
             member, at = found[name]
-            if isinstance(kind, _Tree):
+            if isinstance(kind, Tree):
                 self.read(member, kind, at)
-            elif isinstance(kind, _Pairs):
+            elif isinstance(kind, Pairs):
                 own[kind.field] = (self._pairs(member, at), at)
             else:
-                own[kind.field] = (kind.read(member, at), at)
-        unit, _ = own.pop(_UNIT, ("", ""))
+                own[kind.field] = (kind.scalar.read(member, at), at)
+        unit, _ = own.pop(UNIT, ("", ""))
         if unit == MemoryUnit.GIB.name and "memory" in own:
             amount, at = own["memory"]
             own["memory"] = (amount * _MIB_PER_GIB, at)
@@ -264,19 +158,19 @@ class _Reader:
         pairs = {}
         for index, entry in enumerate(value):
             at = f"{path}[{index}]"
-            found = self._members(entry, ("key", "value"), at)
-            key, text = (read_text(*found.get(name, ("", at))) for name in ("key", "value"))
+            found = self._members(entry, PAIR, at)
+            key, text = (scalar.read(*found.get(name, ("", at))) for name, scalar in PAIR.items())
             if key in pairs:
                 raise ConfigurationError(f"{at}: the key {_shown(key)!r} is there twice.", field=at)
             pairs[key] = text
         return pairs
 
 
-def _write(given: dict[str, Any], tree: _Tree) -> dict[str, Any]:
+def _write(given: dict[str, Any], tree: Tree) -> dict[str, Any]:
     """Move what is given to where it stands in the tree."""
     written: dict[str, Any] = {}
     for name, kind in tree.members.items():
-        if not isinstance(kind, _Tree):
+        if not isinstance(kind, Tree):
             if kind.field in given:
                 written[name] = given.pop(kind.field)
         elif kind.written and (inner := _write(given, kind)):
