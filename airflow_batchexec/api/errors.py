@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from fastapi import FastAPI, Request
-    from pydantic import BaseModel
     from starlette.responses import Response
 
 __all__ = ["ApiError", "ApiRoute", "add_error_handlers", "configured"]
@@ -103,7 +102,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, answer)
 
 
-def _answer(error: Exception, model: type[BaseModel] | None) -> Response:
+def _answer(error: Exception, model: type | None) -> Response:
     known = _as_api_error(error)
     if known is None:
         # The reason may hold anything, so only whoever reads the server's log is told.

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_batchexec.wire.responses import failure
 from airflow_batchexec.wire.schema import START_REQUEST
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 __all__ = ["REQUEST_BODY", "error_responses"]
 
@@ -106,7 +103,7 @@ _ERRORS = {
 }
 
 
-def error_responses(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(model: type, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """How a call may fail, for the document.
 
     Args:

@@ -127,13 +127,13 @@ class BatchJobManagerClient:
             NotAllowedError: The user may not.
             ServerError: There is no answer, or none of this API.
         """
-        answer = self._transport.call(
+        response = self._transport.call(
             "POST",
             "batch-job/start-job",
             document=start_request(execution_config.fields()),
             headers={"Idempotency-Key": _key(idempotency_key)},
         )
-        return read_started(answer)
+        return read_started(response)
 
     def get_execution_status(self, execution_id: str) -> ExecutionStatusResult:
         """What an execution is doing, and how many of its files are finished.
@@ -151,13 +151,13 @@ class BatchJobManagerClient:
             NotAllowedError: The user may not.
             ServerError: There is no answer, or none of this API.
         """
-        answer = self._transport.call("POST", f"{_path(execution_id)}/cancel")
-        if answer.status_code == _CONFLICT and answer.tries > 1:
-            # The try before, whose answer was lost, may be what has ended it.
+        response = self._transport.call("POST", f"{_path(execution_id)}/cancel")
+        if response.status_code == _CONFLICT and response.tries > 1:
+            # An earlier attempt whose response was lost may already have cancelled it.
             status = self.get_execution_status(execution_id)
             if status.status is JobStatus.BATCH_JOB_CANCELLED_STATUS:
-                answer.body.update(success=True, failure_message="")
-        return read_cancelled(answer)
+                response.body.update(success=True, failure_message="")
+        return read_cancelled(response)
 
     def get_execution_report(self, execution_id: str) -> GetExecutionReportResult:
         """The log of an execution, with the model's own lines in it.
@@ -207,8 +207,8 @@ class BatchJobManagerClient:
         while True:
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(jobs))
             query["cursor"] = cursor
-            answer = self._transport.call("GET", "batch-jobs", params=_set(query))
-            page, cursor = read_page(answer)
+            response = self._transport.call("GET", "batch-jobs", params=_set(query))
+            page, cursor = read_page(response)
             jobs += page.batch_jobs
             entries += page.wire.get("batch_jobs") or []
             if not page.success or not page.batch_jobs or not cursor or len(jobs) == limit:

@@ -1,33 +1,34 @@
-"""Answers of the API, read into the results; a field that is missing or null counts as unset, as on the wire."""
+"""Responses of the API, read into results.
+
+The messages of ``wire/responses.py`` say which fields a response has, and of which types. As on the wire, a field that is
+missing or null is unset, unknown fields are ignored, and 64-bit integers may be text.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from airflow_batchexec.client import results
 from airflow_batchexec.client.results import (
-    BatchJob,
-    BatchJobSummary,
     CancelExecutionResult,
-    ExecutionFileDetails,
     ExecutionStatusResult,
     GetBatchJobDetailsResult,
     GetExecutionReportResult,
     ListBatchJobsResult,
-    ReportMessage,
     StartExecutionResult,
-    TaskExecution,
 )
 from airflow_batchexec.exceptions import UnexpectedAnswerError
-from airflow_batchexec.wire.values import JobStatus, TaskStatus
+from airflow_batchexec.wire import responses as wire
+from airflow_batchexec.wire.values import InputFileType, JobStatus, OutputFileType, TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from airflow_batchexec.client.transport import Answer
+    from airflow_batchexec.client.transport import Response
     from airflow_batchexec.wire.values import WireEnum
-
-    E = TypeVar("E", bound=WireEnum)
 
 __all__ = [
     "read_cancelled",
@@ -40,180 +41,194 @@ __all__ = [
 
 T = TypeVar("T")
 
-
-def read_started(answer: Answer) -> StartExecutionResult:
-    """The answer to a start."""
-    return StartExecutionResult(**_outcome(answer), execution_id=_Object(answer.body).text("batch_id"))
-
-
-def read_status(answer: Answer) -> ExecutionStatusResult:
-    """The answer to a question for the status."""
-    body = _Object(answer.body)
-    return ExecutionStatusResult(
-        **_outcome(answer),
-        status=body.enum("job_status", JobStatus),
-        finished_files=body.number("finished_files"),
-        total_files=body.number("total_files"),
-    )
-
-
-def read_cancelled(answer: Answer) -> CancelExecutionResult:
-    """The answer to a cancel."""
-    return CancelExecutionResult(**_outcome(answer))
+_FIRST_REFUSAL = 400
+# What becomes of the messages within a response.
+_RESULTS: dict[type, type] = {
+    wire.BatchJobDetails: results.BatchJob,
+    wire.BatchJobSummary: results.BatchJobSummary,
+    wire.FileDetails: results.ExecutionFileDetails,
+    wire.ReportMessage: results.ReportMessage,
+    wire.TaskExecution: results.TaskExecution,
+}
+# Attributes that existing code knows by another name than the wire's.
+_ATTRIBUTES: dict[type, dict[str, str]] = {
+    wire.ReportResponse: {"successful": "success", "report_messages": "records"},
+    wire.StartResponse: {"batch_id": "execution_id"},
+    wire.StatusResponse: {"job_status": "status"},
+}
 
 
-def read_report(answer: Answer) -> GetExecutionReportResult:
-    """The answer to a question for the report."""
-    return GetExecutionReportResult(
-        **_outcome(answer, "successful"), records=_Object(answer.body).texts("report_messages")
-    )
+def read_started(response: Response) -> StartExecutionResult:
+    """Read the response to a start.
+
+    Raises:
+        UnexpectedAnswerError: A value has the wrong type; ``details["field"]`` is its path.
+    """
+    return StartExecutionResult(**_from_response(response, wire.StartResponse))
 
 
-def read_page(answer: Answer) -> tuple[ListBatchJobsResult, str]:
-    """One page of a list, and the cursor of the next; empty after the last."""
-    body = _Object(answer.body)
-    jobs = [
-        BatchJobSummary(
-            job_id=job.text("job_id"),
-            build_id=job.text("build_id"),
-            job_status=job.enum("job_status", JobStatus),
-            start_time=job.moment("start_time"),
-            end_time=job.moment("end_time"),
-            job_size=job.number("job_size"),
-            failure_message=job.text("failure_message"),
-        )
-        for job in body.objects("batch_jobs")
-    ]
-    return ListBatchJobsResult(**_outcome(answer), batch_jobs=jobs), body.text("next_cursor")
+def read_status(response: Response) -> ExecutionStatusResult:
+    """Read the response to a status call.
+
+    Raises:
+        UnexpectedAnswerError: As for ``read_started``.
+    """
+    return ExecutionStatusResult(**_from_response(response, wire.StatusResponse))
 
 
-def read_details(answer: Answer) -> GetBatchJobDetailsResult:
-    """The answer to a question for one execution."""
-    body = _Object(answer.body)
-    return GetBatchJobDetailsResult(
-        **_outcome(answer), batch_job=_job(body.inner("batch_job")) if body.has("batch_job") else None
-    )
+def read_cancelled(response: Response) -> CancelExecutionResult:
+    """Read the response to a cancellation.
+
+    Raises:
+        UnexpectedAnswerError: As for ``read_started``.
+    """
+    return CancelExecutionResult(**_from_response(response, wire.CancelResponse))
 
 
-def _job(job: _Object) -> BatchJob:
-    files = job.inner("execution_file_details")
-    return BatchJob(
-        job_id=job.text("job_id"),
-        model_id=job.text("model_id"),
-        branch_id=job.text("branch_id"),
-        build_id=job.text("build_id"),
-        start_time=job.moment("start_time"),
-        end_time=job.moment("end_time"),
-        job_status=job.enum("job_status", JobStatus),
-        total_records=job.number("total_records"),
-        job_size=job.number("job_size"),
-        report_messages=[
-            ReportMessage(time=message.moment("time"), line=message.text("line"))
-            for message in job.objects("report_messages")
-        ],
-        execution_file_details=ExecutionFileDetails(
-            source_bucket=files.text("source_bucket"),
-            destination_bucket=files.text("destination_bucket"),
-            source_path=files.text("source_path"),
-            destination_path=files.text("destination_path"),
-            input_file_type=files.text("input_file_type"),
-            output_file_type=files.text("output_file_type"),
-            finished_files=files.number("finished_files"),
-            total_files=files.number("total_files"),
-        ),
-        task_executions=[_task(task) for task in job.objects("task_executions")],
-    )
+def read_report(response: Response) -> GetExecutionReportResult:
+    """Read the response to a report call.
+
+    Raises:
+        UnexpectedAnswerError: As for ``read_started``.
+    """
+    return GetExecutionReportResult(**_from_response(response, wire.ReportResponse))
 
 
-def _task(task: _Object) -> TaskExecution:
-    return TaskExecution(
-        task_id=task.text("task_id"),
-        status=task.enum("status", TaskStatus),
-        start_time=task.moment("start_time"),
-        end_time=task.moment("end_time"),
-        num_of_records=task.number("num_of_records"),
-        filename=task.text("filename"),
-        filenames=task.texts("filenames"),
-    )
+def read_page(response: Response) -> tuple[ListBatchJobsResult, str]:
+    """Read one page of a list.
+
+    Returns:
+        The page, and the cursor of the next one; empty after the last.
+
+    Raises:
+        UnexpectedAnswerError: As for ``read_started``.
+    """
+    values = _from_response(response, wire.ListResponse)
+    cursor = values.pop("next_cursor") or ""
+    return ListBatchJobsResult(**values), cursor
 
 
-def _outcome(answer: Answer, success: str = "success") -> dict[str, Any]:
-    body = _Object(answer.body)
+def read_details(response: Response) -> GetBatchJobDetailsResult:
+    """Read the response to a details call.
+
+    Raises:
+        UnexpectedAnswerError: As for ``read_started``.
+    """
+    return GetBatchJobDetailsResult(**_from_response(response, wire.DetailsResponse))
+
+
+def _from_response(response: Response, message: type) -> dict[str, Any]:
+    """The attributes of a call's result."""
+    # A list of the reference service has no such field.
+    success = {wire.success_field(message): response.status_code < _FIRST_REFUSAL}
+    given = {name: value for name, value in response.body.items() if value is not None}
     return {
-        # A list has no such field: it is one where the server gave it.
-        "success": body.flag(success, unset=answer.status_code < 400),  # noqa: PLR2004  the refusals
-        "failure_message": body.text("failure_message"),
-        "status_code": answer.status_code,
-        "wire": answer.body,
+        **_read_fields(message, {**success, **given}, ""),
+        "status_code": response.status_code,
+        "wire": response.body,
     }
 
 
-class _Object:
-    """A JSON object whose values have the types that the wire gives them.
-
-    Its methods raise ``UnexpectedAnswerError``, naming the field, where one has another.
-    """
-
-    def __init__(self, value: Any, path: str = "") -> None:
-        self._path = path
-        self._value: dict[str, Any] = self._checked(value, dict, "")
-
-    def has(self, name: str) -> bool:
-        return self._value.get(name) is not None
-
-    def text(self, name: str) -> str:
-        return self._get(name, str, "")
-
-    def flag(self, name: str, *, unset: bool) -> bool:
-        return self._get(name, bool, unset)
-
-    def number(self, name: str) -> int:
-        value = self._value.get(name)
-        # 64-bit integers may come as texts.
-        return self._convert(name, int, value if not isinstance(value, (float, bool)) else "") if value else 0
-
-    def moment(self, name: str) -> datetime | None:
-        text = self.text(name)
-        return self._convert(name, _moment, text) if text else None
-
-    def enum(self, name: str, kind: type[E]) -> E:
-        value = self._value.get(name)
-        return self._convert(name, kind.parse, value) if value not in (None, "") else next(iter(kind))
-
-    def inner(self, name: str) -> _Object:
-        return _Object(self._value.get(name) or {}, f"{self._path}{name}.")
-
-    def objects(self, name: str) -> list[_Object]:
-        values: Sequence[Any] = self._get(name, list, [])
-        return [_Object(value, f"{self._path}{name}[{number}].") for number, value in enumerate(values)]
-
-    def texts(self, name: str) -> list[str]:
-        return [self._checked(value, str, name) for value in self._get(name, list, [])]
-
-    def _get(self, name: str, kind: type[T], unset: T) -> T:
-        value = self._value.get(name)
-        return unset if value is None else self._checked(value, kind, name)
-
-    def _checked(self, value: Any, kind: type[T], name: str) -> T:
-        if not isinstance(value, kind):
-            raise self._wrong(name)
-        return value
-
-    def _convert(self, name: str, convert: Callable[[Any], T], value: Any) -> T:
-        try:
-            return convert(value)
-        except (ValueError, TypeError) as error:
-            raise self._wrong(name) from error
-
-    def _wrong(self, name: str) -> UnexpectedAnswerError:
-        path = f"{self._path}{name}".rstrip(".") or "the whole"
-        return UnexpectedAnswerError(
-            f"The server's answer cannot be read: {path} has the wrong type or value.", field=path
-        )
+def _read_fields(message: type, value: Any, path: str) -> dict[str, Any]:
+    """The fields of a message, by the names of the result's attributes."""
+    given = _checked(value, dict, path)
+    renamed = _ATTRIBUTES.get(message, {})
+    return {
+        renamed.get(name, name): _read_value(kind, given.get(name), f"{path}.{name}" if path else name)
+        for name, kind in _field_types(message).items()
+    }
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
+@cache
+def _field_types(message: type) -> dict[str, Any]:
+    return get_type_hints(message)
+
+
+def _read_value(kind: Any, value: Any, path: str) -> Any:
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]
+        if value is None:
+            return None
+    if get_origin(kind) is list:
+        return _read_list(get_args(kind)[0], [] if value is None else value, path)
+    if kind in _RESULTS:
+        return _read_message(kind, value or {}, path)
+    return _READERS[kind](value, path)
+
+
+def _read_list(kind: type, value: Any, path: str) -> list[Any]:
+    entries = _checked(value, list, path)
+    if kind in _RESULTS:
+        return [_read_message(kind, entry, f"{path}[{index}]") for index, entry in enumerate(entries)]
+    return [_checked(entry, kind, path) for entry in entries]
+
+
+def _read_message(message: type, value: Any, path: str) -> Any:
+    return _RESULTS[message](**_read_fields(message, value, path))
+
+
+def _read_text(value: Any, path: str) -> str:
+    return "" if value is None else _checked(value, str, path)
+
+
+def _read_flag(value: Any, path: str) -> bool:
+    return False if value is None else _checked(value, bool, path)
+
+
+def _read_count(value: Any, path: str) -> int:
+    if not value:
+        return 0
+    if isinstance(value, (float, bool)):
+        raise _wrong(path)
+    return _converted(int, value, path)
+
+
+def _read_time(value: Any, path: str) -> datetime | None:
+    text = _read_text(value, path)
+    return _converted(_time, text, path) if text else None
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
-    return moment
+    return time
+
+
+def _enum_reader(kind: type[WireEnum]) -> Callable[[Any, str], WireEnum]:
+    def read(value: Any, path: str) -> WireEnum:
+        return next(iter(kind)) if value in (None, "") else _converted(kind.parse, value, path)
+
+    return read
+
+
+_READERS: dict[type, Callable[[Any, str], Any]] = {
+    bool: _read_flag,
+    datetime: _read_time,
+    int: _read_count,
+    str: _read_text,
+    JobStatus: _enum_reader(JobStatus),
+    TaskStatus: _enum_reader(TaskStatus),
+    # Results give file types as text, so that those of later servers are not errors.
+    InputFileType: _read_text,
+    OutputFileType: _read_text,
+}
+
+
+def _checked(value: Any, kind: type[T], path: str) -> T:
+    if not isinstance(value, kind):
+        raise _wrong(path)
+    return value
+
+
+def _converted(convert: Callable[[Any], T], value: Any, path: str) -> T:
+    try:
+        return convert(value)
+    except (ValueError, TypeError) as error:
+        raise _wrong(path) from error
+
+
+def _wrong(path: str) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"The server's answer cannot be read: {path} has the wrong type or value.", field=path
+    )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.client.settings import ClientSettings
 
-__all__ = ["Answer", "Transport"]
+__all__ = ["Response", "Transport"]
 
 _API = "/batchexec/api/v1/"
 _LOGIN = "/auth/token"
@@ -56,12 +56,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the API said to a call, be it yes or no.
+class Response:
+    """The API's response to a call, whether the call succeeded or was refused.
 
     Attributes:
-        status_code: Its HTTP status.
-        body: The call's own response.
+        status_code: The HTTP status.
+        body: The response message, as JSON.
         tries: How often the call was sent.
     """
 
@@ -119,8 +119,8 @@ class Transport:
         document: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Make a call, and give what the API itself answered.
+    ) -> Response:
+        """Make a call and return the API's own response.
 
         Args:
             method: The HTTP method.
@@ -144,7 +144,7 @@ class Transport:
                 status_code=status_code,
             )
         if isinstance(body, dict) and isinstance(body.get("failure_message"), str) and status_code < 500:  # noqa: PLR2004  beyond, the server failed
-            return Answer(status_code, body, tries)
+            return Response(status_code, body, tries)
         raise self._unexpected(status_code, body)
 
     def _log_in(self, username: str, password: str) -> str:

@@ -1,11 +1,14 @@
-"""What the API answers: the messages of the wire, each with the fields that say whether the call succeeded."""
+"""The API's response messages: their fields, types and zero values.
+
+The server serializes them (pydantic takes descriptions and limits from the metadata of the fields), and the client reads
+them, so this module must not import pydantic.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003  pydantic reads the annotations
+from dataclasses import asdict, dataclass, field
+from datetime import datetime  # noqa: TC003  the annotations are read at run time
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_batchexec.wire.values import InputFileType, JobStatus, OutputFileType, TaskStatus
 
@@ -23,81 +26,100 @@ __all__ = [
     "StatusResponse",
     "TaskExecution",
     "failure",
+    "success_field",
 ]
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True)
+def _described(description: str) -> dict[str, Any]:
+    return {"description": description}
 
 
-class Outcome(_Message):
+def _count(description: str | None = None) -> dict[str, Any]:
+    return {"ge": 0, "description": description}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
     """What every call but the report says of itself."""
 
-    success: bool = Field(default=True, description="Whether the call did what it was asked.")
-    failure_message: str = Field(
+    success: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
+    failure_message: str = field(
         default="",
-        description="Why it did not; or, of an execution that has ended without success, why that is so.",
+        metadata=_described(
+            "Why it did not; or, of an execution that has ended without success, why that is so."
+        ),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
 class StartResponse(Outcome):
     """The answer to a start."""
 
-    batch_id: str = Field(default="", description="The execution's id; empty where it was refused.")
+    batch_id: str = field(default="", metadata=_described("The execution's id; empty where it was refused."))
 
 
+@dataclass(frozen=True, kw_only=True)
 class CancelResponse(Outcome):
     """The answer to a cancellation."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class StatusResponse(Outcome):
     """How far an execution is."""
 
-    job_status: JobStatus = Field(default=JobStatus.UNDEFINED_BATCH_JOB_STATUS)
-    finished_files: int = Field(default=0, ge=0, description="Files with a result.")
-    total_files: int = Field(default=0, ge=0, description="Files of the plan; 0 until there is one.")
+    job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
+    finished_files: int = field(default=0, metadata=_count("Files with a result."))
+    total_files: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
 
 
-class ReportResponse(_Message):
+@dataclass(frozen=True, kw_only=True)
+class ReportResponse:
     """An execution's log, in order."""
 
-    successful: bool = Field(default=True, description="Whether the call did what it was asked.")
-    failure_message: str = Field(default="", description="Why it did not.")
-    report_messages: list[str] = Field(
+    successful: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
+    failure_message: str = field(default="", metadata=_described("Why it did not."))
+    report_messages: list[str] = field(
         default_factory=list,
-        description="Lines, each with its time in UTC; `[model]` begins what the model printed.",
+        metadata=_described("Lines, each with its time in UTC; `[model]` begins what the model printed."),
     )
 
 
-class BatchJobSummary(_Message):
+@dataclass(frozen=True, kw_only=True)
+class BatchJobSummary:
     """One execution of a list."""
 
     job_id: str = ""
-    build_id: str = Field(default="", description="The build; before the plan, the one that was asked for.")
+    build_id: str = field(
+        default="", metadata=_described("The build; before the plan, the one that was asked for.")
+    )
     job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
-    start_time: datetime | None = Field(default=None, description="When it began to run.")
-    end_time: datetime | None = Field(default=None, description="When it ended.")
-    job_size: int = Field(default=0, ge=0, description="Files of the plan; 0 until there is one.")
-    failure_message: str = Field(default="", description="Why it ended without success.")
+    start_time: datetime | None = field(default=None, metadata=_described("When it began to run."))
+    end_time: datetime | None = field(default=None, metadata=_described("When it ended."))
+    job_size: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
+    failure_message: str = field(default="", metadata=_described("Why it ended without success."))
 
 
+@dataclass(frozen=True, kw_only=True)
 class ListResponse(Outcome):
     """Executions, newest first."""
 
-    batch_jobs: list[BatchJobSummary] = Field(default_factory=list)
-    next_cursor: str | None = Field(
-        default=None, description="The `cursor` that gives the next page; null where this is the last."
+    batch_jobs: list[BatchJobSummary] = field(default_factory=list)
+    next_cursor: str | None = field(
+        default=None,
+        metadata=_described("The `cursor` that gives the next page; null where this is the last."),
     )
 
 
-class ReportMessage(_Message):
+@dataclass(frozen=True, kw_only=True)
+class ReportMessage:
     """One line of the report."""
 
     time: datetime
     line: str
 
 
-class FileDetails(_Message):
+@dataclass(frozen=True, kw_only=True)
+class FileDetails:
     """Where an execution reads and writes, and how many of its files have a result."""
 
     source_bucket: str = ""
@@ -106,23 +128,27 @@ class FileDetails(_Message):
     destination_path: str = ""
     input_file_type: InputFileType = InputFileType.UNDEFINED_INPUT_FILE_TYPE
     output_file_type: OutputFileType = OutputFileType.UNDEFINED_OUTPUT_FILE_TYPE
-    finished_files: int = Field(default=0, ge=0)
-    total_files: int = Field(default=0, ge=0)
+    finished_files: int = field(default=0, metadata=_count())
+    total_files: int = field(default=0, metadata=_count())
 
 
-class TaskExecution(_Message):
+@dataclass(frozen=True, kw_only=True)
+class TaskExecution:
     """What became of one file."""
 
-    task_id: str = Field(default="", description="Airflow's mapped task, and which of its files this is.")
+    task_id: str = field(
+        default="", metadata=_described("Airflow's mapped task, and which of its files this is.")
+    )
     status: TaskStatus = TaskStatus.UNDEFINED_BATCH_TASK_STATUS
     start_time: datetime | None = None
     end_time: datetime | None = None
-    num_of_records: int = Field(default=0, ge=0, description="Rows of its result.")
-    filename: str = Field(default="", description="The file, by its path below the source folder.")
-    filenames: list[str] = Field(default_factory=list, description="The same, as a list.")
+    num_of_records: int = field(default=0, metadata=_count("Rows of its result."))
+    filename: str = field(default="", metadata=_described("The file, by its path below the source folder."))
+    filenames: list[str] = field(default_factory=list, metadata=_described("The same, as a list."))
 
 
-class BatchJobDetails(_Message):
+@dataclass(frozen=True, kw_only=True)
+class BatchJobDetails:
     """All that is known of one execution."""
 
     job_id: str = ""
@@ -132,27 +158,38 @@ class BatchJobDetails(_Message):
     start_time: datetime | None = None
     end_time: datetime | None = None
     job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
-    total_records: int = Field(default=0, ge=0, description="Rows of all results.")
-    job_size: int = Field(default=0, ge=0, description="Files of the plan; 0 until there is one.")
-    report_messages: list[ReportMessage] = Field(default_factory=list)
-    execution_file_details: FileDetails = Field(default_factory=FileDetails)
-    task_executions: list[TaskExecution] = Field(
-        default_factory=list, description="One for each planned file."
+    total_records: int = field(default=0, metadata=_count("Rows of all results."))
+    job_size: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
+    report_messages: list[ReportMessage] = field(default_factory=list)
+    execution_file_details: FileDetails = field(default_factory=FileDetails)
+    task_executions: list[TaskExecution] = field(
+        default_factory=list, metadata=_described("One for each planned file.")
     )
 
 
+@dataclass(frozen=True, kw_only=True)
 class DetailsResponse(Outcome):
     """One execution with every file."""
 
     batch_job: BatchJobDetails | None = None
 
 
-def failure(model: type[BaseModel] | None, message: str) -> dict[str, Any]:
-    """The answer of a call that failed, as the JSON of its own response type."""
-    if model is None or not issubclass(model, Outcome | ReportResponse):
-        model = Outcome
-    said = {
-        "successful" if issubclass(model, ReportResponse) else "success": False,
-        "failure_message": message,
-    }
-    return model.model_validate(said).model_dump(mode="json")
+def success_field(message: type) -> str:
+    """The name of the field in which a response says whether the call succeeded.
+
+    Args:
+        message: The type of the response.
+    """
+    return "successful" if issubclass(message, ReportResponse) else "success"
+
+
+def failure(message: type | None, reason: str) -> dict[str, Any]:
+    """The response of a call that failed, as JSON.
+
+    Args:
+        message: The type of the call's response; ``Outcome`` where it is not known.
+        reason: Why the call failed.
+    """
+    kind = message if message is not None and issubclass(message, Outcome | ReportResponse) else Outcome
+    said: dict[str, Any] = {success_field(kind): False, "failure_message": reason}
+    return asdict(kind(**said))
