@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,11 @@ import typer
 
 from airflow_batchexec.cli.errors import FAILED, INTERRUPTED, report
 from airflow_batchexec.cli.options import Output
+from airflow_batchexec.client.interruption import ends_as_interrupts
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import FrameType
 
     from airflow_batchexec.engine.config.model import ExecutionConfig
 
@@ -102,29 +101,13 @@ def run_here(config: ExecutionConfig, model_repository: str | None, output: Outp
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """A SIGTERM, or the end of the terminal, ends an execution as cleanly as Ctrl-C does.
-
-    The first of them counts: a second Ctrl-C must not cut the clean end short. What is ignored, as under ``nohup``,
-    stays ignored.
-    """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.getsignal(number) for number in numbers}
-    previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
-    try:
-        for number in previous:
-            signal.signal(number, interrupt)
-        yield
-    except KeyboardInterrupt:
-        typer.echo(
-            "The execution was interrupted: its pods have ended, and no partial result was left.", err=True
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    """Interrupts end an execution cleanly, and the command with the exit code of interrupts."""
+    with ends_as_interrupts(first_only=True):
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.echo(
+                "The execution was interrupted: its pods have ended, and no partial result was left.",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None

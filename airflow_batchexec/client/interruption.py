@@ -1,4 +1,4 @@
-"""Ctrl-C, and the ends that a system asks for, as one exception; a second one always gets through."""
+"""Ctrl-C, and the signals by which a system ends processes, as one exception."""
 
 from __future__ import annotations
 
@@ -8,31 +8,49 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
+
+    _Handler = Callable[[int, FrameType | None], object] | int | None
 
 __all__ = ["ends_as_interrupts"]
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
-def ends_as_interrupts() -> Iterator[None]:
-    """Let SIGTERM and the end of the terminal raise ``KeyboardInterrupt`` meanwhile, so that what is begun is ended well.
+def ends_as_interrupts(*, first_only: bool = False) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does, so that work in progress is cleaned up.
 
-    Only where nobody has a handler of their own, and in the main thread: elsewhere Python allows none.
+    Only the main thread can handle signals; elsewhere nothing changes. What is ignored, as under ``nohup``, stays ignored.
+
+    Args:
+        first_only: Whether the first signal counts alone, SIGINT included, so that a second Ctrl-C does not interrupt the
+            clean-up. Handlers of the caller are then replaced, too; otherwise they are left alone, and every signal
+            interrupts.
     """
+    previous = _handlers_to_replace(first_only=first_only)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if first_only:
+            for number in previous:
+                signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers: list[signal.Signals] = []
-    if threading.current_thread() is threading.main_thread():
-        numbers = [
-            number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL
-        ]
     try:
-        for number in numbers:
+        for number in previous:
             signal.signal(number, interrupt)
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _handlers_to_replace(*, first_only: bool) -> dict[signal.Signals, _Handler]:
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    if not first_only:
+        return {number: signal.SIG_DFL for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDS)}
+    # None: a handler that was not installed by Python, and could not be restored.
+    return {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
