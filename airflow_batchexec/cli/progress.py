@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from airflow_batchexec.cli.display import print_facts, styled_status
+from airflow_batchexec.client.progress import bar
 from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
@@ -33,34 +26,19 @@ class ProgressView:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("files"),
-            TextColumn("{task.fields[rows]:,} rows"),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("Planning", total=None, rows=0)
-        self._rows = 0
+        self._bar = bar("Planning", wanted=self._console.is_terminal, console=self._console, with_rows=True)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
 
     def planned(self, prepared: Prepared) -> None:
         """Say what is about to be done."""
         spec = prepared.spec
-        self._progress.update(
-            self._task, description=f"{spec.build.model_id} {spec.build.build_id}", total=spec.total_files
-        )
+        self._bar.show(f"{spec.build.model_id} {spec.build.build_id}", 0, spec.total_files)
         for file in prepared.plan.skipped:
             self._console.print(
                 f"[yellow]skipped[/] {escape(file.file)}: {escape(file.reason)}",
@@ -71,8 +49,7 @@ class ProgressView:
     def recorded(self, record: FileRecord) -> None:
         """A file has started or ended."""
         if record.status is FileStatus.FINISHED and record.output is not None:
-            self._rows += record.output.rows
-            self._progress.update(self._task, advance=1, rows=self._rows)
+            self._bar.advance(record.output.rows)
         elif record.status is not FileStatus.STARTED:
             self._console.print(
                 f"[red]{record.status.value.lower()}[/] {escape(_named(record))}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,8 +170,10 @@ def run_here(
         BatchExecError: The execution is refused before any file is touched.
         KeyboardInterrupt: Somebody interrupted this: the pods have ended, and nothing partial is left.
     """
-    with ends_as_interrupts(), bar(config.execution.model_id, wanted=progress) as view:
-        execution = local_execution(config, model_repository=model_repository, observer=_observer(view))
+    model_id = config.execution.model_id
+    with ends_as_interrupts(), bar(model_id, wanted=progress) as view:
+        observer = _observer(view, f"{model_id} running")
+        execution = local_execution(config, model_repository=model_repository, observer=observer)
         result = LocalRunResult.of(execution.run(execution.prepare()))
     if result.status != "FINISHED":
         raise ExecutionFailedError(
@@ -188,24 +189,18 @@ def run_here(
     return result
 
 
-def _observer(view: Bar) -> Observer:
+def _observer(view: Bar, text: str) -> Observer:
     from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  as above
     from airflow_batchexec.engine.running.local import Observer  # noqa: PLC0415  as above
 
-    lock = threading.Lock()
-    counts = {"finished": 0, "total": 0}
-
     def planned(prepared: Prepared) -> None:
-        counts["total"] = prepared.spec.total_files
-        view.show("running", 0, counts["total"])
+        view.show(text, 0, prepared.spec.total_files)
         for file in prepared.plan.skipped:
             logger.warning("Skipped %s: %s", file.file, file.reason)
 
     def recorded(record: FileRecord) -> None:
         if record.status is FileStatus.FINISHED:
-            with lock:
-                counts["finished"] += 1
-                view.show("running", counts["finished"], counts["total"])
+            view.advance(record.output.rows if record.output is not None else 0)
 
     return Observer(
         planned=planned,

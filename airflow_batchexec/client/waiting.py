@@ -89,7 +89,8 @@ def _poll(
             seen = time.monotonic()
             if result.ended or not result.success:
                 return result
-            view.show(result.status.short, result.finished_files, result.total_files)
+            text = f"{execution_id} {result.status.short.lower()}"
+            view.show(text, result.finished_files, result.total_files)
         left = float("inf") if timeout is None else started + timeout - time.monotonic()
         if left <= 0:
             raise WaitTimeoutError(
