@@ -6,6 +6,7 @@ missing or null is unset, unknown fields are ignored, and 64-bit integers may be
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from functools import cache
 from types import UnionType
@@ -42,7 +43,7 @@ __all__ = [
 T = TypeVar("T")
 
 _FIRST_REFUSAL = 400
-# What becomes of the messages within a response.
+# The public types of the messages within a response.
 _RESULTS: dict[type, type] = {
     wire.BatchJobDetails: results.BatchJob,
     wire.BatchJobSummary: results.BatchJobSummary,
@@ -141,7 +142,8 @@ def _read_fields(message: type, value: Any, path: str) -> dict[str, Any]:
 
 @cache
 def _field_types(message: type) -> dict[str, Any]:
-    return get_type_hints(message)
+    types = get_type_hints(message)
+    return {field.name: types[field.name] for field in fields(message)}
 
 
 def _read_value(kind: Any, value: Any, path: str) -> Any:

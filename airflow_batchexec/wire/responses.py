@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime  # noqa: TC003  the annotations are read at run time
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow_batchexec.wire.values import InputFileType, JobStatus, OutputFileType, TaskStatus
 
@@ -38,8 +38,13 @@ def _count(description: str | None = None) -> dict[str, Any]:
     return {"ge": 0, "description": description}
 
 
+class _Message:
+    # The server validates what it sends. Without this, pydantic would serialize instances as they are.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"revalidate_instances": "always"}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(_Message):
     """What every call but the report says of itself."""
 
     success: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
@@ -73,7 +78,7 @@ class StatusResponse(Outcome):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportResponse:
+class ReportResponse(_Message):
     """An execution's log, in order."""
 
     successful: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
@@ -85,7 +90,7 @@ class ReportResponse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchJobSummary:
+class BatchJobSummary(_Message):
     """One execution of a list."""
 
     job_id: str = ""
@@ -111,7 +116,7 @@ class ListResponse(Outcome):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportMessage:
+class ReportMessage(_Message):
     """One line of the report."""
 
     time: datetime
@@ -119,7 +124,7 @@ class ReportMessage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileDetails:
+class FileDetails(_Message):
     """Where an execution reads and writes, and how many of its files have a result."""
 
     source_bucket: str = ""
@@ -133,7 +138,7 @@ class FileDetails:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskExecution:
+class TaskExecution(_Message):
     """What became of one file."""
 
     task_id: str = field(
@@ -148,7 +153,7 @@ class TaskExecution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchJobDetails:
+class BatchJobDetails(_Message):
     """All that is known of one execution."""
 
     job_id: str = ""
