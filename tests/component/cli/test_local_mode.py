@@ -301,6 +301,7 @@ def test_a_progress_bar_is_drawn_on_a_terminal(desk):
     assert process.returncode == FINISHED
     assert "double v1" in drawn.decode()
     assert "2/2" in drawn.decode()
+    assert "2 rows" in drawn.decode()
     assert "━" in drawn.decode()
 
 

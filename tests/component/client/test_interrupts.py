@@ -9,6 +9,8 @@ import pytest
 from scripted_server import API, DROP, START, STARTED, Reply, status_of
 from terminal import Terminal
 
+from airflow_batchexec.client.interruption import ends_as_interrupts
+
 JOB = f"{API}batch-job/rest__1"
 STATUS = f"GET {JOB}/status"
 CANCEL = f"POST {JOB}/cancel"
@@ -140,3 +142,27 @@ def test_the_handlers_are_what_they_were_when_the_wait_is_over(server, client):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     client.wait_for_execution("rest__1")
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
+def test_where_only_the_first_interrupt_counts_later_ones_do_nothing(number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with ends_as_interrupts(first_only=True):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        for later in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(later)
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for first_only in (False, True):
+            with ends_as_interrupts(first_only=first_only):
+                signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
