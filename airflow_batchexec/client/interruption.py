@@ -25,9 +25,8 @@ def ends_as_interrupts(*, first_only: bool = False) -> Iterator[None]:
     Only the main thread can handle signals; elsewhere nothing changes. What is ignored, as under ``nohup``, stays ignored.
 
     Args:
-        first_only: Whether the first signal counts alone, SIGINT included, so that a second Ctrl-C does not interrupt the
-            clean-up. Handlers of the caller are then replaced, too; otherwise they are left alone, and every signal
-            interrupts.
+        first_only: Ignore all signals after the first, SIGINT included, so that a second Ctrl-C does not interrupt the
+            clean-up. This also replaces handlers that the caller has installed; without it they are left alone.
     """
     previous = _handlers_to_replace(first_only=first_only)
 

@@ -93,7 +93,7 @@ _CPUS = Scalar(read_number, {"type": ["number", "null"], "minimum": 0, "maximum"
 PAIR = {"key": _TEXT, "value": _TEXT}
 """The members of each entry of ``Pairs``."""
 UNIT = "memory_units"
-"""A unit is read as a field of its own, beside the amount that it belongs to."""
+"""The field that a unit is read into; the reader then applies it to the amount beside it."""
 
 _CPU = {
     "cpu": Leaf("cpus", "CPUs of a pod.", _CPUS),
