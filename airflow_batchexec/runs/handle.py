@@ -10,6 +10,7 @@ from airflow_batchexec import settings
 from airflow_batchexec.engine.execution.ids import id_in_run
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState, local_owner_state
 from airflow_batchexec.exceptions import BatchExecError
+from airflow_batchexec.names import ENDED_RUN_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,6 @@ def generation(context: Context) -> int:
 
 def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerState]:
     """A function that determines whether a lock's owner is still running."""
-    from airflow.sdk import DagRunState  # noqa: PLC0415  not for parsing
     from airflow.sdk.exceptions import AirflowRuntimeError  # noqa: PLC0415  not for parsing
 
     def state(owner: LockOwner) -> OwnerState:
@@ -110,13 +110,11 @@ def owner_state(ti: RuntimeTaskInstanceProtocol) -> Callable[[LockOwner], OwnerS
             # A run with this id here would be a different one.
             return OwnerState.UNKNOWN
         try:
-            run_state = DagRunState(ti.get_dagrun_state(owner.dag_id, owner.run_id))
+            run_state = ti.get_dagrun_state(owner.dag_id, owner.run_id)
         except AirflowRuntimeError as error:
             detail = error.error.detail or {}
             # A deleted run has ended.
             return OwnerState.ENDED if detail.get("status_code") == 404 else OwnerState.UNKNOWN  # noqa: PLR2004
-        return (
-            OwnerState.ENDED if run_state in {DagRunState.SUCCESS, DagRunState.FAILED} else OwnerState.RUNNING
-        )
+        return OwnerState.ENDED if run_state in ENDED_RUN_STATES else OwnerState.RUNNING
 
     return state
