@@ -91,11 +91,10 @@ def run_here(config: ExecutionConfig, model_repository: str | None, output: Outp
         report(failure)
         raise typer.Exit(FAILED)
     if output is Output.JSON:
-        without_files = {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
-        sys.stdout.write(json.dumps(without_files) + "\n")
+        sys.stdout.write(json.dumps(manifest.header().to_dict()) + "\n")
     else:
         print_summary(manifest)
-    if manifest["status"] != "FINISHED":
+    if not manifest.has_finished:
         raise typer.Exit(FAILED)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.lifecycle import Prepared
+    from airflow_batchexec.engine.execution.manifest import ManifestHeader
 
 __all__ = ["ProgressView", "print_summary"]
 
@@ -71,23 +72,27 @@ def _named(record: FileRecord) -> str:
     return f"{record.file}: {record.reason.removeprefix(f'{record.file}: ')}"
 
 
-def print_summary(manifest: dict[str, Any]) -> None:
+def print_summary(manifest: ManifestHeader) -> None:
     """The execution's account on standard output, a line for each value; paths are never broken over two lines."""
     print_facts(_summary(manifest))
 
 
-def _summary(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _summary(manifest: ManifestHeader) -> Iterator[tuple[str, str]]:
     """Labels and values, the values as rich's markup."""
-    yield "Status", styled_status(manifest["status"])
-    if manifest["reason"]:
-        yield "Reason", escape(manifest["reason"])
-    yield "Execution", escape(manifest["execution_id"])
-    yield "Build", escape(f"{manifest['model_id']} {manifest['build_id']}")
-    others = (("failed_files", "failed"), ("not_started_files", "not started"), ("skipped_files", "skipped"))
-    counts = [f"{manifest['finished_files']:,} of {manifest['total_files']:,} finished"]
-    counts += [f"{manifest[name]:,} {word}" for name, word in others if manifest[name]]
+    yield "Status", styled_status(manifest.status.value)
+    if manifest.reason:
+        yield "Reason", escape(manifest.reason)
+    yield "Execution", escape(manifest.execution_id)
+    yield "Build", escape(f"{manifest.model_id} {manifest.build_id}")
+    others = (
+        (manifest.failed_files, "failed"),
+        (manifest.not_started_files, "not started"),
+        (manifest.skipped_files, "skipped"),
+    )
+    counts = [f"{manifest.finished_files:,} of {manifest.total_files:,} finished"]
+    counts += [f"{count:,} {word}" for count, word in others if count]
     yield "Files", ", ".join(counts)
-    yield "Rows", f"{manifest['rows']:,}"
-    yield "Seconds", f"{manifest['seconds']:.1f}"
-    yield "Results", escape(manifest["destination"])
-    yield "Manifest", escape(manifest["manifest"])
+    yield "Rows", f"{manifest.rows:,}"
+    yield "Seconds", f"{manifest.seconds:.1f}"
+    yield "Results", escape(manifest.destination)
+    yield "Manifest", escape(manifest.manifest)

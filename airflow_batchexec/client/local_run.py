@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.lifecycle import Prepared
+    from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.running.local import LocalExecution, Observer
 
 __all__ = ["LocalRunResult", "check_local", "local_execution", "local_folder", "run_here"]
@@ -84,10 +85,25 @@ class LocalRunResult:
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, manifest: dict[str, Any]) -> LocalRunResult:
+    def of(cls, manifest: Manifest) -> LocalRunResult:
         """The account that a manifest gives."""
-        names = set(cls.__dataclass_fields__) - {"document"}
-        return cls(**{name: manifest[name] for name in names}, document=manifest)
+        return cls(
+            execution_id=manifest.execution_id,
+            status=manifest.status.value,
+            reason=manifest.reason,
+            model_id=manifest.model_id,
+            build_id=manifest.build_id,
+            total_files=manifest.total_files,
+            finished_files=manifest.finished_files,
+            failed_files=manifest.failed_files,
+            not_started_files=manifest.not_started_files,
+            skipped_files=manifest.skipped_files,
+            rows=manifest.rows,
+            seconds=manifest.seconds,
+            destination=manifest.destination,
+            manifest=manifest.manifest,
+            document=manifest.to_dict(),
+        )
 
 
 def local_folder(folder: str, field: str) -> str:
@@ -174,19 +190,17 @@ def run_here(
     with ends_as_interrupts(), bar(model_id, wanted=progress) as view:
         observer = _observer(view, f"{model_id} running")
         execution = local_execution(config, model_repository=model_repository, observer=observer)
-        result = LocalRunResult.of(execution.run(execution.prepare()))
-    if result.status != "FINISHED":
+        manifest = execution.run(execution.prepare())
+    if not manifest.has_finished:
         raise ExecutionFailedError(
-            f"The execution {result.execution_id} is {result.status}: {result.reason}",
-            execution_id=result.execution_id,
-            status=result.status,
-            reason=result.reason,
-            manifest=result.manifest,
-            traceback=next(
-                (file["traceback"] for file in result.document["files"] if file.get("traceback")), ""
-            ),
+            f"The execution {manifest.execution_id} is {manifest.status}: {manifest.reason}",
+            execution_id=manifest.execution_id,
+            status=manifest.status.value,
+            reason=manifest.reason,
+            manifest=manifest.manifest,
+            traceback=next((record.traceback for record in manifest.files if record.traceback), ""),
         )
-    return result
+    return LocalRunResult.of(manifest)
 
 
 def _observer(view: Bar, text: str) -> Observer:

@@ -333,4 +333,4 @@ class BatchExecutionOperator(BaseOperator):
         end = end_of(context, dag_id=self.execution_dag_id, run_id=run_id, state=state)
         if end.failure:
             raise AirflowFailException(end.failure) if end.is_final else AirflowException(end.failure)
-        return {"execution_id": run_id, **end.summary}
+        return {"execution_id": run_id, **end.summary.to_dict()}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-    from airflow_batchexec.engine.execution.audit import ExecutionStatus
+    from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Manifest, Summary
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.execution.stop import StopMark
     from airflow_batchexec.engine.storage import Storage
@@ -72,17 +72,19 @@ class FinishExecutionOperator(BaseOperator):
         self.predict_task_id = predict_task_id
         self.name = name
         self.unless_done_by = unless_done_by
-        self._concluded: tuple[ExecutionSpec, dict[str, Any]] | None = None
+        self._concluded: tuple[ExecutionSpec, Manifest] | None = None
         if not unless_done_by:
             self.add_outlets([execution_alias(self, name)])
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Audit the execution."""
+        from airflow_batchexec.engine.execution.manifest import Summary  # noqa: PLC0415  not for parsing
+
         internals.die_with_supervisor()
         ti = context["ti"]
         if self.unless_done_by:
             done = ti.xcom_pull(task_ids=self.unless_done_by, key=SUMMARY_KEY)
-            if done and done["generation"] == generation(context):
+            if done and Summary.read(done).generation == generation(context):
                 return None
         journal = TaskJournal(context, name=self.task_id, log=self.log)
         try:
@@ -93,12 +95,13 @@ class FinishExecutionOperator(BaseOperator):
                 raise
         finally:
             journal.close()
-        ti.xcom_push(SUMMARY_KEY, summary)
-        if summary["status"] != "FINISHED":
+        value = summary.to_dict()
+        ti.xcom_push(SUMMARY_KEY, value)
+        if summary.header is None or not summary.has_finished:
             raise AirflowFailException(_text(summary))
         self.log.info("%s", _text(summary))
-        update_asset(context, summary)
-        return summary
+        update_asset(context, summary.header)
+        return value
 
     def get_openlineage_facets_on_complete(
         self,
@@ -107,14 +110,13 @@ class FinishExecutionOperator(BaseOperator):
         """What OpenLineage is told, also where the execution has failed."""
         return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
 
-    def _end(self, context: Context, *, cancelled: str, journal: TaskJournal) -> dict[str, Any]:
+    def _end(self, context: Context, *, cancelled: str, journal: TaskJournal) -> Summary:
         """Conclude the execution, and give its summary."""
         execution = self._plan_of_run(context, cancelled=cancelled)
         if execution:
             summary = self._conclude(ExecutionHandle.from_dict(execution), context, cancelled, journal)
         else:
             summary = self._refusal(context, cancelled)
-        summary |= {"generation": generation(context)}
         _tell_end(journal, context, summary, self._concluded[1] if self._concluded else None)
         return summary
 
@@ -128,8 +130,13 @@ class FinishExecutionOperator(BaseOperator):
             return plan.end(cancelled)
         return plan.pull(EXECUTION_KEY)
 
-    def _refusal(self, context: Context, cancelled: str) -> dict[str, Any]:
+    def _refusal(self, context: Context, cancelled: str) -> Summary:
         """The summary of an execution that has no plan."""
+        from airflow_batchexec.engine.execution.manifest import (  # noqa: PLC0415  not for parsing
+            ExecutionStatus,
+            Summary,
+        )
+
         ti = context["ti"]
         skipped = _count_tasks(context, self.plan_task_id, "skipped")
         refused = None if skipped else ti.xcom_pull(task_ids=self.plan_task_id, key=REFUSED_KEY)
@@ -139,16 +146,17 @@ class FinishExecutionOperator(BaseOperator):
                 "error": "ExecutionCancelledError" if skipped or cancelled else "",
                 "reason": reason,
             }
-        cancelled = refused["error"] == "ExecutionCancelledError"
-        return {
-            "execution_id": execution_id_of(ti, self.name),
-            "status": "CANCELLED" if cancelled else "FAILED",
-            "reason": refused["reason"],
-        }
+        was_cancelled = refused["error"] == "ExecutionCancelledError"
+        return Summary(
+            execution_id=execution_id_of(ti, self.name),
+            status=ExecutionStatus.CANCELLED if was_cancelled else ExecutionStatus.FAILED,
+            reason=refused["reason"],
+            generation=generation(context),
+        )
 
     def _conclude(
         self, handle: ExecutionHandle, context: Context, cancelled: str, journal: TaskJournal
-    ) -> dict[str, Any]:
+    ) -> Summary:
         from airflow_batchexec.engine.execution.lifecycle import conclude  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
 
@@ -164,12 +172,12 @@ class FinishExecutionOperator(BaseOperator):
         self._concluded = spec, manifest
         journal.add(
             "audited",
-            finished=manifest["finished_files"],
-            failed=manifest["failed_files"],
-            not_started=manifest["not_started_files"],
-            rows=manifest["rows"],
+            finished=manifest.finished_files,
+            failed=manifest.failed_files,
+            not_started=manifest.not_started_files,
+            rows=manifest.rows,
         )
-        return {name: value for name, value in manifest.items() if name not in {"files", "skipped"}}
+        return manifest.summary(generation=generation(context))
 
     def _ended(
         self, spec: ExecutionSpec, storage: Storage, context: Context, cancelled_by: str = ""
@@ -182,7 +190,7 @@ class FinishExecutionOperator(BaseOperator):
             context: The task's context.
             cancelled_by: Why somebody has cancelled it, in a sentence; empty where nobody has.
         """
-        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.manifest import ExecutionStatus  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.stop import StopMark  # noqa: PLC0415  as above
 
         cancel = StopMark(storage=storage, location=spec.folder.cancel)
@@ -204,7 +212,7 @@ class FinishExecutionOperator(BaseOperator):
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context
     ) -> tuple[ExecutionStatus | None, str]:
         """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
-        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.manifest import ExecutionStatus  # noqa: PLC0415  not for parsing
 
         # One question, where all is well.
         ended = _count_tasks(context, self.predict_task_id, "skipped", "failed")
@@ -245,29 +253,36 @@ def _cancelled_by(journal: TaskJournal, context: Context) -> str:
     return f"It was cancelled by {by[:_LONGEST_NAME]}."
 
 
-def _tell_end(
-    journal: TaskJournal, context: Context, summary: dict[str, Any], manifest: dict[str, Any] | None
-) -> None:
+def _tell_end(journal: TaskJournal, context: Context, summary: Summary, manifest: Manifest | None) -> None:
     """Leave the row ``ended``, and say how it has."""
-    from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  as above
 
-    row = {name: summary[name] for name in ("generation", "status", "reason")}
+    row: dict[str, Any] = {
+        "generation": summary.generation,
+        "status": summary.status.value,
+        "reason": summary.reason,
+    }
     if manifest is not None:
-        row |= {name: manifest[name] for name in ("total_files", "finished_files", "rows")}
-        row["not_finished"] = pack(
-            {
-                record["file"]: record["status"]
-                for record in manifest["files"]
-                if record["status"] != "FINISHED"
-            }
-        )
+        row |= {
+            "total_files": manifest.total_files,
+            "finished_files": manifest.finished_files,
+            "rows": manifest.rows,
+            "not_finished": pack(
+                {
+                    record.file: record.status.value
+                    for record in manifest.files
+                    if record.status is not FileStatus.FINISHED
+                }
+            ),
+        }
     journal.put(ENDED_ROW, row)
     journal.add(
         "ended",
-        status=summary["status"],
-        reason=summary["reason"],
-        manifest=summary.get("manifest", ""),
-        seconds=summary.get("seconds", round(time.time() - dag_run_start(context), 3)),
+        status=summary.status.value,
+        reason=summary.reason,
+        manifest=manifest.manifest if manifest else "",
+        seconds=manifest.seconds if manifest else round(time.time() - dag_run_start(context), 3),
     )
 
 
@@ -280,13 +295,15 @@ def _count_tasks(context: Context, task_id: str, *states: str) -> int:
     return count
 
 
-def _text(summary: dict[str, Any]) -> str:
-    execution, status, reason = (summary[name] for name in ("execution_id", "status", "reason"))
-    if "total_files" not in summary:
-        return f"Execution {execution} {'was refused' if status == 'FAILED' else status}: {reason}"
+def _text(summary: Summary) -> str:
+    header = summary.header
+    start = f"Execution {summary.execution_id}"
+    if header is None:
+        return f"{start} {'was refused' if summary.status == 'FAILED' else summary.status}: {summary.reason}"
     counts = (
-        f"{summary['finished_files']} of {summary['total_files']} files finished, {summary['failed_files']} failed, "
-        f"{summary['not_started_files']} were not started, {summary['skipped_files']} skipped; "
-        f"{summary['rows']:,} rows in {summary['seconds']:.1f} s"
+        f"{header.finished_files} of {header.total_files} files finished, {header.failed_files} failed, "
+        f"{header.not_started_files} were not started, {header.skipped_files} skipped; "
+        f"{header.rows:,} rows in {header.seconds:.1f} s"
     )
-    return f"Execution {execution} {status}: {counts}.{f' {reason}' if reason else ''} See {summary['manifest']}."
+    reason = f" {summary.reason}" if summary.reason else ""
+    return f"{start} {summary.status}: {counts}.{reason} See {header.manifest}."

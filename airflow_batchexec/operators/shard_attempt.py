@@ -152,14 +152,12 @@ class ShardAttempt:
 
     def _execution_finished(self) -> bool:
         """Whether the execution had finished before it was cleared."""
-        from airflow_batchexec.engine.execution.audit import ExecutionStatus  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution.lifecycle import read_manifest  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.lifecycle import read_manifest  # noqa: PLC0415  not for parsing
 
         try:
-            manifest = read_manifest(self._storage, self._spec.folder)
+            return read_manifest(self._storage, self._spec.folder).has_finished
         except ObjectNotFoundError:
             return False
-        return bool(manifest["status"] == ExecutionStatus.FINISHED.value)
 
     def _predict(self, tasks: Sequence[FileTask]) -> None:
         from airflow_batchexec.engine.running.deadline import JobDeadline  # noqa: PLC0415  not for parsing

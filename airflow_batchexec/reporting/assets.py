@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, AssetAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow.sdk import BaseOperator, Context
+
+    from airflow_batchexec.engine.execution.manifest import ManifestHeader
 
 __all__ = ["asset_uri", "execution_alias", "update_asset"]
 
@@ -36,7 +36,7 @@ def asset_uri(destination: str) -> str:
     return destination.replace("#", "%23").replace("?", "%3F")
 
 
-def update_asset(context: Context, summary: Mapping[str, Any]) -> None:
+def update_asset(context: Context, manifest: ManifestHeader) -> None:
     """Tell Airflow that the results of an execution are there; it takes note when the task has succeeded.
 
     The event goes to the asset that some DAG declares for the folder, whatever its name, else to one by the name of the
@@ -44,20 +44,20 @@ def update_asset(context: Context, summary: Mapping[str, Any]) -> None:
 
     Args:
         context: The context of a task that has the execution's alias as an outlet; of another it does nothing.
-        summary: The manifest of an execution that has finished.
+        manifest: The manifest of an execution that has finished.
 
     Raises:
         AirflowRuntimeError: Airflow does not say whether there is such an asset.
     """
     extra = {
-        "execution_id": summary["execution_id"],
-        "files": summary["finished_files"],
-        "rows": summary["rows"],
-        "manifest": summary["manifest"],
+        "execution_id": manifest.execution_id,
+        "files": manifest.finished_files,
+        "rows": manifest.rows,
+        "manifest": manifest.manifest,
     }
     for outlet in context["task"].outlets:
         if isinstance(outlet, AssetAlias):
-            _add_event(context, outlet, asset_uri(summary["destination"]), extra)
+            _add_event(context, outlet, asset_uri(manifest.destination), extra)
 
 
 def _add_event(context: Context, alias: AssetAlias, uri: str, extra: dict[str, Any]) -> None:

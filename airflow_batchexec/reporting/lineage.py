@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import InputDataset, OutputDataset
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.execution.ledger import FileRecord, StoredFile
+    from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
 
 __all__ = ["MOST_FILES", "Lineage", "facets_of"]
@@ -56,13 +55,11 @@ class Lineage:
         self._written = _Amount()
 
     @classmethod
-    def of_execution(cls, spec: ExecutionSpec, manifest: Mapping[str, Any]) -> Lineage:
+    def of_execution(cls, spec: ExecutionSpec, manifest: Manifest) -> Lineage:
         """The lineage of a whole execution: from folder to folder."""
-        from airflow_batchexec.engine.execution.ledger import FileRecord  # noqa: PLC0415  not for parsing
-
         lineage = cls(spec, most_files=0)
-        for values in manifest["files"]:
-            lineage.add(FileRecord.from_dict(values))
+        for record in manifest.files:
+            lineage.add(record)
         return lineage
 
     def add(self, record: FileRecord) -> None:

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.listeners import hookimpl
 
 from airflow_batchexec.names import ENDED_RUN_STATES, SUMMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from airflow.models.dagrun import DagRun
     from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
+
+    from airflow_batchexec.engine.execution.manifest import Summary
 
 __all__ = ["note_text", "on_dag_run_failed", "on_dag_run_success", "with_lines"]
 
@@ -52,21 +54,22 @@ def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:  # noqa: ARG001  Airfl
     _note(dag_run)
 
 
-def note_text(summary: Mapping[str, Any], *, group: str = "") -> str:
+def note_text(summary: Summary, *, group: str = "") -> str:
     """An execution's end in a line.
 
     Args:
         summary: The XCom ``summary`` of its last task.
         group: Its task group; empty where the run is the execution.
     """
-    if summary["status"] == "FINISHED":
+    header = summary.header
+    if summary.has_finished and header is not None:
         text = (
-            f"{summary['finished_files']:,} of {summary['total_files']:,} files, {summary['rows']:,} rows in "
-            f"{summary['seconds']:.1f} s"
+            f"{header.finished_files:,} of {header.total_files:,} files, {header.rows:,} rows in "
+            f"{header.seconds:.1f} s"
         )
     else:
-        text = summary["reason"]
-    words = ["Execution", group, f"{summary['status']}: {text}"]
+        text = summary.reason
+    words = ["Execution", group, f"{summary.status}: {text}"]
     return _shorten(_CONTROL.sub(" ", " ".join(filter(None, words))).strip(), _LONGEST_LINE)
 
 
@@ -136,13 +139,13 @@ def _is_being_noted(session: Session, note_type: type) -> bool:
     return any(isinstance(entry, note_type) for entry in (*session.new, *session.dirty, *session.deleted))
 
 
-def _summaries(
-    connection: Connection, dag_run: DagRun, task_ids: Sequence[str]
-) -> list[tuple[str, Mapping[str, Any]]]:
+def _summaries(connection: Connection, dag_run: DagRun, task_ids: Sequence[str]) -> list[tuple[str, Summary]]:
     """The summary of each execution, with its task group, from those of its last tasks that came to their end."""
     from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415  workers load plugins, too
     from airflow.models.xcom import XComModel  # noqa: PLC0415  as above
     from sqlalchemy import and_, select  # noqa: PLC0415  as above
+
+    from airflow_batchexec.engine.execution.manifest import Summary  # noqa: PLC0415  as above
 
     same_task = and_(
         TaskInstance.dag_id == XComModel.dag_id,
@@ -157,14 +160,15 @@ def _summaries(
         .where(XComModel.task_id.in_(task_ids), TaskInstance.state.in_(ENDED_RUN_STATES))
         .order_by(XComModel.timestamp)
     )
-    last: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    last: dict[str, tuple[str, Summary]] = {}
     for row in connection.execute(query):
-        summary = XComModel.deserialize_value(row)
+        value = XComModel.deserialize_value(row)
         # With an XCom backend of the deployment's own it may be the name of something elsewhere.
-        if isinstance(summary, dict):
-            last[summary["execution_id"]] = row.task_id.rpartition(".")[0], summary
+        if isinstance(value, dict):
+            summary = Summary.read(value)
+            last[summary.execution_id] = row.task_id.rpartition(".")[0], summary
     # Where there is no room for all, failures say more.
-    return sorted(last.values(), key=lambda entry: (entry[1]["status"] == "FINISHED", entry[0]))
+    return sorted(last.values(), key=lambda entry: (entry[1].has_finished, entry[0]))
 
 
 def _hold(connection: Connection, dag_run_id: int) -> None:

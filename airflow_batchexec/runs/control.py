@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
 from airflow_batchexec.internals import dag_run_state, is_task_in
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
+    from airflow_batchexec.engine.execution.manifest import Summary
     from airflow_batchexec.engine.execution.stop import StopMark
 
 __all__ = [
@@ -81,12 +82,12 @@ class End:
     """How an execution ended.
 
     Attributes:
-        summary: What its last task says: ``status`` and ``reason``, and where it had a plan the counts.
+        summary: What its last task says.
         failure: What went wrong, in a sentence; empty where it has finished.
         is_final: Whether the same execution again could not help: it was refused, or somebody cancelled it.
     """
 
-    summary: dict[str, Any]
+    summary: Summary
     failure: str = ""
     is_final: bool = False
 
@@ -100,11 +101,20 @@ def end_of(context: Context, *, dag_id: str, run_id: str, state: str) -> End:
         run_id: The execution's run.
         state: The run's state.
     """
+    from airflow_batchexec.engine.execution.manifest import (  # noqa: PLC0415  not for parsing
+        ExecutionStatus,
+        Summary,
+    )
+
     found = context["ti"].xcom_pull(dag_id=dag_id, run_id=run_id, task_ids=FINISH_TASK_ID, key=SUMMARY_KEY)
-    summary: dict[str, Any] = found or {"execution_id": run_id, "status": "FAILED", "reason": ""}
-    if state == "success" and summary["status"] == "FINISHED":
+    summary = (
+        Summary.read(found)
+        if found
+        else Summary(execution_id=run_id, status=ExecutionStatus.FAILED, reason="")
+    )
+    if state == "success" and summary.has_finished:
         return End(summary)
-    status = "FAILED" if summary["status"] == "FINISHED" else summary["status"]
-    reason = summary["reason"] or f"Its run ended as {state}; see the log of its tasks in the DAG {dag_id}."
-    is_final = status == "CANCELLED" or (bool(found) and "total_files" not in summary)
+    status = ExecutionStatus.FAILED if summary.has_finished else summary.status
+    reason = summary.reason or f"Its run ended as {state}; see the log of its tasks in the DAG {dag_id}."
+    is_final = status is ExecutionStatus.CANCELLED or (bool(found) and summary.header is None)
     return End(summary, f"The execution {run_id} ended as {status}: {reason}", is_final)

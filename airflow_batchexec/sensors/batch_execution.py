@@ -105,7 +105,7 @@ class BatchExecutionSensor(BaseSensorOperator):
         end = end_of(context, dag_id=self.execution_dag_id, run_id=self._run_id(), state=state)
         if end.failure:
             raise AirflowFailException(end.failure)
-        return PokeReturnValue(is_done=True, xcom_value=end.summary)
+        return PokeReturnValue(is_done=True, xcom_value=end.summary.to_dict())
 
     def _run_id(self) -> str:
         value = self.execution_id

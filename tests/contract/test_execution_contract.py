@@ -57,7 +57,7 @@ def test_an_execution_reads_and_writes_in_every_storage(place, repository):
     for number in range(3):
         place.put(f"in/2013/{number}.csv", f"x\n{number}\n{number + 1}\n".encode())
     manifest = _run(place, repository, output_file_type="parquet", pods=2)
-    assert manifest["status"] == "FINISHED"
+    assert manifest.status == "FINISHED"
     assert [name for name in place.names() if name.startswith("out/2013/")] == [
         f"out/2013/{number}.parquet" for number in range(3)
     ]
@@ -69,7 +69,7 @@ def test_an_execution_reads_and_writes_in_every_storage(place, repository):
             "double": [2 * number, 2 * number + 2],
         }
     stored = json.loads(place.storage.read(place.folder.join("out/_batchexec/first/manifest.json")))
-    assert stored == json.loads(json.dumps(manifest))
+    assert stored == manifest.to_dict()
     assert "out/_SUCCESS" in place.names()
     assert not any("/locks/" in name for name in place.names())
 
@@ -77,7 +77,7 @@ def test_an_execution_reads_and_writes_in_every_storage(place, repository):
 def test_an_execution_that_fails_leaves_no_mark_of_success_in_any_storage(place, repository):
     place.put("in/a.csv", b"x\n-1\n")
     manifest = _run(place, repository)
-    assert manifest["status"] == "FAILED"
+    assert manifest.status == "FAILED"
     names = place.names()
     assert "out/_SUCCESS" not in names
     assert "out/a.csv" not in names

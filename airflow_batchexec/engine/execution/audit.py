@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus
+from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.exceptions import ObjectChangedError, ObjectNotFoundError, PodDiedError
 
 if TYPE_CHECKING:
@@ -20,22 +20,10 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.storage import ObjectInfo
 
-__all__ = ["Audit", "ExecutionStatus", "audit"]
+__all__ = ["Audit", "audit"]
 
 _NAMED_FILES = 3
 _UNFAILED = frozenset({FileStatus.FINISHED, FileStatus.NOT_STARTED})
-
-
-class ExecutionStatus(StrEnum):
-    """What an execution is doing, or has come to."""
-
-    COMMITTED = "COMMITTED"
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    FINISHED = "FINISHED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-    TIMEOUT = "TIMEOUT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,10 +44,10 @@ class FileStatus(StrEnum):
 class StoredFile:
     """An input or result as it was read or published."""
 
-    uri: str
-    size_bytes: int
-    etag: str
-    rows: int
+    uri: Annotated[str, Field(description="Its URI.")]
+    size_bytes: Annotated[int, Field(description="Its size, in bytes.")]
+    etag: Annotated[str, Field(description="Its etag, which identifies its content.")]
+    rows: Annotated[int, Field(description="The number of its rows.")]
 
     @classmethod
     def of(cls, info: ObjectInfo, *, rows: int) -> StoredFile:
@@ -55,39 +57,36 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """One line of the ledger.
+    """What happened to one file: a line of the ledger, and an entry of the manifest."""
 
-    Attributes:
-        file: The file task.
-        etag: The input's etag when it was planned; a record of another etag speaks of another content.
-        status: What became of it.
-        pod: Which pod had it; this and the next two are unset for a file that no pod began.
-        attempt: Which attempt of its task, from 1.
-        at: When this was recorded, in seconds since the epoch.
-        generation: How often the run had been cleared.
-        input: What was read.
-        output: What was published; only a finished file has one.
-        seconds: ``fetch``, ``read``, ``predict``, ``write``, ``publish``.
-        peak_memory_bytes: The most the pod had used by then.
-        reason: Why it failed.
-        error: The error's name.
-        traceback: The model's own traceback.
-    """
-
-    file: str
-    etag: str
-    status: FileStatus
-    pod: str = ""
-    attempt: int = 0
-    at: float = 0.0
-    generation: int = 0
-    input: StoredFile | None = None
-    output: StoredFile | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: int = 0
-    reason: str = ""
-    error: str = ""
-    traceback: str = ""
+    file: Annotated[str, Field(description="The path of the input file, below the source folder.")]
+    etag: Annotated[str, Field(description="The etag of the input file when the execution was planned.")]
+    status: Annotated[FileStatus, Field(description="What became of it; never STARTED in a manifest.")]
+    pod: Annotated[str, Field(description="The pod that had it; not set if it was not started.")] = ""
+    attempt: Annotated[
+        int, Field(description="The attempt of its task, from 1; not set if it was not started.")
+    ] = 0
+    at: Annotated[
+        float,
+        Field(
+            description="When this was recorded, in seconds since the epoch (UTC); not set if it was not started."
+        ),
+    ] = 0.0
+    generation: Annotated[int, Field(description="How often the run had been cleared.")] = 0
+    input: Annotated[StoredFile | None, Field(description="The input file as it was read.")] = None
+    output: Annotated[
+        StoredFile | None, Field(description="The result as it was published; only finished files have one.")
+    ] = None
+    seconds: Annotated[
+        dict[str, float],
+        Field(description="The seconds of each step: fetch, read, predict, write, publish."),
+    ] = field(default_factory=dict)
+    peak_memory_bytes: Annotated[
+        int, Field(description="The most memory that the pod had used until then, in bytes.")
+    ] = 0
+    reason: Annotated[str, Field(description="Why it has no result.")] = ""
+    error: Annotated[str, Field(description="The name of the error.")] = ""
+    traceback: Annotated[str, Field(description="The traceback of the model's exception.")] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values, without what is unset; ``seconds`` in whole microseconds."""

@@ -12,23 +12,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme, canonical
 from airflow_batchexec.engine.execution import lock
-from airflow_batchexec.engine.execution.audit import Audit, ExecutionStatus, audit
+from airflow_batchexec.engine.execution.audit import Audit, audit
 from airflow_batchexec.engine.execution.ledger import FileStatus, latest, read_ledger
+from airflow_batchexec.engine.execution.manifest import MANIFEST_VERSION, ExecutionStatus, Manifest
 from airflow_batchexec.engine.execution.plan import (
     FileTask,
     Plan,
     Share,
+    SkippedFile,
     make_plan,
     make_shares,
     read_tasks,
     shares_document,
 )
 from airflow_batchexec.engine.execution.resolution import resolve
-from airflow_batchexec.engine.execution.spec import FORMAT_VERSION, ExecutionFolder, ExecutionSpec
+from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
@@ -232,7 +234,7 @@ def conclude(
     ended_at: float,
     ended_as: ExecutionStatus | None = None,
     ended_because: str = "",
-) -> dict[str, Any]:
+) -> Manifest:
     """Audit an execution and write its manifest; on success ``_SUCCESS`` after it. Then release the lock.
 
     A mark that somebody cancelled it has done its work then, or came too late, and is taken away: a clear means to go on.
@@ -257,16 +259,21 @@ def conclude(
     account = audit(
         tasks=tasks, records=records, results=results, ended_as=ended_as, ended_because=ended_because
     )
-    skipped = _read_skipped(storage, folder) if spec.skipped_files else []
+    skipped = _read_skipped(storage, folder) if spec.skipped_files else ()
     manifest = _manifest(spec, account, skipped, ended_at)
     # This may be done a second time, after the lock was released: then the mark is that of a twin that has begun since.
     mark_is_ours = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
-    if account.status is not ExecutionStatus.FINISHED and mark_is_ours:
+    if not manifest.has_finished and mark_is_ours:
         # An execution that had finished may have been cleared, and failed since.
         storage.delete(folder.success)
-    storage.write(folder.manifest, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    if account.status is ExecutionStatus.FINISHED and mark_is_ours:
-        mark = {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
+    storage.write(folder.manifest, manifest.to_json())
+    if manifest.has_finished and mark_is_ours:
+        mark = {
+            "execution_id": manifest.execution_id,
+            "finished_files": manifest.finished_files,
+            "rows": manifest.rows,
+            "manifest": manifest.manifest,
+        }
         storage.write(folder.success, (json.dumps(mark) + "\n").encode())
     staging = storage.staging(folder.location)
     if staging is not None:
@@ -307,50 +314,51 @@ def wait_for_pods(
         time.sleep(_LOOK_SECONDS)
 
 
-def read_manifest(storage: Storage, folder: ExecutionFolder) -> dict[str, Any]:
+def read_manifest(storage: Storage, folder: ExecutionFolder) -> Manifest:
     """The manifest of an execution that has ended.
 
     Raises:
         ObjectNotFoundError: There is none yet.
+        ConfigurationError: A newer release wrote it, in a version that this one cannot read.
+        ObjectChangedError: It is damaged.
     """
-    manifest: dict[str, Any] = json.loads(storage.read(folder.manifest))
-    return manifest
+    return Manifest.read(storage.read(folder.manifest), folder.manifest.uri)
 
 
 def _manifest(
-    spec: ExecutionSpec, account: Audit, skipped: list[dict[str, str]], ended_at: float
-) -> dict[str, Any]:
+    spec: ExecutionSpec, account: Audit, skipped: Sequence[SkippedFile], ended_at: float
+) -> Manifest:
     execution = spec.config.execution
-    return {
-        "version": FORMAT_VERSION,
-        "execution_id": spec.execution_id,
-        "status": account.status.value,
-        "reason": account.reason,
-        "model_id": spec.build.model_id,
-        "build_id": spec.build.build_id,
-        "source": spec.root.uri,
-        "destination": spec.destination.uri,
-        "purchase_option": spec.purchase_option,
-        "input_file_type": execution.input_file_type.value,
-        "output_file_type": execution.output_file_type.value,
-        "manifest": spec.folder.manifest.uri,
-        "started_at": spec.started_at,
-        "ended_at": ended_at,
-        "seconds": round(ended_at - spec.started_at, 3),
-        "total_files": len(account.records),
-        "finished_files": account.finished_files,
-        "failed_files": account.failed_files,
-        "not_started_files": account.not_started_files,
-        "skipped_files": len(skipped),
-        "rows_in": account.rows_in,
-        "rows": account.rows_out,
-        "files": [record.to_dict() for record in account.records],
-        "skipped": skipped,
-    }
+    return Manifest(
+        version=MANIFEST_VERSION,
+        execution_id=spec.execution_id,
+        status=account.status,
+        reason=account.reason,
+        model_id=spec.build.model_id,
+        build_id=spec.build.build_id,
+        source=spec.root.uri,
+        destination=spec.destination.uri,
+        purchase_option=spec.purchase_option,
+        input_file_type=execution.input_file_type.value,
+        output_file_type=execution.output_file_type.value,
+        manifest=spec.folder.manifest.uri,
+        started_at=spec.started_at,
+        ended_at=ended_at,
+        seconds=round(ended_at - spec.started_at, 3),
+        total_files=len(account.records),
+        finished_files=account.finished_files,
+        failed_files=account.failed_files,
+        not_started_files=account.not_started_files,
+        skipped_files=len(skipped),
+        rows_in=account.rows_in,
+        rows=account.rows_out,
+        files=account.records,
+        skipped=tuple(skipped),
+    )
 
 
-def _read_skipped(storage: Storage, folder: ExecutionFolder) -> list[dict[str, str]]:
-    return [json.loads(line) for line in storage.read(folder.skipped).splitlines()]
+def _read_skipped(storage: Storage, folder: ExecutionFolder) -> tuple[SkippedFile, ...]:
+    return tuple(SkippedFile(**json.loads(line)) for line in storage.read(folder.skipped).splitlines())
 
 
 def _stat(storage: Storage, location: Location) -> ObjectInfo | None:

@@ -9,7 +9,9 @@ import heapq
 import json
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from airflow_batchexec.engine.config.locations import Scheme, check_relative_path
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, match_suffix, result_name
@@ -64,15 +66,12 @@ class FileTask:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file of the source folder that is no input, and why.
+    """A file of the source folder that is not an input, and why."""
 
-    Attributes:
-        file: Its path below the source folder, printable also where it is not Unicode.
-        reason: What follows on "it", such as "is hidden".
-    """
-
-    file: str
-    reason: str
+    file: Annotated[
+        str, Field(description="Its path below the source folder; printable even if not Unicode.")
+    ]
+    reason: Annotated[str, Field(description='Why it is not an input, to be read after "it": "is hidden".')]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "ExecutionFolder", "ExecutionSpec", "read_spec"]
 
 FORMAT_VERSION = 1
-"""Of the documents; whoever reads them elsewhere can tell what to expect."""
+"""The version of the specification document."""
 # Airflow's default pattern for run ids: an execution's id is the id of its run.
 _EXECUTION_ID = re.compile(r"[A-Za-z0-9_.~:+-]{1,250}")
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine.execution.audit import ExecutionStatus
 from airflow_batchexec.engine.execution.ledger import FileStatus, LedgerWriter, now
 from airflow_batchexec.engine.execution.lifecycle import Prepared, conclude, prepare
 from airflow_batchexec.engine.execution.lock import LockOwner, local_owner_state
+from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute
 from airflow_batchexec.engine.running.session import PredictorSession
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import AllowedLocations, Location
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage import Storage
@@ -107,7 +108,7 @@ class LocalExecution:
             most_shares=1,
         )
 
-    def run(self, prepared: Prepared) -> dict[str, Any]:
+    def run(self, prepared: Prepared) -> Manifest:
         """Predict everything, and give the manifest; a file that fails ends the execution, not this call.
 
         A ``KeyboardInterrupt`` cancels the execution: its pods are ended, nothing partial is left, and the manifest

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from airflow.providers.openlineage.extractors import OperatorLineage
+from manifests import make_manifest
 from openlineage.client.serde import Serde
 
 from airflow_batchexec.engine.config.instances import InstanceTable
@@ -123,7 +124,7 @@ def test_many_files_are_reported_as_folders_with_totals(files: int, datasets: in
 
 
 def test_a_failed_execution_reports_its_folders_and_what_was_done():
-    manifest = {"files": [record.to_dict() for record in (finished("a"), failed("b"))]}
+    manifest = make_manifest(finished("a"), failed("b"))
 
     inputs, outputs = told(Lineage.of_execution(SPEC, manifest))
 
@@ -133,7 +134,7 @@ def test_a_failed_execution_reports_its_folders_and_what_was_done():
 
 
 def test_no_output_is_reported_if_nothing_was_written():
-    inputs, outputs = told(Lineage.of_execution(SPEC, {"files": [failed("b").to_dict()]}))
+    inputs, outputs = told(Lineage.of_execution(SPEC, make_manifest(failed("b"))))
 
     assert names(inputs) == [("s3://models", "repository/totals/v7")]
     assert outputs == []

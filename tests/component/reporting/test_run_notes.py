@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import make_manifest
 
+from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Summary
 from airflow_batchexec.reporting.run_notes import note_text, with_lines
 
-FINISHED: dict[str, Any] = {
-    "status": "FINISHED",
-    "reason": "",
-    "total_files": 1022,
-    "finished_files": 1022,
-    "rows": 4500,
-    "seconds": 12.345,
-}
+FINISHED = make_manifest(total_files=1022, finished_files=1022, rows=4500, seconds=12.345).summary(
+    generation=0
+)
 
 
-def failed(reason: str) -> dict[str, Any]:
-    return {"status": "FAILED", "reason": reason}
+def failed(reason: str) -> Summary:
+    return Summary(execution_id="e", status=ExecutionStatus.FAILED, reason=reason)
 
 
 def test_the_note_says_how_much_was_done():

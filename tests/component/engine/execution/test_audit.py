@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.execution.audit import ExecutionStatus, audit
+from airflow_batchexec.engine.execution.audit import audit
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
+from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.plan import FileTask
 from airflow_batchexec.engine.storage import ObjectInfo
 

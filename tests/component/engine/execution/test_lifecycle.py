@@ -11,10 +11,10 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution import lock
-from airflow_batchexec.engine.execution.audit import ExecutionStatus
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
 from airflow_batchexec.engine.execution.lifecycle import conclude, prepare, read_manifest
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
+from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.plan import read_tasks
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec, read_spec
 from airflow_batchexec.engine.execution.stop import StopMark
@@ -459,7 +459,7 @@ def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world
         ("delete", spec.lock.name),
     ]
     assert manifest == read_manifest(world.storage, spec.folder)
-    counts = {name: value for name, value in manifest.items() if name.endswith("_files")}
+    counts = {name: value for name, value in manifest.to_dict().items() if name.endswith("_files")}
     assert counts == {
         "total_files": 2,
         "finished_files": 2,
@@ -467,12 +467,12 @@ def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world
         "not_started_files": 0,
         "skipped_files": 1,
     }
-    assert (manifest["status"], manifest["reason"], manifest["seconds"]) == ("FINISHED", "", 7.5)
-    assert (manifest["rows"], manifest["rows_in"]) == (4, 6)
-    assert [FileRecord.from_dict(entry).status for entry in manifest["files"]] == [FileStatus.FINISHED] * 2
-    assert manifest["skipped"][0]["file"] == "notes.txt"
+    assert (manifest.status, manifest.reason, manifest.seconds) == ("FINISHED", "", 7.5)
+    assert (manifest.rows, manifest.rows_in) == (4, 6)
+    assert [record.status for record in manifest.files] == [FileStatus.FINISHED] * 2
+    assert manifest.skipped[0].file == "notes.txt"
     mark = json.loads((world.destination / "_SUCCESS").read_text())
-    assert mark == {name: manifest[name] for name in ("execution_id", "finished_files", "rows", "manifest")}
+    assert mark == manifest.model_dump(include={"execution_id", "finished_files", "rows", "manifest"})
     assert world.locks() == []
 
 
@@ -481,9 +481,10 @@ def test_a_failed_execution_accounts_for_every_file_and_sets_no_mark(world):
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED, FileStatus.FAILED, FileStatus.STARTED, reason="It is broken.")
     manifest = world.conclude(spec)
-    assert manifest["status"] == "FAILED"
-    assert [manifest[f"{n}_files"] for n in ("total", "finished", "failed", "not_started")] == [4, 1, 2, 1]
-    assert [FileRecord.from_dict(entry).status.value for entry in manifest["files"]] == [
+    assert manifest.status == "FAILED"
+    assert (manifest.total_files, manifest.finished_files) == (4, 1)
+    assert (manifest.failed_files, manifest.not_started_files) == (2, 1)
+    assert [record.status.value for record in manifest.files] == [
         *("FINISHED", "FAILED", "FAILED", "NOT_STARTED")
     ]
     assert not (world.destination / "_SUCCESS").exists()
@@ -498,7 +499,7 @@ def test_an_execution_that_fails_after_it_had_succeeded_loses_its_mark(world):
     world.conclude(spec)
     (world.destination / "a.csv").unlink()
     world.storage.changes.clear()
-    assert world.conclude(spec)["status"] == "FAILED"
+    assert world.conclude(spec).status == "FAILED"
     assert world.storage.changes[:2] == [("delete", "_SUCCESS"), ("write", "manifest.json")]
     assert not (world.destination / "_SUCCESS").exists()
 
@@ -509,8 +510,8 @@ def test_an_execution_that_was_ended_from_outside(world, status):
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED)
     manifest = world.conclude(spec, ended_as=status, ended_because="It is over.")
-    assert manifest["status"] == status.value
-    assert manifest["reason"] == "It is over. 1 file was not started: b.csv."
+    assert manifest.status is status
+    assert manifest.reason == "It is over. 1 file was not started: b.csv."
     assert not (world.destination / "_SUCCESS").exists()
 
 
@@ -520,7 +521,7 @@ def test_a_cancel_that_comes_as_the_execution_ends_does_not_lie_in_wait_for_its_
     world.record(spec, FileStatus.FINISHED)
     cancel = StopMark(storage=world.storage, location=spec.folder.cancel)
     cancel.set(ExecutionCancelledError("Too late."))
-    assert world.conclude(spec)["status"] == "FINISHED"
+    assert world.conclude(spec).status == "FINISHED"
     assert cancel.read() is None
 
 
@@ -585,7 +586,7 @@ def test_the_purchase_option_is_the_requests_else_the_deployments_else_the_confi
     spec = world.prepare(purchase_option=requested, purchase_option_by_default=configured).spec
 
     assert read_spec(world.storage, spec.folder).purchase_option == resolved
-    assert world.conclude(spec)["purchase_option"] == resolved
+    assert world.conclude(spec).purchase_option == resolved
 
 
 def test_machines_that_an_execution_does_not_fit_on_refuse_it_and_nothing_is_left(world):
