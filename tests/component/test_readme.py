@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 MODELS = ROOT / "docs" / "models.md"
 EXECUTIONS = ROOT / "docs" / "executions.md"
+MANIFEST = ROOT / "docs" / "manifest.md"
 OPTIONS = get_provider_info()["config"]["batchexec"]["options"]
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -42,13 +43,13 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 def test_every_kind_of_block_is_one_that_is_tested_here(document):
     assert {block.language for block in blocks(document)} <= {
         *("python", "sh", "text", "toml", "csv", "ini"),
-        "json",  # policies, which a real server is given in tests of the credentials
+        "json",  # policies and manifests, which tests of the credentials and of the manifest read
         "yaml",  # files of parameters, which a real server is sent in tests of the command line
         *("mermaid", ""),  # pictures
     }
 
 
-@pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS, MANIFEST], ids=lambda path: path.name)
 def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_path):
     scripts = [
         block.text for block in _shell_blocks(document) if not (_needs_more(block) or needs_server(block))

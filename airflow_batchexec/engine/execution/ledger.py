@@ -74,9 +74,7 @@ class FileRecord:
     ] = 0.0
     generation: Annotated[int, Field(description="How often the run had been cleared.")] = 0
     input: Annotated[StoredFile | None, Field(description="The input file as it was read.")] = None
-    output: Annotated[
-        StoredFile | None, Field(description="The result as it was published; only finished files have one.")
-    ] = None
+    output: Annotated[StoredFile | None, Field(description="The result as it was published.")] = None
     seconds: Annotated[
         dict[str, float],
         Field(description="The seconds of each step: fetch, read, predict, write, publish."),
