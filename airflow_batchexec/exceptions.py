@@ -1,48 +1,48 @@
-"""Every error that this package raises.
+"""All exceptions that this package raises.
 
 ::
 
     BatchExecError
-    ├── ConfigurationError          a field of the request, of a build or of the deployment is wrong
-    │   └── LocationError           a folder, bucket or URI is malformed or not allowed here
-    ├── PlanningError               the execution is refused before any file is touched
-    │   ├── NoInputFilesError       the source folder is missing, empty, or holds no file of the type
-    │   ├── ResultCollisionError    two inputs would give one result, or a result would overwrite an input
-    │   └── ExecutionRunningError   an execution with the same identity is running
-    ├── RepositoryError             the model repository cannot give the build that was asked for
+    ├── ConfigurationError          a field of a request, build or deployment is invalid
+    │   └── LocationError           a folder, bucket or URI is malformed or not allowed
+    ├── PlanningError               the execution was refused before any file was touched
+    │   ├── NoInputFilesError       the source folder is missing, empty, or has no files of the given type
+    │   ├── ResultCollisionError    two inputs map to one result, or a result would overwrite an input
+    │   └── ExecutionRunningError   an execution with the same identity is already running
+    ├── RepositoryError             the model repository cannot provide the requested build
     │   ├── ModelNotFoundError
     │   ├── BuildNotFoundError
-    │   ├── NoLiveBuildError
-    │   ├── BuildExistsError        builds are immutable
-    │   └── InvalidBuildError       what lies in the build's folder is no build
-    ├── StorageError                a bucket or disk did not do what it was asked      (may be tried again)
+    │   ├── NoLiveBuildError        no build was requested, and none is deployed
+    │   ├── BuildExistsError        the build id is taken; builds are immutable
+    │   └── InvalidBuildError       the folder does not contain a valid build
+    ├── StorageError                a bucket or disk operation failed                   (retryable)
     │   ├── ObjectNotFoundError
     │   ├── ObjectExistsError
-    │   ├── ObjectChangedError      the object is no longer the one that was listed or read
+    │   ├── ObjectChangedError      the object has changed since it was listed or read
     │   ├── BucketNotFoundError
-    │   ├── AccessDeniedError       wrong keys, or keys without the permission
-    │   └── DiskFullError           the scratch disk or the destination has no room       (may be tried again)
-    ├── PodError                    the pod is gone, and not because of what predict raised
-    │   ├── ModelLoadError          the build cannot be imported, instantiated or initialised
-    │   ├── PodMemoryError          it needed more memory than its instance has
-    │   └── PodDiedError            it exited or was killed                           (may be tried again)
+    │   ├── AccessDeniedError       the credentials are invalid, or lack a permission
+    │   └── DiskFullError           the scratch disk or the destination is full         (retryable)
+    ├── PodError                    the pod is gone, for a reason other than predict raising
+    │   ├── ModelLoadError          the build cannot be imported, instantiated or initialized
+    │   ├── PodMemoryError          the pod exceeded its instance's memory
+    │   └── PodDiedError            the pod exited or was killed                        (retryable)
     ├── FileTaskError               one file could not be processed
-    │   ├── InputFileError          the file cannot be read as its type
-    │   ├── PredictError            predict raised                                    (may be tried again)
-    │   ├── ResultError             predict returned something that is no result, or that cannot be written
-    │   └── FileTimeoutError        the file took longer than file_timeout
-    ├── JobTimeoutError             the execution took longer than job_timeout
-    ├── ExecutionCancelledError     somebody ended the execution
-    ├── ExecutionFailedError        an execution that a client waited for has ended without all results
-    ├── WaitTimeoutError            a client has waited long enough; the execution goes on
-    └── ServerError                 a client of the REST API did not get what it asked for
-        ├── ServerUnreachableError  no answer, or only that of a server that cannot answer now (may be tried again)
-        ├── UntrustedServerError    the server's certificate is not to be trusted
-        ├── NotAllowedError         the server does not know the user, or the user lacks the right
-        └── UnexpectedAnswerError   the server failed, or what answered is not this API
+    │   ├── InputFileError          the file cannot be read as its file type
+    │   ├── PredictError            predict raised                                      (retryable)
+    │   ├── ResultError             predict returned an invalid result, or one that cannot be written
+    │   └── FileTimeoutError        the file exceeded file_timeout
+    ├── JobTimeoutError             the execution exceeded job_timeout
+    ├── ExecutionCancelledError     the execution was cancelled
+    ├── ExecutionFailedError        the execution that a client waited for ended without all results
+    ├── WaitTimeoutError            the client stopped waiting; the execution continues
+    └── ServerError                 a request to the REST API failed
+        ├── ServerUnreachableError  no response, or the server is temporarily unavailable (retryable)
+        ├── UntrustedServerError    the server's certificate is not trusted
+        ├── NotAllowedError         the user is not authenticated, or lacks a permission
+        └── UnexpectedAnswerError   the server failed, or the response is not from this API
 
-``retryable`` says whether trying the same thing again can succeed. Errors pickle, with their details, and hold
-names of secrets, never values.
+``retryable`` says whether repeating the same operation can succeed. Exceptions pickle with their details. They may
+contain the names of secrets, never their values.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ __all__ = [
 
 
 class BatchExecError(Exception):
-    """The root of the tree.
+    """Base class of all exceptions of this package.
 
     Args:
-        message: What went wrong, with which execution, file or field, and what to do about it.
-        details: Plain values for programs: ``field=``, ``uri=``, ``execution_id=``, ``traceback=`` ….
+        message: What went wrong, for which execution, file or field, and how to fix it.
+        details: Machine-readable plain values, such as ``field=``, ``uri=``, ``execution_id=`` or ``traceback=``.
     """
 
     retryable: ClassVar[bool] = False
@@ -118,103 +118,103 @@ def _rebuild(cls: type[BatchExecError], message: str, details: dict[str, Any]) -
 
 
 class ConfigurationError(BatchExecError):
-    """A field of the request, of a build or of the deployment is wrong; ``details["field"]`` names it."""
+    """A field of a request, build or deployment is invalid; ``details["field"]`` names it."""
 
 
 class LocationError(ConfigurationError):
-    """A folder, bucket or URI is malformed or not allowed here."""
+    """A folder, bucket or URI is malformed or not allowed."""
 
 
 class PlanningError(BatchExecError):
-    """The execution is refused before any file is touched."""
+    """The execution was refused before any file was touched."""
 
 
 class NoInputFilesError(PlanningError):
-    """The source folder is missing, empty, or holds no file of the type."""
+    """The source folder is missing, empty, or has no files of the given type."""
 
 
 class ResultCollisionError(PlanningError):
-    """Two inputs would give one result, or a result would overwrite an input."""
+    """Two inputs map to one result, or a result would overwrite an input."""
 
 
 class ExecutionRunningError(PlanningError):
-    """An execution with the same identity is running; ``details["execution_id"]`` names it."""
+    """An execution with the same identity is already running; ``details["execution_id"]`` names it."""
 
 
 class RepositoryError(BatchExecError):
-    """The model repository cannot give the build that was asked for."""
+    """The model repository cannot provide the requested build."""
 
 
 class ModelNotFoundError(RepositoryError):
-    """No model of that id is in the repository."""
+    """The repository has no model with this id."""
 
 
 class BuildNotFoundError(RepositoryError):
-    """The model has no build of that id."""
+    """The model has no build with this id."""
 
 
 class NoLiveBuildError(RepositoryError):
-    """No build was named, and none is deployed."""
+    """No build was requested, and none is deployed."""
 
 
 class BuildExistsError(RepositoryError):
-    """Builds are immutable: this id is taken."""
+    """The build id is taken; builds are immutable."""
 
 
 class InvalidBuildError(RepositoryError):
-    """What lies in the folder is no build."""
+    """The folder does not contain a valid build."""
 
 
 class StorageError(BatchExecError):
-    """A bucket or disk did not do what it was asked."""
+    """A bucket or disk operation failed."""
 
     retryable = True
 
 
 class ObjectNotFoundError(StorageError):
-    """There is no such object."""
+    """The object does not exist."""
 
     retryable = False
 
 
 class ObjectExistsError(StorageError):
-    """Create-if-absent found an object."""
+    """The object to create already exists."""
 
     retryable = False
 
 
 class ObjectChangedError(StorageError):
-    """The object is no longer the one that was listed or read."""
+    """The object has changed since it was listed or read."""
 
     retryable = False
 
 
 class BucketNotFoundError(StorageError):
-    """There is no such bucket."""
+    """The bucket does not exist."""
 
     retryable = False
 
 
 class AccessDeniedError(StorageError):
-    """The keys are wrong, or lack the permission."""
+    """The credentials are invalid, or lack a permission."""
 
     retryable = False
 
 
 class DiskFullError(StorageError):
-    """The scratch disk or the destination has no room."""
+    """The scratch disk or the destination is full."""
 
 
 class PodError(BatchExecError):
-    """The pod is gone, and not because of what ``predict`` raised."""
+    """The pod is gone, for a reason other than ``predict`` raising."""
 
 
 class ModelLoadError(PodError):
-    """The build cannot be imported, instantiated or initialised."""
+    """The build cannot be imported, instantiated or initialized."""
 
 
 class PodMemoryError(PodError):
-    """The pod needed more memory than its instance has."""
+    """The pod exceeded its instance's memory."""
 
 
 class PodDiedError(PodError):
@@ -228,33 +228,33 @@ class FileTaskError(BatchExecError):
 
 
 class InputFileError(FileTaskError):
-    """The file cannot be read as its type."""
+    """The file cannot be read as its file type."""
 
 
 class PredictError(FileTaskError):
-    """``predict`` raised; ``details["traceback"]`` is the model's own."""
+    """``predict`` raised; ``details["traceback"]`` is the model's traceback."""
 
     retryable = True
 
 
 class ResultError(FileTaskError):
-    """``predict`` returned something that is no result, or that cannot be written."""
+    """``predict`` returned an invalid result, or one that cannot be written."""
 
 
 class FileTimeoutError(FileTaskError):
-    """The file took longer than ``file_timeout``."""
+    """The file exceeded ``file_timeout``."""
 
 
 class JobTimeoutError(BatchExecError):
-    """The execution took longer than ``job_timeout``."""
+    """The execution exceeded ``job_timeout``."""
 
     @classmethod
     def after(cls, job_timeout: float, *, file: str = "") -> Self:
-        """The error of an execution that exceeded its ``job_timeout``.
+        """Build the error for an execution that exceeded its ``job_timeout``.
 
         Args:
             job_timeout: Seconds.
-            file: The file that was being processed; empty if there was none.
+            file: The file being processed; empty if none.
         """
         if file:
             return cls(f"{file}: the execution exceeded its job_timeout of {job_timeout:g} s.")
@@ -262,34 +262,34 @@ class JobTimeoutError(BatchExecError):
 
 
 class ExecutionCancelledError(BatchExecError):
-    """Somebody ended the execution."""
+    """The execution was cancelled."""
 
 
 class ExecutionFailedError(BatchExecError):
-    """An execution that a client waited for has ended without all results; ``details["status"]`` says how."""
+    """The execution that a client waited for ended without all results; ``details["status"]`` is its status."""
 
 
 class WaitTimeoutError(BatchExecError):
-    """A client has waited as long as it was told to; the execution goes on."""
+    """The client stopped waiting after its timeout; the execution continues."""
 
 
 class ServerError(BatchExecError):
-    """A client of the REST API did not get what it asked for; ``details["server"]`` names the server."""
+    """A request to the REST API failed; ``details["server"]`` names the server."""
 
 
 class ServerUnreachableError(ServerError):
-    """No answer in time, or only that of a server that cannot answer now."""
+    """The server did not respond in time, or is temporarily unavailable."""
 
     retryable = True
 
 
 class UntrustedServerError(ServerError):
-    """No connection: the certificate of the server is not to be trusted."""
+    """No connection was made: the server's certificate is not trusted."""
 
 
 class NotAllowedError(ServerError):
-    """The server does not know the user, or the user lacks the right; ``details["status_code"]`` is 401 or 403."""
+    """The user is not authenticated, or lacks a permission; ``details["status_code"]`` is 401 or 403."""
 
 
 class UnexpectedAnswerError(ServerError):
-    """The server failed, or what answered is not this API; ``details["status_code"]`` is what it answered with."""
+    """The server failed, or the response is not from this API; ``details["status_code"]`` is its status code."""

@@ -1,4 +1,4 @@
-"""The error tree: what is drawn is what there is, and every error crosses a process boundary whole."""
+"""The exception tree: the drawing matches the classes, and every exception survives a process boundary."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ LINE = re.compile(r"^ {4}(?P<branches>[│├└─ ]*)(?P<name>[A-Za-z]+Error)(
 
 
 def drawn_tree():
-    """(name, parent, may be tried again) of every line of the drawing in the module's docstring."""
+    """(name, parent, retryable) for every line of the drawing in the module's docstring."""
     ancestors: list[str] = []
     for line in exceptions.__doc__.splitlines():
         if match := LINE.match(line):
             depth = len(match["branches"]) // 4
             ancestors[depth:] = [match["name"]]
             parent = ancestors[depth - 1] if depth else None
-            yield match["name"], parent, "(may be tried again)" in match["note"]
+            yield match["name"], parent, "(retryable)" in match["note"]
 
 
 TREE = list(drawn_tree())
 
 
-def test_the_tree_that_is_drawn_is_the_tree_of_the_classes():
-    real = {
+def test_the_drawn_tree_matches_the_classes():
+    defined = {
         (name, None if cls is BatchExecError else cls.__bases__[0].__name__) for name, cls in CLASSES.items()
     }
-    assert {(name, parent) for name, parent, _ in TREE} == real
+    assert {(name, parent) for name, parent, _ in TREE} == defined
 
 
 def test_no_class_is_drawn_twice():
@@ -46,16 +46,16 @@ def test_no_class_is_drawn_twice():
 
 
 @pytest.mark.parametrize(("name", "retryable"), [(name, retryable) for name, _, retryable in TREE])
-def test_an_error_may_be_tried_again_where_the_drawing_says_so(name, retryable):
+def test_errors_are_retryable_as_drawn(name, retryable):
     assert CLASSES[name].retryable is retryable
 
 
-def test_everything_that_is_defined_is_exported():
+def test_all_exceptions_are_exported():
     assert sorted(exceptions.__all__) == sorted(CLASSES)
 
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
-def test_an_error_pickles_with_its_message_and_details(cls):
+def test_exceptions_pickle_with_message_and_details(cls):
     error = cls(
         "day.csv: 17 is too much; take less.", file="day.csv", numbers=[1, 2], traceback="line 1\nline 2"
     )
@@ -65,6 +65,6 @@ def test_an_error_pickles_with_its_message_and_details(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
-def test_an_error_says_what_it_stands_for(cls):
+def test_every_exception_has_its_own_docstring(cls):
     assert cls.__doc__
     assert cls.__doc__ != cls.__base__.__doc__
