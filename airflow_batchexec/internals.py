@@ -1,4 +1,4 @@
-"""What this package needs of Airflow beyond its public interface, all of it, read in Airflow 3.3.2 (task SDK 1.3.2)."""
+"""Every use of Airflow beyond its public interface, as read in the source of Airflow 3.3.2 (task SDK 1.3.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begin_dag_run",
-    "cannot_be_asked",
     "count_dag_runs",
     "dag_run_state",
     "die_with_supervisor",
@@ -21,6 +20,7 @@ __all__ = [
     "is_made_by_mapping",
     "is_supervised",
     "is_task_in",
+    "lookup_failed",
     "read_xcom",
     "shortest_deferral_seconds",
     "skip_mapped_tasks",
@@ -30,10 +30,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def skip_mapped_tasks(task_id: str, map_indexes: Iterable[int]) -> bool:
-    """Skip those mapped siblings of the running task that have not been queued yet.
+    """Skip the mapped siblings of the running task that have not been queued yet.
 
-    The message is the one behind ``SkipMixin`` (``airflow/sdk/execution_time/comms.py``); sent by itself, it leaves
-    the running task's own state alone. Without it an execution that fails takes longer to end, nothing worse.
+    Sends the message behind ``SkipMixin`` (``airflow/sdk/execution_time/comms.py``), which on its own does not change
+    the running task's state. Without it, a failing execution only takes longer to end.
 
     Returns:
         Whether the message could be sent.
@@ -48,33 +48,34 @@ def skip_mapped_tasks(task_id: str, map_indexes: Iterable[int]) -> bool:
 
 
 def begin_dag_run(*, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> bool:
-    """Begin a run of another DAG.
+    """Start a run of another DAG.
 
-    The message is the one behind ``TriggerDagRunOperator``, which itself cannot find a run again: where one of the id
-    exists, it skips or fails.
+    Sends the message behind ``TriggerDagRunOperator``. The operator itself cannot resume waiting for an existing run:
+    it skips or fails if the run id exists.
 
     Returns:
-        Whether the run was begun; ``False`` where there is one of that id.
+        Whether a run was started; ``False`` if one with this id exists.
 
     Raises:
-        AirflowRuntimeError: There is no such DAG, or Airflow refuses the run.
+        AirflowRuntimeError: The DAG does not exist, or Airflow rejects the run.
     """
     from airflow.sdk.exceptions import ErrorType  # noqa: PLC0415  not for parsing
     from airflow.sdk.execution_time.comms import ErrorResponse, TriggerDagRun  # noqa: PLC0415  as above
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS  # noqa: PLC0415  as above
 
-    answer = SUPERVISOR_COMMS.send(TriggerDagRun(dag_id=dag_id, run_id=run_id, conf=dict(conf), note=note))
-    exists = isinstance(answer, ErrorResponse) and answer.error == ErrorType.DAGRUN_ALREADY_EXISTS
+    response = SUPERVISOR_COMMS.send(TriggerDagRun(dag_id=dag_id, run_id=run_id, conf=dict(conf), note=note))
+    exists = isinstance(response, ErrorResponse) and response.error == ErrorType.DAGRUN_ALREADY_EXISTS
     return not exists
 
 
 def dag_run_state(dag_id: str, run_id: str) -> str | None:
-    """The state of a run; ``None`` where there is none of that id.
+    """The state of a run; ``None`` if no run has this id.
 
-    For triggers, which may ask what a task may, but have no task instance to ask it of. Blocks; not for an event loop.
+    Also works in triggers, which may make the same requests as tasks but have no task instance to make them through.
+    Blocks; do not call it from an event loop.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say.
+        AirflowRuntimeError: The request fails.
     """
     from airflow.sdk.exceptions import AirflowRuntimeError  # noqa: PLC0415  not for parsing
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415  as above
@@ -89,10 +90,10 @@ def dag_run_state(dag_id: str, run_id: str) -> str | None:
 
 
 def count_dag_runs(dag_id: str, run_ids: list[str], states: list[str] | None = None) -> int:
-    """How many of these runs there are, or are in one of these states: one question for all. Blocks.
+    """Count the runs that exist or, given ``states``, are in one of them, with a single request. Blocks.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say.
+        AirflowRuntimeError: The request fails.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415  not for parsing
 
@@ -102,12 +103,12 @@ def count_dag_runs(dag_id: str, run_ids: list[str], states: list[str] | None = N
 def is_task_in(
     states: Iterable[str], *, dag_id: str, run_id: str, task_id: str, map_index: int | None
 ) -> bool:
-    """Whether a task instance is in one of these states; ``null`` is none. Blocks.
+    """Whether a task instance is in one of these states; ``null`` means no state. Blocks.
 
-    For triggers, which have no task instance to ask it of.
+    Also works in triggers, which have no task instance to make the request through.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say.
+        AirflowRuntimeError: The request fails.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415  not for parsing
 
@@ -118,10 +119,10 @@ def is_task_in(
 
 
 def is_dag_paused(dag_id: str) -> bool:
-    """Whether a DAG is paused: a run of it would be queued until it is not.
+    """Whether a DAG is paused; its new runs stay queued until it is unpaused.
 
     Raises:
-        AirflowRuntimeError: There is no such DAG.
+        AirflowRuntimeError: The DAG does not exist.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415  not for parsing
 
@@ -129,7 +130,7 @@ def is_dag_paused(dag_id: str) -> bool:
 
 
 def is_made_by_mapping(operator: BaseOperator) -> bool:
-    """Whether an operator stands for one instance of a mapped task, and so is made when that runs; also in ``__init__``.
+    """Whether Airflow created this operator from a mapped task to run one of its instances. Works in ``__init__`` too.
 
     The attribute is set around every ``__init__`` (``apply_defaults`` in ``airflow/sdk/bases/operator.py``).
     """
@@ -137,9 +138,9 @@ def is_made_by_mapping(operator: BaseOperator) -> bool:
 
 
 def read_xcom(key: str, *, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-    """An XCom of any task instance; ``None`` where there is none.
+    """An XCom of any task instance; ``None`` if it does not exist.
 
-    For links, which have no task instance to ask it of. Goes through the deployment's own XCom backend.
+    For links, which have no task instance to pull from. Uses the deployment's XCom backend.
     """
     from airflow.sdk.execution_time.xcom import XCom  # noqa: PLC0415  not for parsing
 
@@ -147,11 +148,11 @@ def read_xcom(key: str, *, dag_id: str, run_id: str, task_id: str, map_index: in
 
 
 def shortest_deferral_seconds() -> float:
-    """How long a task should at least stay deferred.
+    """The minimum time that a task should stay deferred.
 
-    Its worker may notice only at its next heartbeat that the task has deferred. A scheduler that hears of that just
-    when the task is queued to be resumed takes it for one that was lost, and fails it (``SchedulerJobRunner.
-    process_executor_events``).
+    A worker may not notice until its next heartbeat that its task has deferred. If that report reaches the scheduler
+    just when the task is queued to resume, the scheduler considers the task lost and fails it
+    (``SchedulerJobRunner.process_executor_events``).
     """
     from airflow.sdk import conf  # noqa: PLC0415  not for parsing
 
@@ -159,10 +160,10 @@ def shortest_deferral_seconds() -> float:
 
 
 def die_with_supervisor() -> None:
-    """Let the kernel kill this task's process as soon as the process that supervises it has ended.
+    """Have the kernel kill this task's process as soon as its supervisor process ends.
 
-    A supervisor that is killed leaves its task running, with nobody to hear of it, and Airflow starts the task a second
-    time. Only Linux knows of this. Does nothing where there is no supervisor: in ``DAG.test`` the parent is a shell.
+    If a supervisor is killed, its task would otherwise keep running unsupervised while Airflow starts the task a second
+    time. Linux only. Does nothing without a supervisor: in ``DAG.test``, the parent process is a shell.
     """
     import ctypes  # noqa: PLC0415  not for parsing
 
@@ -171,10 +172,10 @@ def die_with_supervisor() -> None:
 
 
 def is_supervised() -> bool:
-    """Whether a process of its own supervises this task: one that any thread of the task may speak to.
+    """Whether a separate process supervises this task; any thread of the task may then send it requests.
 
-    ``CommsDecoder.send`` holds a lock from question to answer, so it may not be used in a signal handler. Where a task
-    runs within its supervisor's process (``DAG.test``), one that asks is in the way of another that does.
+    ``CommsDecoder.send`` holds a lock from request to response, so never call it from a signal handler. If a task runs
+    in its supervisor's process (``DAG.test``), concurrent requests get in each other's way.
     """
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415  not for parsing
     from airflow.sdk.execution_time.comms import CommsDecoder  # noqa: PLC0415  as above
@@ -182,11 +183,11 @@ def is_supervised() -> bool:
     return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder)
 
 
-def cannot_be_asked(*, conn_id: str = "", variable: str = "") -> bool:
-    """Whether Airflow cannot say if there is a connection or a variable.
+def lookup_failed(*, conn_id: str = "", variable: str = "") -> bool:
+    """Whether a "not found" for a connection or a variable was in fact a failed lookup; repeats the request.
 
-    ``ExecutionAPISecretsBackend`` takes every answer but a refusal for "there is none", a failure of the API server's
-    too. Outside of tasks and triggers nothing can be asked, and "there is none" is believed.
+    ``ExecutionAPISecretsBackend`` reports every error except a denied permission as "not found", including failures of
+    the API server. Outside tasks and triggers, no request can be made, and "not found" is taken at face value.
     """
     try:
         from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType  # noqa: PLC0415  not for parsing
@@ -202,8 +203,8 @@ def cannot_be_asked(*, conn_id: str = "", variable: str = "") -> bool:
     if comms is None:
         return False
     try:
-        answer = comms.send(GetConnection(conn_id=conn_id) if conn_id else GetVariable(key=variable))
+        response = comms.send(GetConnection(conn_id=conn_id) if conn_id else GetVariable(key=variable))
     except AirflowRuntimeError:
         return True
     missing = {ErrorType.CONNECTION_NOT_FOUND, ErrorType.VARIABLE_NOT_FOUND}
-    return isinstance(answer, ErrorResponse) and answer.error not in missing
+    return isinstance(response, ErrorResponse) and response.error not in missing

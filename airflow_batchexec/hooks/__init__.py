@@ -1,1 +1,1 @@
-"""Hooks: what reaches the buckets."""
+"""Hooks: access to the buckets."""

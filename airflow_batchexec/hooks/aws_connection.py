@@ -1,6 +1,6 @@
-"""AWS sessions from Airflow connections of type ``aws``, as the Amazon provider makes them, but without its fallback.
+"""AWS sessions from Airflow connections of type ``aws``, created by the Amazon provider but without its fallback.
 
-Where a connection is missing or holds half a pair of keys, the provider would go on with boto3's default chain.
+If a connection is missing or has only half of a key pair, the provider falls back to boto3's default chain.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from airflow_batchexec.hooks.lookup import find_connection
 if TYPE_CHECKING:
     import boto3
 
-__all__ = ["AwsSource", "aws_source"]
+__all__ = ["AwsConnection", "open_aws_connection"]
 
 _FIELD = "aws_conn_id"
 _TYPE = "aws"
 
 
 @dataclass(frozen=True)
-class AwsSource:
-    """What an ``aws`` connection gives.
+class AwsConnection:
+    """The settings of an ``aws`` connection.
 
     Attributes:
-        session: Has its credentials; a role of the connection's own has been assumed, and is again when it must be.
-        endpoint_url: The S3 server that it names, or an empty text.
-        sts_endpoint_url: The STS that it names, or an empty text.
+        session: Holds the credentials. If the connection names a role, it has been assumed and is renewed as needed.
+        endpoint_url: The S3 endpoint; empty if not set.
+        sts_endpoint_url: The STS endpoint; empty if not set.
     """
 
     session: boto3.Session
@@ -35,40 +35,40 @@ class AwsSource:
     sts_endpoint_url: str
 
 
-def aws_source(conn_id: str, *, region_name: str = "") -> AwsSource:
-    """The session of an ``aws`` connection.
+def open_aws_connection(conn_id: str, *, region_name: str = "") -> AwsConnection:
+    """Create a session from an ``aws`` connection.
 
     Args:
         conn_id: The connection.
-        region_name: The session's region in place of the connection's.
+        region_name: The session's region; overrides the connection's.
 
     Raises:
-        AccessDeniedError: The role of the connection may not be assumed.
-        ConfigurationError: There is no such connection, it is of another type, or cannot be used.
-        StorageError: Its STS is out of reach.
+        AccessDeniedError: Access to the connection, or assuming its role, is denied.
+        ConfigurationError: The connection does not exist, has another type, or cannot be used.
+        StorageError: Airflow or the connection's STS is unreachable.
     """
     from airflow.sdk.exceptions import AirflowException  # noqa: PLC0415  not for parsing
 
-    from airflow_batchexec.engine.storage.s3.sts_errors import sts_errors  # noqa: PLC0415  boto3 takes its time
+    from airflow_batchexec.engine.storage.s3.sts_errors import sts_errors  # noqa: PLC0415  slow: imports boto3
 
     connection = find_connection(conn_id, field=_FIELD)
     if connection is None:
-        raise ConfigurationError(f"{_FIELD}: there is no connection {conn_id!r}.", field=_FIELD)
+        raise ConfigurationError(f"{_FIELD}: connection {conn_id!r} does not exist.", field=_FIELD)
     _check(connection)
-    problem, source = f"the connection {conn_id!r} gives no session", "what it holds"
+    problem, source = f"connection {conn_id!r} cannot be used", "the connection's credentials"
     try:
         with sts_errors(problem, source=source, field=_FIELD, endpoint_field=_FIELD):
-            return _source(conn_id, region_name)
+            return _open(conn_id, region_name)
     except (AirflowException, NotImplementedError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{_FIELD}: {problem}: {error}", field=_FIELD) from error
 
 
-def _source(conn_id: str, region_name: str) -> AwsSource:
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook  # noqa: PLC0415  two seconds
+def _open(conn_id: str, region_name: str) -> AwsConnection:
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook  # noqa: PLC0415  takes two seconds
 
     hook = AwsBaseHook(aws_conn_id=conn_id, region_name=region_name or None)
     config = hook.conn_config
-    return AwsSource(
+    return AwsConnection(
         session=hook.get_session(region_name=region_name or None),
         endpoint_url=config.get_service_endpoint_url("s3") or "",
         sts_endpoint_url=config.get_service_endpoint_url("sts", sts_connection_assume=True) or "",
@@ -78,7 +78,7 @@ def _source(conn_id: str, region_name: str) -> AwsSource:
 def _check(connection: Any) -> None:
     if connection.conn_type != _TYPE:
         raise ConfigurationError(
-            f"{_FIELD}: the connection {connection.conn_id!r} is of type {connection.conn_type!r}, not {_TYPE!r}.",
+            f"{_FIELD}: connection {connection.conn_id!r} is of type {connection.conn_type!r}, not {_TYPE!r}.",
             field=_FIELD,
         )
     extra = connection.extra_dejson
@@ -92,7 +92,7 @@ def _check(connection: Any) -> None:
     ):
         if bool(key) != bool(secret):
             raise ConfigurationError(
-                f"{_FIELD}: the connection {connection.conn_id!r} holds half a pair of keys: set both of {names}, or "
+                f"{_FIELD}: connection {connection.conn_id!r} has only half of a key pair. Set both {names}, or "
                 f"neither.",
                 field=_FIELD,
             )

@@ -1,4 +1,4 @@
-"""The hook: opens the buckets of an execution with the credentials that its configuration and connection name."""
+"""The hook: opens an execution's storages with the credentials from its configuration and connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
-from airflow_batchexec.hooks.aws_connection import aws_source
+from airflow_batchexec.hooks.aws_connection import open_aws_connection
 from airflow_batchexec.hooks.connection_extra import ConnectionExtra
 from airflow_batchexec.hooks.lookup import find_connection, mask_service_account, read_secret
 
@@ -24,21 +24,21 @@ __all__ = ["BatchExecutionHook"]
 class BatchExecutionHook(BaseHook):
     """Opens storages.
 
-    S3's credentials come from the first of these that is named, and from no other: the two secrets (Airflow Variables),
-    the connection of type ``aws``, boto3's default chain. With them a role is assumed where there is one: the one that
-    is given here, else the connection's. Google Cloud Storage's come from the secret that holds a service account's
-    key, else from Google's default chain. The connection says the rest, by its extras. Without the default
-    connection, S3 is AWS.
+    S3 credentials come from the first of these that is set, without falling back to the next: the two secrets (Airflow
+    Variables), the connection of type ``aws``, boto3's default chain. If a role is set here or, failing that, on the
+    connection, it is assumed with these credentials. Google Cloud Storage credentials come from the secret with a
+    service account key, else from Google's default chain. The connection's extras set everything else. If the default
+    connection does not exist, S3 means AWS.
 
-    May be used in any thread, a triggerer's too. Blocks; not for an event loop.
+    Can be used in any thread, including in a triggerer. Blocks; do not call it from an event loop.
 
     Args:
         batch_execution_conn_id: The connection, of type ``batch_execution``.
-        access_token_name: The name of the secret that holds the access key.
-        access_secret_name: The name of the secret that holds the secret key.
-        iam_role_arn: The role to assume, in place of the connection's.
-        aws_conn_id: The connection of type ``aws``, in place of the one that the connection names.
-        service_account_key_secret_name: The name of the secret that holds a Google Cloud service account's key.
+        access_token_name: The name of the secret that contains the access key.
+        access_secret_name: The name of the secret that contains the secret key.
+        iam_role_arn: The role to assume; overrides the connection's.
+        aws_conn_id: The connection of type ``aws``; overrides the one that the connection names.
+        service_account_key_secret_name: The name of the secret that contains a Google Cloud service account key.
     """
 
     conn_name_attr = "batch_execution_conn_id"
@@ -68,7 +68,7 @@ class BatchExecutionHook(BaseHook):
 
     @classmethod
     def for_execution(cls, config: ExecutionConfig, *, batch_execution_conn_id: str) -> BatchExecutionHook:
-        """The hook that an execution's configuration asks for."""
+        """Create the hook for an execution's configuration."""
         return cls(
             batch_execution_conn_id,
             access_token_name=config.execution.access_token_name,
@@ -78,34 +78,34 @@ class BatchExecutionHook(BaseHook):
         )
 
     def get_conn(self) -> S3Access:
-        """How S3 is reached, and as whom. No request is made but to Airflow, and for an ``aws`` connection's own role.
+        """The endpoints and credentials for S3. Contacts only Airflow, and STS for an ``aws`` connection's role.
 
         Raises:
-            AccessDeniedError: The role of the ``aws`` connection may not be assumed.
+            AccessDeniedError: Access to a connection or secret, or assuming the ``aws`` connection's role, is denied.
             ConfigurationError: A connection or a secret is missing, or cannot be used.
-            StorageError: Airflow, or the STS of the ``aws`` connection, is out of reach.
+            StorageError: Airflow, or the STS of the ``aws`` connection, is unreachable.
         """
-        from airflow_batchexec.engine.storage.s3.storage import S3Access  # noqa: PLC0415  boto3 takes its time
+        from airflow_batchexec.engine.storage.s3.storage import S3Access  # noqa: PLC0415  slow: imports boto3
 
         extra = self._connection_extra()
         role = extra.role(self._iam_role_arn)
-        by_token = role is not None and role.web_identity_token_file is not None
-        credentials = self._aws_credentials(extra, by_token=by_token)
-        of_connection = {"endpoint_url": extra.endpoint_url, "sts_endpoint_url": extra.sts_endpoint_url}
+        uses_web_identity = role is not None and role.web_identity_token_file is not None
+        credentials = self._aws_credentials(extra, uses_web_identity=uses_web_identity)
+        endpoints = {"endpoint_url": extra.endpoint_url, "sts_endpoint_url": extra.sts_endpoint_url}
         return S3Access(
             region_name=extra.region_name or None,
             role=role,
             on_secret=mask_secret,
-            **credentials | {name: url for name, url in of_connection.items() if url},
+            **credentials | {name: url for name, url in endpoints.items() if url},
         )
 
     def open_storage(self, location: Location) -> Storage:
-        """The storage that a location lies in; one for all locations of a scheme.
+        """The storage for a location; all locations of a scheme share one.
 
         Raises:
-            AccessDeniedError: The role may not be assumed.
+            AccessDeniedError: Access to a connection or secret, or assuming the role, is denied.
             ConfigurationError: A connection or a secret is missing, or cannot be used.
-            StorageError: Airflow or STS is out of reach.
+            StorageError: Airflow or STS is unreachable.
         """
         from airflow_batchexec.engine.config.locations import Scheme  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415  as above
@@ -120,8 +120,8 @@ class BatchExecutionHook(BaseHook):
         return self._storages[scheme]
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether AWS accepts what the connection says, and as whom: what the form's Test button does."""
-        from airflow_batchexec.engine.storage.s3.identity import identify  # noqa: PLC0415  boto3 takes its time
+        """Whether AWS accepts the connection's credentials, and for which identity; the Test button of the form."""
+        from airflow_batchexec.engine.storage.s3.identity import identify  # noqa: PLC0415  slow: imports boto3
 
         try:
             access = self.get_conn()
@@ -130,42 +130,42 @@ class BatchExecutionHook(BaseHook):
             return False, error.message
         server = access.endpoint_url or "AWS"
         if not identity.arn:
-            return True, f"{server} accepts {access.told_source}. It has no STS that would say who this is."
+            return True, f"{server} accepts {access.told_source}, but has no STS to report the identity."
         return (
             True,
-            f"{server} knows this as {identity.arn}, by {access.told_source}, in {identity.region}.",
+            f"Authenticated with {server} in {identity.region} as {identity.arn}, using {access.told_source}.",
         )
 
-    def _aws_credentials(self, extra: ConnectionExtra, *, by_token: bool) -> dict[str, Any]:
-        """What ``S3Access`` is told of where the credentials come from."""
+    def _aws_credentials(self, extra: ConnectionExtra, *, uses_web_identity: bool) -> dict[str, Any]:
+        """The arguments of ``S3Access`` that provide the credentials."""
         names = (self._access_token_name, self._access_secret_name)
         if any(names):
             if not all(names):
                 field = "access_token_name" if not names[0] else "access_secret_name"
                 raise ConfigurationError(
-                    f"{field}: an access key and its secret belong together; name both, or neither.",
+                    f"{field}: missing. Set both access_token_name and access_secret_name, or neither.",
                     field=field,
                 )
-            if by_token:
+            if uses_web_identity:
                 raise ConfigurationError(
-                    "access_token_name: the connection assumes roles by web_identity_token_file, which takes no keys. "
-                    "Leave out both names, or use a connection without it.",
+                    "access_token_name: keys cannot be combined with the connection's web_identity_token_file. Leave "
+                    "out access_token_name and access_secret_name, or use a connection without a token file.",
                     field="access_token_name",
                 )
             return {
                 "access_key_id": read_secret(names[0], field="access_token_name", masked=False),
                 "secret_access_key": read_secret(names[1], field="access_secret_name"),
-                "source": "the keys of access_token_name and access_secret_name",
+                "source": "the keys from access_token_name and access_secret_name",
             }
         aws_conn_id = self._aws_conn_id or extra.aws_conn_id
-        if not aws_conn_id or by_token:
+        if not aws_conn_id or uses_web_identity:
             return {}
-        source = aws_source(aws_conn_id, region_name=extra.region_name)
+        connection = open_aws_connection(aws_conn_id, region_name=extra.region_name)
         return {
-            "session": source.session,
-            "endpoint_url": source.endpoint_url or None,
-            "sts_endpoint_url": source.sts_endpoint_url or None,
-            "source": f"the connection {aws_conn_id!r} of aws_conn_id",
+            "session": connection.session,
+            "endpoint_url": connection.endpoint_url or None,
+            "sts_endpoint_url": connection.sts_endpoint_url or None,
+            "source": f"the credentials of aws_conn_id {aws_conn_id!r}",
         }
 
     def _gcs_access(self) -> GcsAccess:
@@ -185,14 +185,14 @@ class BatchExecutionHook(BaseHook):
         connection = find_connection(self.batch_execution_conn_id, field="batch_execution_conn_id")
         if connection is None and self.batch_execution_conn_id != self.default_conn_name:
             raise ConfigurationError(
-                f"batch_execution_conn_id: there is no connection {self.batch_execution_conn_id!r}.",
+                f"batch_execution_conn_id: connection {self.batch_execution_conn_id!r} does not exist.",
                 field="batch_execution_conn_id",
             )
         extra = {} if connection is None else connection.extra_dejson
         self._extra = ConnectionExtra.parse(extra)
-        if unknown := ConnectionExtra.unknown(extra):
+        if unknown := ConnectionExtra.unknown_names(extra):
             self.log.warning(
-                "The connection %r has extras that mean nothing: %s. Known are: %s.",
+                "Ignoring unknown extras of connection %r: %s. Supported extras: %s.",
                 self.batch_execution_conn_id,
                 ", ".join(unknown),
                 ", ".join(ConnectionExtra.names()),

@@ -1,4 +1,4 @@
-"""Connections and secrets from Airflow, where "there is none" and "Airflow cannot say" are two things."""
+"""Looks up connections and secrets in Airflow, and tells "not found" from a failed lookup."""
 
 from __future__ import annotations
 
@@ -17,53 +17,57 @@ if TYPE_CHECKING:
 
 __all__ = ["find_connection", "mask_service_account", "read_secret"]
 
-_SHORTEST_LINE = 16
+_MAX_UNMASKED_LINE_LENGTH = 16
 
 
 def find_connection(conn_id: str, *, field: str) -> Connection | None:
-    """A connection, or ``None`` where there is none of that id.
+    """The connection with this id; ``None`` if it does not exist.
+
+    Args:
+        conn_id: The connection's id.
+        field: The field that names the connection, for error messages.
 
     Raises:
-        AccessDeniedError: It may not be read here.
-        StorageError: Airflow cannot be asked.
+        AccessDeniedError: Access to the connection is denied.
+        StorageError: The lookup failed.
     """
     try:
         return BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
-        if internals.cannot_be_asked(conn_id=conn_id):
-            raise _unknown(field, f"the connection {conn_id!r}") from None
+        if internals.lookup_failed(conn_id=conn_id):
+            raise _unavailable(field, f"connection {conn_id!r}") from None
         return None
     except PermissionError:
-        raise _forbidden(field, f"the connection {conn_id!r}") from None
+        raise _forbidden(field, f"connection {conn_id!r}") from None
 
 
 def read_secret(name: str, *, field: str, masked: bool = True) -> str:
-    """The value of a secret (an Airflow Variable), without white space around it; logs no longer show it.
+    """The value of a secret (an Airflow Variable), stripped of surrounding whitespace and masked in logs.
 
     Args:
         name: The secret's name.
-        field: Where it is named.
-        masked: Whether the value must be long enough to be masked; the id of a key, which is no secret, need not.
+        field: The field that names the secret, for error messages.
+        masked: Whether the value must be long enough to be masked; not needed for the id of a key, which is not secret.
 
     Raises:
-        AccessDeniedError: It may not be read here.
-        ConfigurationError: There is none of that name, or it is too short.
-        StorageError: Airflow cannot be asked.
+        AccessDeniedError: Access to the secret is denied.
+        ConfigurationError: The secret does not exist, or is too short.
+        StorageError: The lookup failed.
     """
     try:
         value = str(Variable.get(name)).strip()
     except (AirflowRuntimeError, KeyError):
-        if internals.cannot_be_asked(variable=name):
-            raise _unknown(field, f"the secret {name!r}") from None
+        if internals.lookup_failed(variable=name):
+            raise _unavailable(field, f"secret {name!r}") from None
         raise ConfigurationError(
-            f"{field}: there is no secret (Airflow Variable) named {name!r}.", field=field
+            f"{field}: secret (Airflow Variable) {name!r} does not exist.", field=field
         ) from None
     except PermissionError:
-        raise _forbidden(field, f"the secret {name!r}") from None
-    shortest = conf.getint("logging", "min_length_masked_secret", fallback=5) if masked else 1
-    if len(value) < shortest:
+        raise _forbidden(field, f"secret {name!r}") from None
+    min_length = conf.getint("logging", "min_length_masked_secret", fallback=5) if masked else 1
+    if len(value) < min_length:
         raise ConfigurationError(
-            f"{field}: the secret {name!r} is shorter than {shortest} characters, too short to be masked in logs.",
+            f"{field}: secret {name!r} is shorter than {min_length} characters, too short to be masked in logs.",
             field=field,
         )
     mask_secret(value)
@@ -71,24 +75,26 @@ def read_secret(name: str, *, field: str, masked: bool = True) -> str:
 
 
 def mask_service_account(key: str) -> None:
-    """Keep a Google Cloud key out of logs: the document, the private key in it, and each of its lines."""
+    """Mask a Google Cloud key in logs: the private key in the document, each of its lines, and its id."""
     try:
-        parts = json.loads(key)
+        document = json.loads(key)
     except ValueError:
-        return  # whoever uses it says that it is no key
+        return  # reported when the key is used
     for name in ("private_key", "private_key_id"):
-        value = parts.get(name) if isinstance(parts, dict) else None
+        value = document.get(name) if isinstance(document, dict) else None
         if isinstance(value, str):
             lines = [
-                line for line in value.splitlines() if len(line) > _SHORTEST_LINE and "-----" not in line
+                line
+                for line in value.splitlines()
+                if len(line) > _MAX_UNMASKED_LINE_LENGTH and "-----" not in line
             ]
             for secret in (value, json.dumps(value)[1:-1], *lines):
                 mask_secret(secret)
 
 
-def _unknown(field: str, what: str) -> StorageError:
-    return StorageError(f"{field}: Airflow could not be asked for {what}. Try again later.", field=field)
+def _unavailable(field: str, what: str) -> StorageError:
+    return StorageError(f"{field}: Airflow could not look up {what}. Try again later.", field=field)
 
 
 def _forbidden(field: str, what: str) -> AccessDeniedError:
-    return AccessDeniedError(f"{field}: Airflow does not let this task read {what}.", field=field)
+    return AccessDeniedError(f"{field}: Airflow denies this task access to {what}.", field=field)

@@ -119,7 +119,7 @@ class PlanExecutionOperator(BaseOperator):
             open_storage=hook.open_storage,
             allowed=settings.allowed_locations(),
             pods_by_default=0,
-            most_shares=settings.most_mapped_tasks(),
+            most_shares=settings.max_mapped_tasks(),
             share_files=not self.map_per_file,
             purchase_option_by_default=settings.default_purchase_option(),
             admit=admission(self.placement, config),

@@ -1,4 +1,4 @@
-"""What is needed of Airflow beyond its public interface, as far as it can be seen without a whole Airflow."""
+"""Uses of Airflow beyond its public interface that can be tested without a running Airflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 import pytest
 from pods import is_running, wait_until
 
-# A supervisor that forks a task, as Airflow's does: the task's standard input is a socket to its supervisor.
+# A supervisor that forks a task, as Airflow's does, with a socket between the two.
 SUPERVISOR = """
 import os
 import socket
@@ -33,7 +33,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("how", ["supervised", "in process"])
-def test_a_task_dies_with_its_supervisor_and_one_without_lives_on(how: str):
+def test_only_a_supervised_task_dies_with_its_parent(how: str):
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR, how], stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         task = psutil.Process(int(supervisor.stdout.readline()))

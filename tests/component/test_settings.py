@@ -1,4 +1,4 @@
-"""The ``[batchexec]`` section: read when it is asked for, and refused by name where it is wrong."""
+"""The ``[batchexec]`` section: read on use, with invalid options rejected by name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def configure(monkeypatch: pytest.MonkeyPatch):
     return configure
 
 
-def test_unset_it_is_what_its_description_says():
+def test_defaults_match_their_descriptions():
     assert settings.allowed_locations() == AllowedLocations.parse("")
     assert settings.load_timeout_seconds() == 1800
     assert settings.scratch_folder() is None
     assert settings.instance_table().get("small").cpus == 2
 
 
-def test_a_deployment_is_told_apart_by_its_name_or_else_by_its_address(configure):
+def test_a_deployment_is_identified_by_its_name_or_else_by_its_base_url(configure):
     configure("API", base_url="http://airflow.example")
     assert settings.deployment_name() == "http://airflow.example"
 
@@ -37,7 +37,7 @@ def test_a_deployment_is_told_apart_by_its_name_or_else_by_its_address(configure
     assert settings.deployment_name() == "production"
 
 
-def test_a_change_is_seen_without_a_new_import(configure):
+def test_changes_apply_without_a_reimport(configure):
     configure(load_timeout="60", scratch_folder="/scratch")
 
     assert settings.load_timeout_seconds() == 60
@@ -45,7 +45,7 @@ def test_a_change_is_seen_without_a_new_import(configure):
 
 
 @pytest.mark.parametrize("wrong", ["soon", "0", "-1", "nan", "inf"])
-def test_a_load_timeout_that_is_no_time_is_refused_by_name(configure, wrong: str):
+def test_an_invalid_load_timeout_is_rejected_by_name(configure, wrong: str):
     configure(load_timeout=wrong)
 
     with pytest.raises(ConfigurationError, match=r"^load_timeout: ") as caught:
@@ -54,7 +54,7 @@ def test_a_load_timeout_that_is_no_time_is_refused_by_name(configure, wrong: str
     assert caught.value.details["field"] == "load_timeout"
 
 
-def test_without_a_model_repository_the_option_to_set_is_named():
+def test_a_missing_model_repository_names_the_option_to_set():
     with pytest.raises(ConfigurationError, match=r"\[batchexec\] model_repository") as caught:
         settings.model_repository(open_storage)
 
@@ -64,13 +64,13 @@ def test_without_a_model_repository_the_option_to_set_is_named():
 def test_a_model_repository_is_a_folder_or_a_uri(configure, tmp_path: Path):
     opened: list[Location] = []
 
-    def opening(location: Location):
+    def open_and_record(location: Location):
         opened.append(location)
         return open_storage(location)
 
     for root in (tmp_path, f"file://{tmp_path}"):
         configure(model_repository=root)
-        settings.model_repository(opening)
+        settings.model_repository(open_and_record)
 
     assert opened == [Location.of_path(tmp_path)] * 2
 
@@ -91,15 +91,13 @@ def test_pods_share_one_machine_under_the_local_executor(configure, executor, sh
     assert settings.machine_is_shared() is shared
 
 
-def test_the_most_mapped_tasks_are_airflows_own_limit(configure):
+def test_max_mapped_tasks_is_airflows_limit(configure):
     configure("CORE", max_map_length=30)
 
-    assert settings.most_mapped_tasks() == 30
+    assert settings.max_mapped_tasks() == 30
 
 
-def test_in_a_kubernetes_pod_the_machine_is_not_shared_whatever_executor_its_template_names(
-    configure, monkeypatch: pytest.MonkeyPatch
-):
+def test_in_a_kubernetes_pod_the_machine_is_never_shared(configure, monkeypatch: pytest.MonkeyPatch):
     configure("CORE", executor="LocalExecutor")
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
 
@@ -122,9 +120,7 @@ def test_in_a_kubernetes_pod_the_machine_is_not_shared_whatever_executor_its_tem
         ),
     ],
 )
-def test_executors_are_found_by_the_name_that_tasks_call_them_by_the_default_one_first(
-    configure, executor, found
-):
+def test_executors_are_keyed_by_alias_with_the_default_first(configure, executor, found):
     configure("CORE", executor=executor)
 
     assert list(settings.executors().items()) == list(found.items())
@@ -139,7 +135,7 @@ def test_executors_are_found_by_the_name_that_tasks_call_them_by_the_default_one
         ("placement", "[3]", placement_rules),
     ],
 )
-def test_what_is_wrong_about_machines_is_refused_by_name(configure, option: str, wrong: str, read):
+def test_invalid_machine_options_are_rejected_by_name(configure, option: str, wrong: str, read):
     configure(**{option: wrong})
 
     with pytest.raises(ConfigurationError, match=f"^{option}") as caught:
@@ -148,7 +144,7 @@ def test_what_is_wrong_about_machines_is_refused_by_name(configure, option: str,
     assert caught.value.details["field"].startswith(option)
 
 
-def test_machines_are_what_their_descriptions_say_where_nothing_is_set(configure):
+def test_machine_option_defaults_match_their_descriptions(configure):
     assert settings.task_memory_bytes() == 512 * 1024**2
     assert settings.default_purchase_option() == ""
     assert settings.gpu_resource() == "nvidia.com/gpu"

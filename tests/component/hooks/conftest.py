@@ -1,4 +1,4 @@
-"""Secrets and connections where Airflow's environment backend finds them, and no AWS credentials of the machine."""
+"""Secrets and connections in Airflow's environment variables backend, isolated from the machine's AWS credentials."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NAMES = {"access_token_name": "key_of_flights", "access_secret_name": "secret_of
 
 
 @pytest.fixture(autouse=True)
-def _no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever runs the tests may have AWS credentials of their own."""
+def _isolate_from_machine_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide AWS and Google credentials of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "CLOUDSDK_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -27,7 +27,7 @@ def _no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 class Secrets:
-    """What Airflow knows."""
+    """Sets the variables and connections that Airflow returns."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -46,12 +46,12 @@ class Secrets:
         self._monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(document))
 
     def keys(self, access: str, secret: str) -> None:
-        """The two secrets of ``NAMES``."""
+        """Set the two secrets of ``NAMES``."""
         self.variable(NAMES["access_token_name"], access)
         self.variable(NAMES["access_secret_name"], secret)
 
     def ambient(self, keys: Keys) -> None:
-        """What boto3's default chain finds."""
+        """Set the keys that boto3's default chain finds."""
         self._monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key_id)
         self._monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_access_key)
 

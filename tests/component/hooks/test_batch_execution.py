@@ -1,4 +1,4 @@
-"""The hook: whose credentials reach which bucket, and what is refused before any is tried."""
+"""The hook: which credentials access which bucket, and what is rejected before any is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDERS = {"source_folder": "s3://flights/in", "destination_folder": "s3://fligh
 NAMES = {"access_token_name": "key_of_flights", "access_secret_name": "secret_of_flights"}
 
 
-def test_keys_come_from_the_secrets_that_are_named(secrets):
+def test_keys_come_from_the_named_secrets(secrets):
     secrets.keys("AKIA123", "the-secret-key")
 
     access = BatchExecutionHook(**NAMES).get_conn()
@@ -31,7 +31,7 @@ def test_keys_come_from_the_secrets_that_are_named(secrets):
     assert access.secret_access_key == "the-secret-key"
 
 
-def test_white_space_around_a_secret_is_no_part_of_it(secrets):
+def test_whitespace_around_a_secret_is_stripped(secrets):
     secrets.keys(" AKIA123\n", "the-secret-key\r\n")
 
     access = BatchExecutionHook(**NAMES).get_conn()
@@ -39,7 +39,7 @@ def test_white_space_around_a_secret_is_no_part_of_it(secrets):
     assert (access.access_key_id, access.secret_access_key) == ("AKIA123", "the-secret-key")
 
 
-def test_secrets_are_masked_in_logs_also_without_the_line_break_that_they_were_stored_with(secrets):
+def test_secrets_are_masked_in_logs_without_their_trailing_line_break(secrets):
     secret = uuid.uuid4().hex
     secrets.keys("AKIA123", f"{secret}\n")
     assert redact(f"it is {secret}!") == f"it is {secret}!"
@@ -53,7 +53,7 @@ def test_secrets_are_masked_in_logs_also_without_the_line_break_that_they_were_s
     ("missing", "field"),
     [("key_of_flights", "access_token_name"), ("secret_of_flights", "access_secret_name")],
 )
-def test_a_secret_that_is_not_there_is_an_error_that_names_field_and_secret(
+def test_a_missing_secret_raises_an_error_that_names_field_and_secret(
     secrets, monkeypatch: pytest.MonkeyPatch, missing: str, field: str
 ):
     secrets.keys("AKIA123", "the-secret-key")
@@ -67,7 +67,7 @@ def test_a_secret_that_is_not_there_is_an_error_that_names_field_and_secret(
 
 
 @pytest.mark.parametrize("named", NAMES)
-def test_half_a_pair_of_names_is_refused_and_the_missing_half_is_named(secrets, named: str):
+def test_naming_only_one_secret_is_rejected_and_the_missing_one_named(secrets, named: str):
     secrets.keys("AKIA123", "the-secret-key")
     (other,) = set(NAMES) - {named}
 
@@ -77,7 +77,7 @@ def test_half_a_pair_of_names_is_refused_and_the_missing_half_is_named(secrets, 
     assert caught.value.details["field"] == other
 
 
-def test_without_names_the_keys_are_left_to_boto3(secrets):
+def test_without_secret_names_boto3_finds_the_keys(secrets):
     secrets.keys("AKIA123", "the-secret-key")
 
     access = BatchExecutionHook().get_conn()
@@ -86,22 +86,22 @@ def test_without_names_the_keys_are_left_to_boto3(secrets):
     assert access.secret_access_key is None
 
 
-def test_without_the_default_connection_s3_is_aws():
+def test_without_the_default_connection_s3_means_aws():
     access = BatchExecutionHook().get_conn()
 
     assert access.endpoint_url is None
     assert access.region_name is None
 
 
-def test_a_connection_that_was_named_must_be_there():
-    with pytest.raises(ConfigurationError, match="there is no connection 'flights_s3'") as caught:
+def test_an_explicitly_named_connection_must_exist():
+    with pytest.raises(ConfigurationError, match="connection 'flights_s3' does not exist") as caught:
         BatchExecutionHook("flights_s3").get_conn()
 
     assert caught.value.details["field"] == "batch_execution_conn_id"
 
 
 @pytest.mark.parametrize("conn_id", ["batch_execution_default", "flights_s3"])
-def test_the_connection_says_where_s3_is(secrets, conn_id: str):
+def test_the_connection_sets_endpoint_and_region(secrets, conn_id: str):
     secrets.connection(conn_id, endpoint_url="http://127.0.0.1:9", region_name="eu-west-1")
 
     access = BatchExecutionHook(conn_id).get_conn()
@@ -110,7 +110,7 @@ def test_the_connection_says_where_s3_is(secrets, conn_id: str):
     assert access.region_name == "eu-west-1"
 
 
-def test_extras_that_are_empty_are_unset(secrets):
+def test_empty_extras_are_treated_as_unset(secrets):
     secrets.connection(endpoint_url="", region_name="")
 
     access = BatchExecutionHook().get_conn()
@@ -119,22 +119,22 @@ def test_extras_that_are_empty_are_unset(secrets):
     assert access.region_name is None
 
 
-def test_a_bucket_is_written_and_read_with_the_named_secrets(secrets, s3_server: S3Server):
+def test_named_secrets_give_read_and_write_access_to_a_bucket(secrets, s3_server: S3Server):
     bucket = s3_server.make_bucket()
     secrets.connection(endpoint_url=s3_server.endpoint_url, region_name=s3_server.region)
     secrets.keys(s3_server.access_key_id, s3_server.secret_access_key)
     config = ExecutionConfig.from_fields(model_id="delay", **FOLDERS, **NAMES)
     hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id="batch_execution_default")
-    place = Location.parse(f"s3://{bucket}/out/a.csv")
+    location = Location.parse(f"s3://{bucket}/out/a.csv")
 
-    storage = hook.open_storage(place)
-    storage.write(place, b"x\n1\n")
+    storage = hook.open_storage(location)
+    storage.write(location, b"x\n1\n")
 
-    assert storage.read(place) == b"x\n1\n"
+    assert storage.read(location) == b"x\n1\n"
     assert s3_server.client.get_object(Bucket=bucket, Key="out/a.csv")["Body"].read() == b"x\n1\n"
 
 
-def test_keys_without_the_permission_are_not_replaced_by_others(
+def test_keys_without_permission_do_not_fall_back_to_others(
     secrets, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ):
     bucket = s3_server.make_bucket()
@@ -142,15 +142,15 @@ def test_keys_without_the_permission_are_not_replaced_by_others(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
     secrets.connection(endpoint_url=s3_server.endpoint_url, region_name=s3_server.region)
     secrets.keys(s3_server.denied.access_key_id, s3_server.denied.secret_access_key)
-    place = Location.parse(f"s3://{bucket}/out/a.csv")
+    location = Location.parse(f"s3://{bucket}/out/a.csv")
 
     with pytest.raises(AccessDeniedError):
-        BatchExecutionHook(**NAMES).open_storage(place).write(place, b"")
+        BatchExecutionHook(**NAMES).open_storage(location).write(location, b"")
 
-    BatchExecutionHook().open_storage(place).write(place, b"")
+    BatchExecutionHook().open_storage(location).write(location, b"")
 
 
-def test_locations_of_a_scheme_share_one_storage(secrets, s3_server: S3Server):
+def test_locations_of_one_scheme_share_a_storage(secrets, s3_server: S3Server):
     secrets.connection(endpoint_url=s3_server.endpoint_url, region_name=s3_server.region)
     hook = BatchExecutionHook()
 
@@ -162,12 +162,12 @@ def test_locations_of_a_scheme_share_one_storage(secrets, s3_server: S3Server):
     assert disk is not first
 
 
-def test_a_folder_on_disk_needs_neither_connection_nor_secret(tmp_path: Path):
-    place = Location.of_path(tmp_path / "a.csv")
+def test_a_local_folder_needs_neither_connection_nor_secrets(tmp_path: Path):
+    location = Location.of_path(tmp_path / "a.csv")
     hook = BatchExecutionHook("no_such_connection", **NAMES)
 
-    storage = hook.open_storage(place)
-    storage.write(place, b"x\n")
+    storage = hook.open_storage(location)
+    storage.write(location, b"x\n")
 
     assert isinstance(storage, LocalStorage)
     assert (tmp_path / "a.csv").read_bytes() == b"x\n"

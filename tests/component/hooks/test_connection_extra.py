@@ -1,4 +1,4 @@
-"""The extras of a connection: what they may be, and what is said of those that may not."""
+"""The extras of a connection: valid values, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_every_extra_is_read():
 
 
 @pytest.mark.parametrize("unset", [None, ""])
-def test_extras_that_are_empty_are_unset(unset):
+def test_empty_extras_are_treated_as_unset(unset):
     extra = ConnectionExtra.parse(dict.fromkeys(ALL, unset))
 
     assert extra == ConnectionExtra()
     assert extra.role("") is None
 
 
-def test_without_more_a_role_lives_an_hour_and_is_called_after_this_package():
+def test_a_role_defaults_to_one_hour_and_a_session_named_after_this_package():
     role = ConnectionExtra().role(ROLE)
 
     assert role.duration_seconds == 3600
@@ -52,7 +52,7 @@ def test_without_more_a_role_lives_an_hour_and_is_called_after_this_package():
     assert role.web_identity_token_file is None
 
 
-def test_the_role_that_is_asked_for_wins_over_the_connections_and_is_assumed_the_same_way():
+def test_a_requested_role_overrides_the_connections_and_is_assumed_with_its_settings():
     other = "arn:aws:iam::123456789012:role/other"
 
     role = ConnectionExtra.parse(ALL).role(other)
@@ -62,7 +62,7 @@ def test_the_role_that_is_asked_for_wins_over_the_connections_and_is_assumed_the
 
 
 @pytest.mark.parametrize("seconds", [3600, "3600", " 3600 "])
-def test_seconds_may_be_a_number_or_its_text(seconds):
+def test_seconds_may_be_a_number_or_a_string(seconds):
     assert ConnectionExtra.parse({"role_duration_seconds": seconds}).role_duration_seconds == 3600
 
 
@@ -93,14 +93,14 @@ def test_seconds_may_be_a_number_or_its_text(seconds):
         ("role_session_name", "two words"),
     ],
 )
-def test_what_is_malformed_is_refused_by_its_field(field, value):
+def test_malformed_extras_are_rejected_by_field(field, value):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as refused:
         ConnectionExtra.parse({field: value}).role("")
 
     assert refused.value.details["field"] == field
 
 
-def test_a_password_in_a_url_is_refused_and_not_shown():
+def test_a_password_in_a_url_is_rejected_and_not_shown():
     with pytest.raises(ConfigurationError, match=r"^endpoint_url: ") as refused:
         ConnectionExtra.parse({"endpoint_url": "https://user:a-password@s3.example.com"})
 
@@ -108,12 +108,12 @@ def test_a_password_in_a_url_is_refused_and_not_shown():
 
 
 @pytest.mark.parametrize("extra", [[], "text", 5, None])
-def test_what_is_no_json_object_is_refused(extra):
+def test_extras_must_be_a_json_object(extra):
     with pytest.raises(ConfigurationError, match=r"^extra: "):
         ConnectionExtra.parse(extra)
 
 
-def test_extras_that_are_not_known_are_warned_of_by_name_once(secrets, capsys):
+def test_unknown_extras_are_named_in_one_warning(secrets, capsys):
     secrets.connection(region_name="eu-central-1", role_arn="a value", retries="3")
     hook = BatchExecutionHook()
 
@@ -127,7 +127,7 @@ def test_extras_that_are_not_known_are_warned_of_by_name_once(secrets, capsys):
     assert "a value" not in warning
 
 
-def test_known_extras_are_warned_of_by_nobody(secrets, capsys):
+def test_known_extras_cause_no_warning(secrets, capsys):
     secrets.connection(**{**ALL, "aws_conn_id": ""})
 
     BatchExecutionHook().get_conn()

@@ -1,4 +1,4 @@
-"""Where the hook's credentials come from, and that nothing takes the place of what was asked for."""
+"""Where the hook's credentials come from, and that nothing replaces the requested ones."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ OTHER_ROLE = "arn:aws:iam::123456789012:role/other"
 
 @pytest.fixture(scope="module")
 def caller(s3_server: S3Server) -> Keys:
-    """A user who may assume roles, and nothing else."""
+    """A user who may only assume roles."""
     return s3_server.make_user(MAY_ASSUME)
 
 
 @pytest.fixture(scope="module")
 def role(s3_server: S3Server) -> str:
-    """A role that everybody may assume, and that may do everything in S3."""
+    """A role that anyone in the account may assume, with full access to S3."""
     return s3_server.make_role(trust(s3_server.account_id))
 
 
 @pytest.fixture
-def place(s3_server: S3Server) -> Location:
+def location(s3_server: S3Server) -> Location:
     return Location.parse(f"s3://{s3_server.make_bucket()}/out/a.csv")
 
 
@@ -61,17 +61,17 @@ def proxy(s3_server: S3Server) -> Iterator[AwsProxy]:
 
 @pytest.fixture
 def owner(s3_server: S3Server) -> Keys:
-    """Who may do everything in S3."""
+    """Keys with full access to S3."""
     return Keys(s3_server.access_key_id, s3_server.secret_access_key)
 
 
-def write(hook: BatchExecutionHook, place: Location) -> None:
-    hook.open_storage(place).write(place, b"x")
+def write(hook: BatchExecutionHook, location: Location) -> None:
+    hook.open_storage(location).write(location, b"x")
 
 
-def refusal(hook: BatchExecutionHook, place: Location) -> BatchExecError:
+def refusal(hook: BatchExecutionHook, location: Location) -> BatchExecError:
     with pytest.raises(BatchExecError) as refused:
-        write(hook, place)
+        write(hook, location)
     return refused.value
 
 
@@ -84,43 +84,39 @@ def configured(**fields: Any) -> BatchExecutionHook:
 # --- roles -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_executions_role_is_assumed_with_the_executions_keys(
-    secrets, names, s3_server, caller, role, place
-):
+def test_an_executions_role_is_assumed_with_its_keys(secrets, names, s3_server, caller, role, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url)
     secrets.keys(caller.access_key_id, caller.secret_access_key)
-    assert type(refusal(configured(**names), place)) is AccessDeniedError
+    assert type(refusal(configured(**names), location)) is AccessDeniedError
 
-    write(configured(**names, iam_role_arn=role), place)
+    write(configured(**names, iam_role_arn=role), location)
 
 
 def test_the_connections_role_is_assumed_unless_the_execution_names_its_own(
-    secrets, s3_server, caller, role, place
+    secrets, s3_server, caller, role, location
 ):
     secrets.connection(endpoint_url=s3_server.endpoint_url, iam_role_arn=role)
     secrets.ambient(caller)
 
-    write(configured(), place)
-    error = refusal(configured(iam_role_arn=OTHER_ROLE), place)
+    write(configured(), location)
+    error = refusal(configured(iam_role_arn=OTHER_ROLE), location)
 
     assert type(error) is AccessDeniedError
     assert OTHER_ROLE in str(error)
 
 
-def test_a_role_that_is_refused_is_not_replaced_by_what_it_would_be_assumed_with(
-    secrets, s3_server, owner, place
-):
+def test_a_denied_role_does_not_fall_back_to_the_underlying_credentials(secrets, s3_server, owner, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url)
     secrets.ambient(owner)
-    write(configured(), place)
+    write(configured(), location)
 
-    error = refusal(configured(iam_role_arn=OTHER_ROLE), place)
+    error = refusal(configured(iam_role_arn=OTHER_ROLE), location)
 
     assert type(error) is AccessDeniedError
     assert error.details["field"] == "iam_role_arn"
 
 
-def test_what_the_connection_says_of_roles_is_told_to_sts(secrets, s3_server, caller, proxy, place):
+def test_the_connections_role_settings_are_sent_to_sts(secrets, s3_server, caller, proxy, location):
     role = s3_server.make_role(
         trust(s3_server.account_id, StringEquals={"sts:ExternalId": "for-this-airflow"})
     )
@@ -133,7 +129,7 @@ def test_what_the_connection_says_of_roles_is_told_to_sts(secrets, s3_server, ca
         role_duration_seconds="1800",
     )
 
-    write(configured(iam_role_arn=role), place)
+    write(configured(iam_role_arn=role), location)
 
     (request,) = proxy.requests
     assert request.form["ExternalId"] == "for-this-airflow"
@@ -141,7 +137,9 @@ def test_what_the_connection_says_of_roles_is_told_to_sts(secrets, s3_server, ca
     assert request.form["DurationSeconds"] == "1800"
 
 
-def test_a_web_identity_needs_no_keys_and_uses_none(secrets, names, s3_server, owner, place, tmp_path, proxy):
+def test_a_web_identity_neither_needs_nor_uses_keys(
+    secrets, names, s3_server, owner, location, tmp_path, proxy
+):
     role = s3_server.make_role(
         documented_policy(
             "trust-service-account.json",
@@ -159,23 +157,23 @@ def test_a_web_identity_needs_no_keys_and_uses_none(secrets, names, s3_server, o
     )
     secrets.ambient(owner)
 
-    write(configured(iam_role_arn=role), place)
+    write(configured(iam_role_arn=role), location)
 
     assert [request.action for request in proxy.requests] == ["AssumeRoleWithWebIdentity", ""]
     assert owner.access_key_id not in {request.access_key_id for request in proxy.requests}
     secrets.keys(owner.access_key_id, owner.secret_access_key)
-    error = refusal(configured(**names, iam_role_arn=role), place)
+    error = refusal(configured(**names, iam_role_arn=role), location)
     assert type(error) is ConfigurationError
     assert error.details["field"] == "access_token_name"
     assert "web_identity_token_file" in str(error)
-    # Without a role there is nothing that the token is for.
-    write(configured(**names), place)
+    # Without a role, the token is not used.
+    write(configured(**names), location)
 
 
-def test_a_missing_token_file_is_named(secrets, role, place, tmp_path):
+def test_a_missing_token_file_is_named(secrets, role, location, tmp_path):
     secrets.connection(web_identity_token_file=str(tmp_path / "none"), iam_role_arn=role)
 
-    error = refusal(configured(), place)
+    error = refusal(configured(), location)
 
     assert type(error) is ConfigurationError
     assert error.details["field"] == "web_identity_token_file"
@@ -184,35 +182,37 @@ def test_a_missing_token_file_is_named(secrets, role, place, tmp_path):
 # --- a connection of type aws ------------------------------------------------------------------------------------------
 
 
-def test_the_aws_connection_is_used_and_not_what_else_is_there(secrets, s3_server, owner, place):
+def test_the_aws_connection_takes_precedence_over_the_default_chain(secrets, s3_server, owner, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="of_flights")
     secrets.aws_connection("of_flights", owner)
     secrets.ambient(s3_server.denied)
 
-    write(BatchExecutionHook(), place)
+    write(BatchExecutionHook(), location)
 
 
-def test_the_executions_keys_come_before_the_aws_connection(secrets, names, s3_server, owner, place):
+def test_an_executions_keys_take_precedence_over_the_aws_connection(
+    secrets, names, s3_server, owner, location
+):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="there_is_none")
     secrets.keys(owner.access_key_id, owner.secret_access_key)
 
-    write(configured(**names), place)
+    write(configured(**names), location)
 
 
-def test_the_argument_comes_before_the_connections_extra(secrets, s3_server, owner, place):
+def test_the_argument_takes_precedence_over_the_connections_extra(secrets, s3_server, owner, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="there_is_none")
     secrets.aws_connection("of_flights", owner)
 
-    write(BatchExecutionHook(aws_conn_id="of_flights"), place)
+    write(BatchExecutionHook(aws_conn_id="of_flights"), location)
 
 
-def test_an_aws_connection_that_is_missing_is_not_replaced_by_what_else_is_there(
-    secrets, s3_server, owner, place
+def test_a_missing_aws_connection_does_not_fall_back_to_the_default_chain(
+    secrets, s3_server, owner, location
 ):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="of_flights")
     secrets.ambient(owner)
 
-    error = refusal(BatchExecutionHook(), place)
+    error = refusal(BatchExecutionHook(), location)
 
     assert type(error) is ConfigurationError
     assert str(error).startswith("aws_conn_id: ")
@@ -220,33 +220,33 @@ def test_an_aws_connection_that_is_missing_is_not_replaced_by_what_else_is_there
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("parts", "expected"),
     [
         ({"conn_type": "http"}, "of type 'http'"),
-        ({"login": "AKIA123"}, "half a pair of keys"),
-        ({"password": "the-secret-key"}, "half a pair of keys"),
-        ({"extra": {"aws_access_key_id": "AKIA123"}}, "half a pair of keys"),
+        ({"login": "AKIA123"}, "half of a key pair"),
+        ({"password": "the-secret-key"}, "half of a key pair"),
+        ({"extra": {"aws_access_key_id": "AKIA123"}}, "half of a key pair"),
         ({"extra": {"profile_name": "nobody"}}, "nobody"),
         ({"extra": {"role_arn": OTHER_ROLE, "assume_role_method": "magic"}}, "magic"),
     ],
 )
-def test_an_aws_connection_that_cannot_be_used_is_not_replaced_either(
-    secrets, s3_server, owner, place, parts, words
+def test_an_unusable_aws_connection_does_not_fall_back_to_the_default_chain(
+    secrets, s3_server, owner, location, parts, expected
 ):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="of_flights")
     secrets.aws_connection("of_flights", **parts)
     secrets.ambient(owner)
 
-    error = refusal(BatchExecutionHook(), place)
+    error = refusal(BatchExecutionHook(), location)
 
     assert type(error) is ConfigurationError
     assert error.details["field"] == "aws_conn_id"
-    assert words in str(error)
+    assert expected in str(error)
     assert "the-secret-key" not in str(error)
 
 
-def test_an_aws_connection_brings_its_role_its_region_and_its_endpoints(
-    secrets, s3_server, caller, role, proxy, place
+def test_role_region_and_endpoints_of_an_aws_connection_are_used(
+    secrets, s3_server, caller, role, proxy, location
 ):
     services = {"s3": {"endpoint_url": proxy.endpoint_url}, "sts": {"endpoint_url": s3_server.endpoint_url}}
     secrets.aws_connection(
@@ -255,24 +255,24 @@ def test_an_aws_connection_brings_its_role_its_region_and_its_endpoints(
         extra={"role_arn": role, "region_name": "us-east-1", "service_config": services},
     )
 
-    write(BatchExecutionHook(aws_conn_id="of_flights"), place)
+    write(BatchExecutionHook(aws_conn_id="of_flights"), location)
 
     (request,) = proxy.requests
     assert request.access_key_id.startswith("ASIA")
     assert request.region == "us-east-1"
 
 
-def test_a_role_is_assumed_on_top_of_the_aws_connection(secrets, s3_server, caller, role, place):
+def test_a_role_is_assumed_on_top_of_the_aws_connection(secrets, s3_server, caller, role, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="of_flights")
     secrets.aws_connection("of_flights", caller)
 
-    write(configured(iam_role_arn=role), place)
+    write(configured(iam_role_arn=role), location)
 
-    error = refusal(configured(iam_role_arn=OTHER_ROLE), place)
-    assert "the connection 'of_flights' of aws_conn_id" in str(error)
+    error = refusal(configured(iam_role_arn=OTHER_ROLE), location)
+    assert "the credentials of aws_conn_id 'of_flights'" in str(error)
 
 
-def test_a_role_of_the_aws_connection_that_is_refused_is_named(secrets, s3_server, caller, place):
+def test_a_denied_role_of_the_aws_connection_is_named(secrets, s3_server, caller, location):
     sts = {"sts": {"endpoint_url": s3_server.endpoint_url}}
     secrets.aws_connection(
         "of_flights",
@@ -280,7 +280,7 @@ def test_a_role_of_the_aws_connection_that_is_refused_is_named(secrets, s3_serve
         extra={"role_arn": OTHER_ROLE, "region_name": "us-east-1", "service_config": sts},
     )
 
-    error = refusal(BatchExecutionHook(aws_conn_id="of_flights"), place)
+    error = refusal(BatchExecutionHook(aws_conn_id="of_flights"), location)
 
     assert type(error) is AccessDeniedError
     assert error.details["field"] == "aws_conn_id"
@@ -288,7 +288,7 @@ def test_a_role_of_the_aws_connection_that_is_refused_is_named(secrets, s3_serve
     assert caller.secret_access_key not in str(error)
 
 
-def test_an_sts_of_the_aws_connection_that_is_out_of_reach_may_be_tried_again(secrets, caller, place):
+def test_an_unreachable_sts_of_the_aws_connection_is_retryable(secrets, caller, location):
     sts = {"sts": {"endpoint_url": f"http://127.0.0.1:{free_port()}"}}
     quick = {"retries": {"total_max_attempts": 1}}
     secrets.aws_connection(
@@ -302,7 +302,7 @@ def test_an_sts_of_the_aws_connection_that_is_out_of_reach_may_be_tried_again(se
         },
     )
 
-    error = refusal(BatchExecutionHook(aws_conn_id="of_flights"), place)
+    error = refusal(BatchExecutionHook(aws_conn_id="of_flights"), location)
 
     assert type(error) is StorageError
     assert error.retryable
@@ -313,8 +313,8 @@ def test_an_sts_of_the_aws_connection_that_is_out_of_reach_may_be_tried_again(se
 
 
 @pytest.mark.parametrize("missing", ["key_of_flights", "secret_of_flights"])
-def test_a_missing_secret_is_not_replaced_by_what_else_is_there(
-    secrets, names, s3_server, owner, place, monkeypatch, missing
+def test_a_missing_secret_does_not_fall_back_to_other_credentials(
+    secrets, names, s3_server, owner, location, monkeypatch, missing
 ):
     secrets.connection(endpoint_url=s3_server.endpoint_url, aws_conn_id="of_flights")
     secrets.aws_connection("of_flights", owner)
@@ -322,14 +322,14 @@ def test_a_missing_secret_is_not_replaced_by_what_else_is_there(
     secrets.keys(owner.access_key_id, owner.secret_access_key)
     monkeypatch.delenv(f"AIRFLOW_VAR_{missing.upper()}")
 
-    error = refusal(configured(**names), place)
+    error = refusal(configured(**names), location)
 
     assert type(error) is ConfigurationError
     assert missing in str(error)
 
 
 @pytest.mark.parametrize(("field", "secret"), [("access_secret_name", "1234"), ("access_secret_name", "")])
-def test_a_secret_that_is_too_short_to_be_masked_is_refused(secrets, names, field, secret):
+def test_a_secret_too_short_to_be_masked_is_rejected(secrets, names, field, secret):
     secrets.keys("AKIA123", secret)
 
     with pytest.raises(ConfigurationError, match=f"^{field}: .*'secret_of_flights'") as refused:
@@ -338,7 +338,7 @@ def test_a_secret_that_is_too_short_to_be_masked_is_refused(secrets, names, fiel
     assert refused.value.details["field"] == field
 
 
-def test_the_id_of_a_key_is_no_secret_and_may_be_short(secrets, names):
+def test_an_access_key_id_is_not_secret_and_may_be_short(secrets, names):
     secrets.keys("abc", "the-secret-key")
 
     assert BatchExecutionHook(**names).get_conn().access_key_id == "abc"
@@ -346,22 +346,22 @@ def test_the_id_of_a_key_is_no_secret_and_may_be_short(secrets, names):
 
 @dataclass
 class Supervisor:
-    """Answers as the process does that a task asks for connections and variables."""
+    """Stands in for the process that a task requests connections and variables from."""
 
-    answer: Callable[[], Any]
+    respond: Callable[[], Any]
 
     def send(self, _message: Any) -> Any:
-        return self.answer()
+        return self.respond()
 
 
-def broken() -> Any:
+def raise_server_error() -> Any:
     raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 500}))
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [broken, lambda: ErrorResponse(error=ErrorType.GENERIC_ERROR)],
-    ids=["the-api-server-fails", "an-error-that-is-not-known"],
+    "respond",
+    [raise_server_error, lambda: ErrorResponse(error=ErrorType.GENERIC_ERROR)],
+    ids=["api-server-error", "unknown-error"],
 )
 @pytest.mark.parametrize(
     ("hook", "field"),
@@ -373,46 +373,46 @@ def broken() -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_airflow_cannot_be_asked_for_is_not_taken_for_missing(
-    secrets, owner, place, monkeypatch, answer, hook, field
+def test_a_failed_lookup_is_not_mistaken_for_not_found(
+    secrets, owner, location, monkeypatch, respond, hook, field
 ):
     secrets.connection("known")
     secrets.ambient(owner)
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(answer), raising=False)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(respond), raising=False)
 
-    error = refusal(hook, place)
+    error = refusal(hook, location)
 
     assert type(error) is StorageError
     assert error.retryable
     assert error.details["field"] == field
 
 
-def test_a_default_connection_that_airflow_says_there_is_none_of_is_not_needed(monkeypatch):
+def test_the_default_connection_is_optional(monkeypatch):
     absent = Supervisor(lambda: ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND))
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", absent, raising=False)
 
     assert BatchExecutionHook().get_conn().endpoint_url is None
 
 
-def test_what_a_task_may_not_read_is_not_taken_for_missing(monkeypatch, place):
+def test_denied_access_is_not_mistaken_for_not_found(monkeypatch, location):
     denied = Supervisor(lambda: ErrorResponse(error=ErrorType.PERMISSION_DENIED))
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", denied, raising=False)
 
-    assert type(refusal(BatchExecutionHook(), place)) is AccessDeniedError
+    assert type(refusal(BatchExecutionHook(), location)) is AccessDeniedError
 
 
-def test_a_roles_keys_and_tokens_are_masked(secrets, s3_server, caller, role, proxy, place):
+def test_a_roles_keys_and_tokens_are_masked(secrets, s3_server, caller, role, proxy, location):
     secrets.connection(endpoint_url=proxy.endpoint_url, iam_role_arn=role)
     secrets.ambient(caller)
 
-    write(BatchExecutionHook(), place)
+    write(BatchExecutionHook(), location)
 
     token = proxy.requests[-1].headers["x-amz-security-token"]
     for secret in (caller.secret_access_key, token):
         assert redact(f"it is {secret}!") == "it is ***!"
 
 
-def test_nothing_secret_is_shown_by_a_hook_or_by_what_it_gives(secrets, names, owner):
+def test_reprs_of_the_hook_and_its_access_show_no_secret(secrets, names, owner):
     secret = f"secret-{uuid.uuid4().hex}"
     secrets.keys(owner.access_key_id, secret)
     hook = BatchExecutionHook(**names)
@@ -422,18 +422,18 @@ def test_nothing_secret_is_shown_by_a_hook_or_by_what_it_gives(secrets, names, o
     assert secret not in shown
 
 
-def test_another_thread_may_use_it(secrets, names, s3_server, owner, place):
+def test_hooks_can_be_used_from_other_threads(secrets, names, s3_server, owner, location):
     secrets.connection(endpoint_url=s3_server.endpoint_url)
     secrets.keys(owner.access_key_id, owner.secret_access_key)
     failures: list[BaseException] = []
 
-    def work() -> None:
+    def write_one() -> None:
         try:
-            write(configured(**names), place)
-        except BaseException as error:  # noqa: BLE001  it is looked at below
+            write(configured(**names), location)
+        except BaseException as error:  # noqa: BLE001  asserted below
             failures.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=write_one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -449,19 +449,19 @@ def on_google(**fields: Any) -> BatchExecutionHook:
     return configured(source_folder="gs://flights/in", destination_folder="gs://flights/out", **fields)
 
 
-def test_a_bucket_of_google_is_written_with_the_named_key(secrets, gcs_server: GcsServer):
+def test_a_gcs_bucket_is_written_with_the_named_key(secrets, gcs_server: GcsServer):
     secrets.connection(gcs_endpoint_url=gcs_server.endpoint_url)
     secrets.variable("key_of_google", gcs_server.account.key)
-    place = Location.parse(f"gs://{gcs_server.make_bucket()}/out/a.csv")
+    location = Location.parse(f"gs://{gcs_server.make_bucket()}/out/a.csv")
 
     hook = on_google(service_account_key_secret_name="key_of_google")
-    write(hook, place)
+    write(hook, location)
 
-    assert hook.open_storage(place).read(place) == b"x"
-    assert hook.open_storage(place) is hook.open_storage(place.parent)
+    assert hook.open_storage(location).read(location) == b"x"
+    assert hook.open_storage(location) is hook.open_storage(location.parent)
 
 
-def test_googles_private_key_is_masked_as_a_whole_and_line_by_line(secrets, gcs_server: GcsServer):
+def test_a_google_private_key_is_masked_as_a_whole_and_line_by_line(secrets, gcs_server: GcsServer):
     secrets.connection(gcs_endpoint_url=gcs_server.endpoint_url)
     secrets.variable("key_of_google", gcs_server.account.key)
 
@@ -475,7 +475,7 @@ def test_googles_private_key_is_masked_as_a_whole_and_line_by_line(secrets, gcs_
 
 
 @pytest.mark.parametrize("value", [None, "1", "no key", '{"type": "authorized_user"}', "[1, 2, 3]"])
-def test_a_key_of_google_that_is_missing_or_none_is_named(secrets, value):
+def test_a_missing_or_invalid_google_key_is_named(secrets, value):
     if value is not None:
         secrets.variable("key_of_google", value)
 
@@ -485,10 +485,10 @@ def test_a_key_of_google_that_is_missing_or_none_is_named(secrets, value):
     assert error.details["field"] == "service_account_key_secret_name"
 
 
-# --- the Test button ---------------------------------------------------------------------------------------------------
+# --- test_connection ---------------------------------------------------------------------------------------------------
 
 
-def test_the_test_says_who_one_is(secrets, s3_server, owner):
+def test_the_connection_test_reports_the_identity(secrets, s3_server, owner):
     secrets.connection(endpoint_url=s3_server.endpoint_url, region_name="eu-west-3", aws_conn_id="of_flights")
     secrets.aws_connection("of_flights", owner)
 
@@ -500,7 +500,7 @@ def test_the_test_says_who_one_is(secrets, s3_server, owner):
     assert "of_flights" in message
 
 
-def test_the_test_assumes_the_role(secrets, s3_server, caller, role):
+def test_the_connection_test_assumes_the_role(secrets, s3_server, caller, role):
     secrets.connection(endpoint_url=s3_server.endpoint_url, iam_role_arn=role)
     secrets.ambient(caller)
 
@@ -516,7 +516,7 @@ def wrong_secret(caller: Keys) -> Keys:
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"),
+    ("extra", "expected"),
     [
         ({"iam_role_arn": OTHER_ROLE}, OTHER_ROLE),
         ({"aws_conn_id": "nobody"}, "'nobody'"),
@@ -526,7 +526,7 @@ def wrong_secret(caller: Keys) -> Keys:
         ({"web_identity_token_file": "/nowhere", "iam_role_arn": OTHER_ROLE}, "/nowhere"),
     ],
 )
-def test_the_test_says_what_is_wrong_and_nothing_secret(secrets, s3_server, caller, extra, words):
+def test_the_connection_test_reports_the_problem_without_secrets(secrets, s3_server, caller, extra, expected):
     secrets.connection(**{"endpoint_url": s3_server.endpoint_url, **extra})
     secrets.aws_connection("wrong", wrong_secret(caller))
     secrets.ambient(caller)
@@ -534,12 +534,12 @@ def test_the_test_says_what_is_wrong_and_nothing_secret(secrets, s3_server, call
     status, message = BatchExecutionHook().test_connection()
 
     assert not status
-    assert words in message
+    assert expected in message
     assert caller.secret_access_key not in message
     assert "not-the-secret-at-all" not in message
 
 
-def test_the_test_says_that_there_are_no_credentials(secrets, s3_server):
+def test_the_connection_test_reports_missing_credentials(secrets, s3_server):
     secrets.connection(endpoint_url=s3_server.endpoint_url)
 
     status, message = BatchExecutionHook().test_connection()
@@ -548,7 +548,7 @@ def test_the_test_says_that_there_are_no_credentials(secrets, s3_server):
     assert "no usable credentials" in message
 
 
-def test_the_test_says_that_a_server_is_out_of_reach(secrets, caller):
+def test_the_connection_test_reports_an_unreachable_server(secrets, caller):
     secrets.connection(endpoint_url=f"http://127.0.0.1:{free_port()}")
     secrets.ambient(caller)
 
@@ -558,7 +558,7 @@ def test_the_test_says_that_a_server_is_out_of_reach(secrets, caller):
     assert "out of reach" in message
 
 
-def test_a_server_without_an_sts_is_asked_for_its_buckets(secrets, s3_server, owner, caller, proxy):
+def test_on_a_server_without_sts_the_connection_test_lists_buckets(secrets, s3_server, owner, caller, proxy):
     proxy.answer_sts(Answer(405))
     secrets.connection(endpoint_url=proxy.endpoint_url, aws_conn_id="of_flights")
     for keys, accepted in ((owner, True), (s3_server.denied, True), (wrong_secret(caller), False)):
@@ -574,7 +574,7 @@ def test_a_server_without_an_sts_is_asked_for_its_buckets(secrets, s3_server, ow
 @pytest.mark.parametrize(
     "answer", [Answer.of_sts(403, "AccessDenied", "no"), Answer.of_sts(400, "InvalidParameterValue", "no")]
 )
-def test_a_server_that_does_not_tell_who_one_is_is_one_without_an_sts(secrets, owner, proxy, answer):
+def test_a_server_that_cannot_report_the_identity_counts_as_without_sts(secrets, owner, proxy, answer):
     proxy.answer_sts(answer)
     secrets.connection(endpoint_url=proxy.endpoint_url)
     secrets.ambient(owner)
