@@ -1,7 +1,7 @@
 """Storage-based batch inference as Apache Airflow runs.
 
-A folder of CSV, Parquet or Feather files goes, file by file, through a model's ``predict``; the results go to
-another folder. The names below are loaded on first use, so that importing the package costs nothing.
+Each CSV, Parquet or Feather file in a folder is passed through a model's ``predict``, and the results are written to
+another folder. Public names are loaded on first use, so importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor
     from airflow_batchexec.triggers.batch_execution import BatchExecutionTrigger
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "BatchExecutionHook": "airflow_batchexec.hooks.batch_execution",
     "BatchExecutionOperator": "airflow_batchexec.operators.batch_execution",
     "BatchExecutionSensor": "airflow_batchexec.sensors.batch_execution",
@@ -46,10 +46,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     try:
-        home = _HOMES[name]
+        module = _LAZY_IMPORTS[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(home), name)
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

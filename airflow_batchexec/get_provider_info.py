@@ -1,4 +1,4 @@
-"""What Airflow is told of this package, through the entry point ``apache_airflow_provider``."""
+"""Describes this package to Airflow; the entry point ``apache_airflow_provider``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _option(description: str, *, default: str = "", example: str = "") -> dict[s
 
 
 def _field(label: str, description: str, *, example: str, **schema: Any) -> dict[str, Any]:
-    """A field of the form; Airflow's form shows a field's examples as suggestions."""
+    """A field of the connection form; Airflow shows its examples as suggestions."""
     return {
         "label": label,
         "description": description,
@@ -29,11 +29,11 @@ def _field(label: str, description: str, *, example: str, **schema: Any) -> dict
 
 
 def _connection_fields() -> dict[str, dict[str, Any]]:
-    """The extras of a connection; the hook's ``ConnectionExtra`` reads them."""
+    """The connection's extras, which the hook reads with ``ConnectionExtra``."""
     return {
         "region_name": _field(
             "Region",
-            "The region of the buckets. A bucket's own is found where this is empty or another one.",
+            "The buckets' region. If it is empty or a bucket is elsewhere, the bucket's region is detected.",
             example="eu-central-1",
         ),
         "endpoint_url": _field(
@@ -41,38 +41,38 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
         ),
         "sts_endpoint_url": _field(
             "STS endpoint",
-            "The URL where roles are assumed. Empty: the S3 endpoint, else AWS.",
+            "The URL of the STS that roles are assumed at. Empty: the S3 endpoint, else AWS.",
             example="https://sts.eu-central-1.amazonaws.com",
         ),
         "aws_conn_id": _field(
             "AWS connection",
-            "The id of a connection of type Amazon Web Services that credentials come from. Empty: boto3's default "
-            "chain. Keys that an execution names come before both.",
+            "The id of an Amazon Web Services connection that provides the credentials. Empty: boto3's default chain. "
+            "Keys named by an execution take precedence over both.",
             example="aws_default",
         ),
         "iam_role_arn": _field(
             "IAM role ARN",
-            "The role that is assumed with these credentials, unless an execution names another one.",
+            "The role to assume with these credentials, unless an execution names another one.",
             example="arn:aws:iam::123456789012:role/batch",
         ),
         "external_id": _field(
             "External ID",
-            "What the role's trust policy asks for in sts:ExternalId.",
+            "The sts:ExternalId that the role's trust policy requires.",
             example="batchexec-production",
         ),
         "role_session_name": _field(
             "Role session name",
-            "What CloudTrail calls whoever acts as the role.",
+            "The name of the role's sessions in CloudTrail.",
             example="airflow-batchexec",
         ),
         "role_duration_seconds": {
             "label": "Role duration",
-            "description": "How many seconds the role's keys live, 900 to 43200; they are renewed in time. Empty: 3600.",
+            "description": "Lifetime of the role's keys in seconds, 900 to 43200; they are renewed in time. Empty: 3600.",
             "schema": {"type": ["integer", "null"], "minimum": 900, "maximum": 43_200},
         },
         "web_identity_token_file": _field(
             "Web identity token file",
-            "The path, on every worker, of a file with an OIDC token. With it roles are assumed by "
+            "The path, on every worker, of a file with an OIDC token. If set, roles are assumed by "
             "AssumeRoleWithWebIdentity, and no other credentials are used.",
             example="/var/run/secrets/eks.amazonaws.com/serviceaccount/token",
         ),
@@ -85,7 +85,7 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The provider's description."""
+    """The provider's metadata, in Airflow's format."""
     return {
         "package-name": "airflow-provider-batchexec",
         "name": "Batch Execution",
@@ -132,7 +132,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "batch_execution",
                 "hook-class-name": _HOOK,
                 "hook-name": "Batch Execution",
-                # What a form's fields are, Airflow 3.3 reads here and no longer asks the hook.
+                # Airflow 3.3 reads the form's fields from here; it no longer asks the hook.
                 "ui-field-behaviour": {
                     "hidden-fields": ["host", "schema", "login", "password", "port"],
                     "relabeling": {},
@@ -145,7 +145,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_batchexec.reporting.links.ExecutionLink",
             "airflow_batchexec.reporting.links.ResultsLink",
         ],
-        # Airflow finds the plugin by its own entry point; this is for lists of what a provider brings.
+        # Airflow loads the plugin through its entry point; this entry only makes it appear in provider listings.
         "plugins": [{"name": "batchexec", "plugin-class": "airflow_batchexec.plugin.BatchExecPlugin"}],
         "cli": ["airflow_batchexec.airflow_commands.get_commands"],
         "config": {
@@ -153,50 +153,54 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "How batch executions run in this deployment.",
                 "options": {
                     "model_repository": _option(
-                        "The folder or URI that builds lie in.", example="s3://models/repository"
+                        "The folder or URI of the model repository.", example="s3://models/repository"
                     ),
                     "allowed_locations": _option(
-                        "URI prefixes that executions may read and write, separated by commas. Empty: every bucket "
-                        "that the credentials reach, and no folder on disk.",
+                        "Comma-separated URI prefixes that executions may read and write. Empty: every bucket that "
+                        "the credentials can access, and no folder on disk.",
                         example="s3://flights,file:///data",
                     ),
                     "deployment_name": _option(
-                        "What tells this Airflow from others that write to the same destinations: it stands in the "
-                        "locks of executions. Empty: [api] base_url.",
+                        "Distinguishes this Airflow from others that write to the same destinations; it is recorded "
+                        "in the locks of executions. Empty: [api] base_url.",
                         example="production",
                     ),
                     "execution_dags": _option(
-                        "The DAGs whose runs the REST API serves as executions, separated by commas. It starts runs of "
-                        "the first.",
+                        "Comma-separated DAGs whose runs the REST API serves as executions. It starts runs of the "
+                        "first.",
                         default="batch_execution",
                         example="batch_execution,batch_execution_gpu",
                     ),
                     "instances": _option(
-                        "More instances, or others of the same name, as JSON.",
+                        "Additional instances, or redefinitions of existing ones, as JSON.",
                         example='{"mine": {"cpus": 1, "memory_gib": 3}}',
                     ),
                     "placement": _option(
-                        "Which machines an instance, a GPU type or a purchase option stand for: a JSON list of rules "
-                        "with conditions (instance, gpu_type, purchase_option) and what they ask for (queue, "
+                        "Which machines an instance, a GPU type or a purchase option maps to: a JSON list of rules "
+                        "with conditions (instance, gpu_type, purchase_option) and the placement to apply (queue, "
                         "nodeSelector, tolerations, affinity, resources).",
                         example='[{"purchase_option": "spot", "nodeSelector": {"karpenter.sh/capacity-type": "spot"}}]',
                     ),
                     "purchase_option": _option(
-                        "spot or on-demand, where neither the request nor the deployment says. Empty: neither.",
+                        "spot or on-demand, if neither the request nor the deployment sets one. Empty: neither.",
                         example="spot",
                     ),
                     "task_memory": _option(
-                        "MiB that a Kubernetes pod gets on top of its instance's memory, for the task's own processes.",
+                        "MiB that a Kubernetes pod gets for the task's own processes, on top of its instance's memory.",
                         default="512",
                     ),
-                    "gpu_resource": _option("What Kubernetes calls a GPU.", default="nvidia.com/gpu"),
-                    "load_timeout": _option("Seconds that a pod may take to load its build.", default="1800"),
+                    "gpu_resource": _option(
+                        "The Kubernetes resource name of a GPU.", default="nvidia.com/gpu"
+                    ),
+                    "load_timeout": _option(
+                        "The maximum time in seconds for a pod to load its build.", default="1800"
+                    ),
                     "scratch_folder": _option(
-                        "Where pods and fetched files are put. Empty: the system's temporary folder.",
+                        "The folder for pods and fetched files. Empty: the system's temporary folder.",
                         example="/scratch",
                     ),
                     "build_cache": _option(
-                        "Where builds from a bucket are kept on each machine. Empty: ~/.cache/batchexec/builds.",
+                        "The folder to cache builds from a bucket in, on each machine. Empty: ~/.cache/batchexec/builds.",
                         example="/var/cache/batchexec",
                     ),
                 },

@@ -1,6 +1,6 @@
-"""Names that several modules agree on: tasks, XComs, conf, rows of the task state store, run states.
+"""Names shared by several modules: tasks, XComs, conf, rows of the task state store, run states.
 
-Runs that were started by an earlier release use them too, so they must not change.
+Runs started by earlier releases use them too, so their values must not change.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
 # ---- DAG runs
 
 EXECUTION_DAG_ID = "batch_execution"
-"""The execution DAG unless another one is named."""
+"""The default execution DAG."""
 ENDED_RUN_STATES = ("success", "failed")
 """Airflow's terminal states of a DAG run."""
 CLIENT_KEY = "client"
-"""The key of a run's conf with what the REST API stores about a start request; no parameter has this name."""
+"""The key in a run's conf that the REST API stores start request metadata under; no parameter has this name."""
 WARNINGS = "warnings"
 """In the conf's ``client``: the warnings for the report."""
 IDEMPOTENCY_KEY = "idempotency_key"
-"""In the conf's ``client``: the digest of user and key."""
+"""In the conf's ``client``: the digest of user and idempotency key."""
 
 # ---- the tasks of an execution
 
@@ -55,14 +55,14 @@ EXECUTION_KEY = "execution"
 REFUSED_KEY = "refused"
 """Pushed by ``plan``: why the execution was refused (``error``, ``reason``)."""
 SUMMARY_KEY = "summary"
-"""Pushed by ``finish``: how the execution ended, whatever its end was."""
+"""Pushed by ``finish``: how the execution ended, whether or not it succeeded."""
 RUN_KEY = "execution_run"
 """Pushed by operators and sensors: the execution that they start or wait for (``dag_id``, ``run_id``)."""
 
 # ---- rows of the task state store; ``operators/task_journal.py`` describes them
 
 STARTED_ROW = "batch_execution"
-"""Of a task that starts an execution: which one."""
+"""Written by a task that starts an execution: which one it started."""
 PLANNED_ROW = "planned"
 PROGRESS_ROW = "progress"
 ENDED_ROW = "ended"

@@ -13,10 +13,10 @@ __all__ = ["BatchExecPlugin"]
 
 
 class BatchExecPlugin(AirflowPlugin):
-    """What this package adds to Airflow's server: notes on runs, and the REST API."""
+    """Adds notes on runs and the REST API to Airflow."""
 
     name = "batchexec"
-    listeners: list[Any] = [run_notes]  # noqa: RUF012  as Airflow reads it
+    listeners: list[Any] = [run_notes]  # noqa: RUF012  the type that Airflow expects
     fastapi_apps: list[Any] = [  # noqa: RUF012  as above
         {"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "Batch execution"}
     ]

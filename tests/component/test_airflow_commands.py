@@ -1,4 +1,4 @@
-"""``airflow batchexec …``: every word after it is ours."""
+"""``airflow batchexec …`` passes every argument on to the ``batchexec`` command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUS = ("models", "execution", "status", "--execution-id", "rest__1", "--outpu
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["--help"],
@@ -29,17 +29,17 @@ STATUS = ("models", "execution", "status", "--execution-id", "rest__1", "--outpu
         ["--output", "json", "models"],
     ],
 )
-def test_airflows_parser_takes_no_word_away(words):
-    assert get_parser().parse_args(["batchexec", *words]).words == words
+def test_airflows_parser_passes_all_arguments_through(arguments):
+    assert get_parser().parse_args(["batchexec", *arguments]).arguments == arguments
 
 
-def test_airflows_own_commands_keep_their_options(capsys):
+def test_airflows_other_commands_keep_their_options(capsys):
     with pytest.raises(SystemExit):
         get_parser().parse_args(["dags", "--help"])
     assert "airflow dags" in capsys.readouterr().out
 
 
-def test_it_is_one_command_of_airflow():
+def test_the_provider_adds_a_single_command():
     (command,) = get_commands()
     assert command.name == "batchexec"
     assert command.help
@@ -47,13 +47,15 @@ def test_it_is_one_command_of_airflow():
 
 @pytest.fixture
 def airflow(tmp_path):
-    """Run Airflow's command line with a configuration of its own."""
+    """Run Airflow's command line with an isolated configuration."""
 
     def run(*arguments, code=0, **variables):
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("AIRFLOW", "BATCHEXEC"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "BATCHEXEC"))
+        }
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "batchexec", *arguments],
-            env={**kept, "HOME": str(tmp_path), "AIRFLOW_HOME": str(tmp_path / "airflow"), **variables},
+            env={**inherited, "HOME": str(tmp_path), "AIRFLOW_HOME": str(tmp_path / "airflow"), **variables},
             capture_output=True,
             text=True,
             check=False,
@@ -65,7 +67,7 @@ def airflow(tmp_path):
     return run
 
 
-def test_its_server_is_that_airflows_own_unless_another_is_named(airflow):
+def test_the_server_defaults_to_airflows_base_url(airflow):
     with ScriptedServer() as ours, ScriptedServer() as other:
         for server in (ours, other):
             server.on("GET /batchexec/api/v1/batch-job/rest__1/status", status_of("RUNNING", 1, 2))
@@ -75,7 +77,7 @@ def test_its_server_is_that_airflows_own_unless_another_is_named(airflow):
         assert [len(server.received) for server in (ours, other)] == [1, 1]
 
 
-def test_what_is_logged_meanwhile_is_no_part_of_the_result(airflow):
+def test_log_output_is_kept_out_of_the_result(airflow):
     with ScriptedServer() as server:
         server.on("GET /batchexec/api/v1/batch-job/rest__1/status", DROP, status_of("RUNNING", 1, 2))
         done = airflow(*STATUS, AIRFLOW__API__BASE_URL=server.url, BATCHEXEC_TOKEN="token")
@@ -83,7 +85,7 @@ def test_what_is_logged_meanwhile_is_no_part_of_the_result(airflow):
     assert "Trying again" in done.stderr
 
 
-def test_help_and_exit_codes_are_those_of_batchexec(airflow):
+def test_help_and_exit_codes_match_batchexec(airflow):
     usage = airflow("models", "execution", "start", "--help").stdout
     assert "Usage: airflow batchexec models execution start [OPTIONS]" in usage
     assert "--service-account-key-secret-name" in usage

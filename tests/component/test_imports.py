@@ -1,4 +1,4 @@
-"""What importing the package, parsing a DAG and starting the command line cost: nothing that is not needed yet."""
+"""Importing the package, parsing a DAG and starting the command line import only what they need."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGE = _ROOT / "airflow_batchexec"
 _HEAVY = {"boto3", "botocore", "pandas", "pyarrow"}
 _PUBLIC_AIRFLOW = "airflow.sdk"
-# Beyond the task SDK: the documented home of the plugin's base class.
+# Imports allowed beyond the task SDK.
 _ALLOWED_BEYOND = {
+    # The documented location of the plugin's base class.
     "plugin.py": {"airflow.plugins_manager"},
-    # What a provider adds to Airflow's command line.
+    # The documented way to extend Airflow's command line.
     "airflow_commands.py": {"airflow.cli.cli_config", "airflow.cli.utils"},
-    # The one door to the Amazon provider's sessions.
+    # The only place that uses the Amazon provider's sessions.
     "hooks/aws_connection.py": {"airflow.providers.amazon.aws.hooks.base_aws"},
-    # Runs in the scheduler; says which version of it was read.
+    # Runs in the scheduler; documents which Airflow version it is based on.
     "reporting/run_notes.py": {
         "airflow.listeners",
         "airflow.models.dagrun",
         "airflow.models.taskinstance",
         "airflow.models.xcom",
     },
-    # Triggers have no home in the task SDK yet.
+    # The task SDK does not have triggers yet.
     "triggers/batch_execution.py": {"airflow.triggers.base"},
-    # What an operator must give where that provider asks it.
+    # The types that the OpenLineage provider expects from an operator.
     "reporting/lineage.py": {"airflow.providers.openlineage.extractors"},
-    # Makes the pod that this executor is told of, by its own functions.
+    # Builds the executor's pod override with that provider's functions.
     "placement/kubernetes.py": {"airflow.providers.cncf.kubernetes.pod_generator"},
-    # The REST API runs in the API server, with its users, its database and what its own calls do.
+    # The REST API runs in the API server and uses its users, database and services.
     "api/auth.py": {
         "airflow.api_fastapi.app",
         "airflow.api_fastapi.auth.managers.models.base_user",
@@ -75,12 +76,12 @@ _ALLOWED_BEYOND = {
         "airflow.utils.types",
     },
 }
-# Within the SDK, but not public: only this module may use them.
+# In the SDK but not public: only internals.py may import these.
 _INTERNAL_AIRFLOW = ("airflow.sdk.execution_time", "airflow.sdk._shared")
 
 
 def top_level_modules(code: str) -> set[str]:
-    """What a fresh interpreter has imported after running ``code``."""
+    """The top-level modules that a fresh interpreter has imported after running ``code``."""
     program = f"{code}\nimport json, sys\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=False, timeout=120
@@ -89,11 +90,11 @@ def top_level_modules(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_importing_the_package_imports_nothing_that_it_stands_on():
+def test_importing_the_package_imports_no_heavy_dependency():
     assert not (_HEAVY | {"airflow", "pydantic"}) & top_level_modules("import airflow_batchexec")
 
 
-def test_importing_the_wire_and_the_configuration_imports_neither_airflow_nor_what_reads_files():
+def test_importing_wire_and_configuration_imports_neither_airflow_nor_data_libraries():
     assert not (_HEAVY | {"airflow", "numpy", "pydantic"}) & top_level_modules(
         "import airflow_batchexec.wire.request"
     )
@@ -121,28 +122,28 @@ def test_parsing_the_dags_imports_neither_pandas_nor_pyarrow_nor_boto3():
 
 
 @pytest.mark.parametrize("name", airflow_batchexec.__all__)
-def test_every_public_name_is_there_and_listed(name: str):
+def test_every_public_name_exists_and_is_listed(name: str):
     assert getattr(airflow_batchexec, name) is not None
     assert name in dir(airflow_batchexec)
 
 
-def test_a_name_that_is_not_public_is_no_attribute():
+def test_an_unknown_attribute_raises():
     with pytest.raises(AttributeError, match="'airflow_batchexec' has no attribute 'nothing'"):
-        airflow_batchexec.nothing  # noqa: B018  the access itself is what fails
+        airflow_batchexec.nothing  # noqa: B018  the access itself raises
 
 
-def test_type_checkers_see_what_is_loaded_at_run_time():
+def test_type_checking_imports_match_the_lazy_ones():
     tree = ast.parse(Path(airflow_batchexec.__file__).read_text())
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {name.name: node.module for node in guarded.body for name in node.names}
+    guarded_imports = {name.name: node.module for node in guarded.body for name in node.names}
 
-    assert set(seen) == set(airflow_batchexec.__all__) - {"__version__"}
-    for name, module in seen.items():
+    assert set(guarded_imports) == set(airflow_batchexec.__all__) - {"__version__"}
+    for name, module in guarded_imports.items():
         assert getattr(airflow_batchexec, name).__module__ == module
 
 
 def airflow_imports(file: Path) -> set[str]:
-    """Every module of Airflow that a file imports, wherever in the file it does."""
+    """Every Airflow module that a file imports, at any level of nesting."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -155,7 +156,7 @@ def airflow_imports(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     "file", sorted(_PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(_PACKAGE).as_posix()
 )
-def test_of_airflow_only_the_public_task_sdk_is_imported(file: Path):
+def test_only_the_public_task_sdk_of_airflow_is_imported(file: Path):
     beyond = {name for name in airflow_imports(file) if not (name + ".").startswith(f"{_PUBLIC_AIRFLOW}.")}
     assert beyond <= _ALLOWED_BEYOND.get(file.relative_to(_PACKAGE).as_posix(), set())
 
@@ -167,8 +168,8 @@ _STANDALONE = _PACKAGE / "engine" / "standalone"
 
 
 @pytest.mark.parametrize("module", sorted(file.stem for file in _STANDALONE.glob("[a-z]*.py")))
-def test_what_runs_in_a_builds_interpreter_needs_nothing_installed(module: str):
-    # The folder as a package, as the supervisor loads it. -I -S: neither this package nor any other can be imported.
+def test_standalone_modules_import_without_installed_packages(module: str):
+    # Load the folder as a package, as the supervisor does. With -I -S, no installed package can be imported.
     load = (
         "import importlib.util, sys\n"
         f"spec = importlib.util.spec_from_file_location('alone', {str(_STANDALONE / '__init__.py')!r}, "

@@ -1,4 +1,4 @@
-"""What Airflow is told of the package is true: the schema, every dotted path, and both entry points."""
+"""The provider info is valid: its schema, every dotted path, and both entry points."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _OPTIONS = get_provider_info()["config"]["batchexec"]["options"]
 
 
 def entry_point(group: str):
-    """This distribution's only entry point of a group."""
+    """This distribution's only entry point in a group."""
     (found,) = [e for e in entry_points(group=group) if e.dist is not None and e.dist.name == _DISTRIBUTION]
     return found
 
 
 def attribute(path: str):
-    """What a dotted path names."""
+    """The object at a dotted path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 @pytest.mark.parametrize("schema", ["provider_info.schema.json", "provider.yaml.schema.json"])
-def test_it_is_what_airflow_expects_of_a_provider(schema: str):
+def test_provider_info_conforms_to_airflows_schemas(schema: str):
     document = json.loads((Path(airflow.__file__).parent / schema).read_text())
     properties = document["properties"]
 
     assert set(get_provider_info()) <= set(properties)
-    # The second is a schema of a provider's source, which requires more than is told at run time.
+    # The second schema is for a provider's source, which requires more than the runtime info.
     jsonschema.validate(get_provider_info(), {key: document[key] for key in document if key != "required"})
 
 
-def test_every_module_and_class_that_it_names_can_be_imported():
+def test_every_listed_module_and_class_can_be_imported():
     info = get_provider_info()
     for kind in ("operators", "sensors", "triggers", "hooks"):
         for entry in info[kind]:
@@ -67,23 +67,23 @@ def test_every_module_and_class_that_it_names_can_be_imported():
     ("kind", "base"),
     [("operators", "BaseOperator)"), ("sensors", "BaseSensorOperator)"), ("triggers", "BaseTrigger)")],
 )
-def test_every_operator_sensor_and_trigger_of_the_package_is_named(kind: str, base: str):
+def test_every_operator_sensor_and_trigger_is_listed(kind: str, base: str):
     folder = Path(airflow_batchexec.__file__).parent / kind
-    there = {
+    existing = {
         f"airflow_batchexec.{kind}.{file.stem}" for file in folder.glob("*.py") if base in file.read_text()
     }
-    named = {module for entry in get_provider_info()[kind] for module in entry["python-modules"]}
+    listed = {module for entry in get_provider_info()[kind] for module in entry["python-modules"]}
 
-    assert named == there
+    assert listed == existing
 
 
-def test_every_link_of_the_package_is_named():
+def test_every_link_is_listed():
     of_package = {f"{links.__name__}.{name}" for name in links.__all__ if name.endswith("Link")}
 
     assert set(get_provider_info()["extra-links"]) == of_package
 
 
-def test_airflow_itself_finds_what_is_named():
+def test_airflow_finds_what_is_listed():
     found = ProvidersManager()
 
     assert set(get_provider_info()["extra-links"]) <= set(found.extra_links_class_names)
@@ -94,7 +94,7 @@ def test_airflow_itself_finds_what_is_named():
     }
 
 
-def test_the_connection_type_is_the_hooks_own():
+def test_the_connection_type_matches_the_hook():
     (entry,) = get_provider_info()["connection-types"]
 
     assert attribute(entry["hook-class-name"]) is BatchExecutionHook
@@ -103,7 +103,7 @@ def test_the_connection_type_is_the_hooks_own():
     assert BatchExecutionHook.default_conn_name == f"{BatchExecutionHook.conn_type}_default"
 
 
-def test_the_connections_form_has_a_field_for_every_extra():
+def test_the_connection_form_has_a_field_for_every_extra():
     (form,) = [
         f for f in HookMetaService.hook_meta_data() if f.connection_type == BatchExecutionHook.conn_type
     ]
@@ -115,7 +115,7 @@ def test_the_connections_form_has_a_field_for_every_extra():
     }
 
 
-def test_what_a_field_of_the_form_suggests_is_accepted():
+def test_the_forms_suggestions_are_valid():
     (entry,) = get_provider_info()["connection-types"]
     schemas = {name: field["schema"] for name, field in entry["conn-fields"].items()}
     suggested = {name: schema["examples"][0] for name, schema in schemas.items() if "examples" in schema}
@@ -127,7 +127,7 @@ def test_what_a_field_of_the_form_suggests_is_accepted():
         assert role.duration_seconds == limit
 
 
-def test_its_options_are_those_that_the_settings_read():
+def test_the_options_are_those_that_settings_read():
     source = Path(settings.__file__).read_text()
     read = {part.split('"')[1] for part in source.split("conf.get(_SECTION,")[1:]}
 
@@ -135,11 +135,11 @@ def test_its_options_are_those_that_the_settings_read():
 
 
 @pytest.mark.parametrize("option", _OPTIONS)
-def test_an_options_default_is_what_airflow_gives_where_nothing_is_configured(option: str):
+def test_airflow_returns_an_options_default_if_it_is_not_configured(option: str):
     assert conf.get("batchexec", option) == _OPTIONS[option]["default"]
 
 
-def test_an_options_example_can_be_configured(monkeypatch: pytest.MonkeyPatch):
+def test_option_examples_are_valid(monkeypatch: pytest.MonkeyPatch):
     for option in ("allowed_locations", "instances"):
         monkeypatch.setenv(f"AIRFLOW__BATCHEXEC__{option.upper()}", _OPTIONS[option]["example"])
 
@@ -156,20 +156,20 @@ def test_both_entry_points_are_installed_and_load():
 
 
 @pytest.mark.parametrize("loader", ["airflow.plugins_manager", "airflow.sdk.plugins_manager"])
-def test_the_plugin_is_one_for_the_server_and_for_the_workers(loader: str):
+def test_the_plugin_is_valid_for_the_server_and_for_the_workers(loader: str):
     plugin = entry_point("airflow.plugins").load()
 
     assert import_module(loader).is_valid_plugin(plugin)
 
 
-def test_name_and_version_are_the_distributions():
+def test_name_and_version_match_the_distribution():
     installed = distribution(_DISTRIBUTION)
 
     assert get_provider_info()["package-name"] == installed.name
     assert installed.version == airflow_batchexec.__version__
 
 
-def test_options_are_as_old_as_the_package_at_most():
+def test_no_option_is_newer_than_the_package():
     def release(text: str) -> list[int]:
         return [int(part) for part in text.split(".")]
 
