@@ -19,7 +19,7 @@ from airflow_batchexec.api import queries
 from airflow_batchexec.api.auth import dags_for, may
 from airflow_batchexec.api.database import dag_bag, in_transaction
 from airflow_batchexec.api.errors import ApiError, configured
-from airflow_batchexec.api.standing import Words, standing_of
+from airflow_batchexec.api.state import Words, standing_of
 from airflow_batchexec.names import CANCELLED_ROW, FINISH_TASK_ID, PLAN_TASK_ID, PREDICT_TASK_ID
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.api import queries
-from airflow_batchexec.api.account import Account
 from airflow_batchexec.api.auth import dags_for
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError
-from airflow_batchexec.api.standing import Words, needs_plan_state, standing_of
+from airflow_batchexec.api.report import Account
+from airflow_batchexec.api.state import Words, needs_plan_state, standing_of
 from airflow_batchexec.names import (
     CANCELLED_ROW,
     ENDED_ROW,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_batchexec.api.queries import Run, StoredValue
-    from airflow_batchexec.api.standing import Standing
+    from airflow_batchexec.api.state import Standing
 
 __all__ = ["details_of", "list_of", "report_of", "status_of"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.api.standing import Words
+from airflow_batchexec.api.state import Words
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.journal.replay import fold, report_lines, unpack
 from airflow_batchexec.exceptions import BatchExecError
