@@ -1,7 +1,7 @@
 """The REST API, served by Airflow's API server below ``/batchexec``.
 
-Every process of Airflow loads the plugin, and only the API server ever serves a request. So what the plugin holds is the
-door below; what is behind it is imported when somebody knocks for the first time.
+Every Airflow process loads the plugin, but only the API server serves requests. So the plugin holds the thin wrapper
+below, and the app is imported on the first request.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["URL_PREFIX", "LazyApp"]
 
 URL_PREFIX = "/batchexec"
-"""Where the API server mounts it."""
+"""Where the API server mounts the API."""
 
 
 class LazyApp:
-    """The API as an ASGI application that is built for its first request."""
+    """An ASGI application that builds the API on its first request."""
 
     def __init__(self) -> None:
         self._app: Any = None
@@ -33,12 +33,12 @@ class LazyApp:
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
         """Serve one request."""
-        # Imports take their time, in which the server is to answer others.
+        # In a thread, so that the event loop keeps serving other requests during the slow imports.
         app = self._app or await asyncio.to_thread(self._build)
         await app(scope, receive, send)
 
     def _build(self) -> Any:
-        from airflow_batchexec.api.app import create_app  # noqa: PLC0415  only where it is served
+        from airflow_batchexec.api.app import create_app  # noqa: PLC0415  only the API server needs it
 
         with self._lock:
             self._app = self._app or create_app()

@@ -1,4 +1,4 @@
-"""The application: its routes, and the document that describes them."""
+"""The FastAPI application: its routes and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["create_app"]
 
 _TITLE = "Batch execution"
 _DESCRIPTION = (
-    "Storage-based batch inference: starts executions, follows them, and cancels them. Every call needs a token of "
-    "Airflow's, and what it may do is what its user may do with the runs of the execution DAGs."
+    "Storage-based batch inference: start, monitor and cancel executions. Every call needs an Airflow token; the "
+    "permissions of its user on the runs of the execution DAGs apply."
 )
 _ExecutionId = Annotated[
     str,
     Path(
-        description="The execution's id, as the start gave it.",
+        description="The execution's ID, as returned by the start.",
         max_length=250,
-        # What Airflow's ids are unless it is configured otherwise: not checked, only told.
+        # Airflow's default pattern for run IDs; documented but not enforced, since deployments can change it.
         json_schema_extra={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.~:+-]*$"},
     ),
 ]
@@ -63,33 +63,33 @@ def start_job(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="A repeated start with the same key and body gives the first execution. 1 to 255 visible "
+            description="A repeated start with the same key and body returns the first execution. 1 to 255 visible "
             "ASCII characters."
         ),
     ] = None,
 ) -> StartResponse:
-    """Every file of the source folder goes through the model, and its result to the destination folder."""
+    """Runs every file of the source folder through the model and writes its result to the destination folder."""
     return StartResponse(batch_id=start(parse_json(body), idempotency_key=idempotency_key, user=user))
 
 
 @router.get(
     "/batch-job/{execution_id}/status",
-    summary="How far an execution is",
+    summary="Get the status of an execution",
     responses=error_responses(StatusResponse, 400, 401, 403, 404, 503),
 )
 def job_status(user: Caller, execution_id: _ExecutionId) -> StatusResponse:
-    """Its status, and how many of its files have a result."""
-    return reading.status_of(execution_id, user=user)
+    """Returns the status, and how many files have a result."""
+    return reading.get_status(execution_id, user=user)
 
 
 @router.get(
     "/batch-job/{execution_id}/report",
-    summary="The log of an execution",
+    summary="Get the report of an execution",
     responses=error_responses(ReportResponse, 400, 401, 403, 404, 503),
 )
 def job_report(user: Caller, execution_id: _ExecutionId) -> ReportResponse:
-    """Its log, in order: what was planned, each file's start and end, what the model printed, the account, the end."""
-    return reading.report_of(execution_id, user=user)
+    """Returns the log, in order: the plan, each file's start and end, model output, the audit, the end."""
+    return reading.get_report(execution_id, user=user)
 
 
 @router.post(
@@ -98,40 +98,40 @@ def job_report(user: Caller, execution_id: _ExecutionId) -> ReportResponse:
     responses=error_responses(CancelResponse, 400, 401, 403, 404, 409, 503),
 )
 def cancel_job(user: ChangingCaller, execution_id: _ExecutionId) -> CancelResponse:
-    """It ends as soon as its files in work are stopped; what has a result keeps it."""
+    """Stops the files in progress and ends the execution; existing results are kept."""
     cancel(execution_id, user=user)
     return CancelResponse()
 
 
 @router.get(
     "/batch-job/{execution_id}",
-    summary="All of an execution, with every file",
+    summary="Get an execution with all its files",
     responses=error_responses(DetailsResponse, 400, 401, 403, 404, 503),
 )
 def job_details(user: Caller, execution_id: _ExecutionId) -> DetailsResponse:
-    """Its parameters, its report, and what became of each file."""
-    return reading.details_of(execution_id, user=user)
+    """Returns the parameters, the report, and the outcome of each file."""
+    return reading.get_details(execution_id, user=user)
 
 
 @router.get(
     "/batch-jobs",
-    summary="Executions, newest first",
+    summary="List executions, newest first",
     responses=error_responses(ListResponse, 400, 401, 403, 503),
 )
 def list_jobs(
     user: Caller,
-    model_id: Annotated[_Id | None, Query(description="Only those of this model.")] = None,
-    build_id: Annotated[_Id | None, Query(description="Only those of this build.")] = None,
+    model_id: Annotated[_Id | None, Query(description="Only executions of this model.")] = None,
+    build_id: Annotated[_Id | None, Query(description="Only executions of this build.")] = None,
     status: Annotated[
-        str | None, Query(description="Only those of this status: its name, the word in it, or its number.")
+        str | None, Query(description="Only executions with this status: full name, short name or number.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of executions per page.")] = 100,
     cursor: Annotated[
-        str | None, Query(description="`next_cursor` of the page before.", max_length=100)
+        str | None, Query(description="`next_cursor` of the previous page.", max_length=100)
     ] = None,
 ) -> ListResponse:
-    """Only those whose runs the user may read. A page may hold fewer than asked for; `next_cursor` says if it is the last."""
-    return reading.list_of(
+    """Lists executions whose runs the user may read. Pages may hold fewer than `limit`; the last has no `next_cursor`."""
+    return reading.list_executions(
         user=user,
         model_id=(model_id or "").strip(),
         build_id=(build_id or "").strip(),
@@ -142,8 +142,8 @@ def list_jobs(
 
 
 @documents.get("/openapi.json", response_class=JSONResponse)
-def openapi(request: Request, user: Caller) -> Any:  # noqa: ARG001  whoever reads it must be somebody
-    """The OpenAPI document, with the address that it is read from."""
+def openapi(request: Request, user: Caller) -> Any:  # noqa: ARG001  requires authentication
+    """The OpenAPI document, with the URL at which the API is mounted."""
     document = get_openapi(
         title=_TITLE,
         version=__version__,
@@ -151,20 +151,20 @@ def openapi(request: Request, user: Caller) -> Any:  # noqa: ARG001  whoever rea
         routes=router.routes,
     )
     document["servers"] = [{"url": request.scope.get("root_path", "")}]
-    _drop_foreign_errors(document)
+    _drop_validation_errors(document)
     return document
 
 
 @documents.get("/docs", response_class=HTMLResponse)
 def docs(request: Request, user: Caller) -> HTMLResponse:  # noqa: ARG001  as above
-    """The OpenAPI document as a page, unless this Airflow shows none."""
+    """Swagger UI, unless Airflow has it disabled."""
     if not conf.getboolean("api", "enable_swagger_ui", fallback=True):
-        raise ApiError(HTTPStatus.NOT_FOUND, "This Airflow shows no such page: see [api] enable_swagger_ui.")
+        raise ApiError(HTTPStatus.NOT_FOUND, "Swagger UI is disabled: see [api] enable_swagger_ui.")
     return get_swagger_ui_html(openapi_url=f"{request.scope.get('root_path', '')}/openapi.json", title=_TITLE)
 
 
-def _drop_foreign_errors(document: dict[str, Any]) -> None:
-    """Take out what FastAPI says of wrong parameters, which are answered in another way here."""
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """Remove FastAPI's own validation errors, which this API never returns."""
     for path in document["paths"].values():
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422", "")):
@@ -174,8 +174,8 @@ def _drop_foreign_errors(document: dict[str, Any]) -> None:
 
 
 def create_app() -> FastAPI:
-    """The application, for mounting in Airflow's API server."""
-    # The documents of FastAPI's own would be there for everybody.
+    """Create the application, to be mounted in Airflow's API server."""
+    # FastAPI's own document routes would need no authentication.
     app = FastAPI(title=_TITLE, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router)
     app.include_router(documents)

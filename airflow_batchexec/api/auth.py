@@ -1,4 +1,4 @@
-"""Who is calling, and what of the execution DAGs they may do: Airflow's own users, asked in Airflow's own way."""
+"""Authentication and authorization, through Airflow's auth manager."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from airflow_batchexec import settings
-from airflow_batchexec.api.errors import ApiError, configured
+from airflow_batchexec.api.errors import ApiError, read_option
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-__all__ = ["Caller", "ChangingCaller", "check_may", "dags_for", "may"]
+__all__ = ["Caller", "ChangingCaller", "allowed_dags", "has_permission", "require_permission"]
 
 _Method = Literal["GET", "POST", "PUT"]
-_DOING = {"GET": "read", "POST": "start", "PUT": "change"}
+_VERBS = {"GET": "read", "POST": "start", "PUT": "change"}
 _bearer = HTTPBearer(
-    auto_error=False, bearerFormat="JWT", description="A token of Airflow's: `POST /auth/token` gives one."
+    auto_error=False, bearerFormat="JWT", description="An Airflow token; `POST /auth/token` issues one."
 )
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 async def _caller(request: Request, credentials: _Credentials) -> BaseUser:
-    """The user that a request comes from.
+    """The authenticated user of a request.
 
     Raises:
-        ApiError: There is none, or the token is expired, revoked or forged.
+        ApiError: The token is missing, expired, revoked or forged.
     """
     try:
         user: BaseUser = await get_user(request, None, credentials)
     except HTTPException as error:
-        # Airflow tells a token that it cannot read from one that is missing; for the caller both mean the same.
+        # Airflow distinguishes unreadable from missing tokens; to the caller both are a 401.
         raise ApiError(
             HTTPStatus.UNAUTHORIZED,
             f"{error.detail}. Send Authorization: Bearer <token>.",
@@ -52,19 +52,19 @@ async def _caller(request: Request, credentials: _Credentials) -> BaseUser:
 async def _changing_caller(
     request: Request, user: Annotated[BaseUser, Depends(_caller)], credentials: _Credentials
 ) -> BaseUser:
-    """The user of a request that changes something: a browser's cookie alone must come from a page of this server.
+    """The user of a request that changes something. Cookie authentication requires a page of this server as origin.
 
     Raises:
-        ApiError: There is no user, or the request may be another site's.
+        ApiError: The request is not authenticated, or may come from another site.
     """
-    # Only a bearer token is sure to have been put there by whoever wrote the request: browsers add cookies, and also
-    # the Authorization of a name and password, on their own.
+    # Only a bearer token proves that the sender meant to authenticate: browsers attach cookies, and also basic
+    # credentials, to requests of any site.
     if credentials is None or credentials.scheme.lower() != "bearer":
         origin = request.headers.get("origin", "")
         if origin not in _own_origins(request):
             raise ApiError(
                 HTTPStatus.FORBIDDEN,
-                f"A cookie alone may not change anything from another origin ({origin or 'none was sent'}). "
+                f"With a cookie alone, only same-origin requests may make changes (origin: {origin or 'not sent'}). "
                 f"Send Authorization: Bearer <token>.",
             )
     return user
@@ -76,13 +76,13 @@ ChangingCaller = Annotated[BaseUser, Depends(_changing_caller)]
 """The user of a request that changes something."""
 
 
-def may(method: _Method, dag_id: str, *, user: BaseUser, session: Session) -> bool:
-    """Whether a user may do something with the runs of a DAG.
+def has_permission(method: _Method, dag_id: str, *, user: BaseUser, session: Session) -> bool:
+    """Whether a user has a permission on the runs of a DAG.
 
     Args:
-        method: ``GET`` reads, ``POST`` starts and ``PUT`` changes them.
+        method: ``GET`` to read, ``POST`` to start, ``PUT`` to change them.
         dag_id: The DAG.
-        user: Who.
+        user: The user.
         session: A session of Airflow's database.
     """
     return get_auth_manager().is_authorized_dag(
@@ -93,37 +93,37 @@ def may(method: _Method, dag_id: str, *, user: BaseUser, session: Session) -> bo
     )
 
 
-def check_may(method: _Method, dag_id: str, *, user: BaseUser, session: Session) -> None:
-    """Refuse what a user may not do with the runs of a DAG.
+def require_permission(method: _Method, dag_id: str, *, user: BaseUser, session: Session) -> None:
+    """Require a permission on the runs of a DAG.
 
     Raises:
-        ApiError: They may not.
+        ApiError: The user lacks the permission.
     """
-    if not may(method, dag_id, user=user, session=session):
+    if not has_permission(method, dag_id, user=user, session=session):
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"You may not {_DOING[method]} executions: you lack that right on runs of {dag_id}.",
+            f"You may not {_VERBS[method]} executions: you lack this permission on runs of {dag_id}.",
         )
 
 
-def dags_for(method: _Method, *, user: BaseUser, session: Session) -> list[str]:
-    """The execution DAGs whose runs a user may read, or change.
+def allowed_dags(method: _Method, *, user: BaseUser, session: Session) -> list[str]:
+    """The execution DAGs on whose runs a user has a permission.
 
     Raises:
-        ApiError: None.
+        ApiError: The user lacks the permission on all of them.
     """
-    dag_ids = configured(settings.execution_dags)
-    found = [dag_id for dag_id in dag_ids if may(method, dag_id, user=user, session=session)]
+    dag_ids = read_option(settings.execution_dags)
+    found = [dag_id for dag_id in dag_ids if has_permission(method, dag_id, user=user, session=session)]
     if not found:
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"You may not {_DOING[method]} executions: you lack that right on runs of {', '.join(dag_ids)}.",
+            f"You may not {_VERBS[method]} executions: you lack this permission on runs of {', '.join(dag_ids)}.",
         )
     return found
 
 
 def _own_origins(request: Request) -> set[str]:
-    """What a page of this server says where it comes from: the address that was called, or the one that users see."""
+    """The origins of this server's own pages: the host of the request, and that of ``[api] base_url``."""
     own = {f"{request.url.scheme}://{request.headers.get('host', '')}"}
     base = urlsplit(conf.get("api", "base_url", fallback=""))
     if base.scheme and base.netloc:

@@ -1,4 +1,4 @@
-"""Whether a model and its build exist, where that can be found out from here: the plan looks again in any case."""
+"""Early check that a model and build exist, if the API server can reach the repository. The plan checks again anyway."""
 
 from __future__ import annotations
 
@@ -19,48 +19,51 @@ __all__ = ["check_build"]
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 5.0
-_AT_ONCE = 4
-_free = BoundedSemaphore(_AT_ONCE)
+_TIMEOUT_SECONDS = 5.0
+_MAX_CONCURRENT = 4
+_slots = BoundedSemaphore(_MAX_CONCURRENT)
 
 
 def check_build(config: ExecutionConfig, *, batch_execution_conn_id: str) -> None:
-    """Refuse an execution of a model or build that the repository does not have.
+    """Refuse an execution whose model or build is not in the repository.
 
-    A repository that this server does not reach, or not soon, refuses nothing: workers may well reach it.
+    If this server cannot reach the repository, or not in time, nothing is refused: workers may well reach it.
 
     Args:
         config: The execution's configuration.
-        batch_execution_conn_id: The connection that reaches a repository in a bucket; empty for the default one.
+        batch_execution_conn_id: The connection for a repository in a bucket; empty for the default one.
 
     Raises:
-        RepositoryError: There is no such model or build, or none is live.
-        ConfigurationError: An id is malformed.
+        RepositoryError: The model or build does not exist, or no build is live.
+        ConfigurationError: An ID is malformed.
     """
-    if not _free.acquire(blocking=False):
-        # As many as there may be are waiting for a repository that does not answer.
+    if not _slots.acquire(blocking=False):
+        # The maximum number of checks is already waiting for an unresponsive repository.
         return
-    answers: SimpleQueue[BatchExecError | None] = SimpleQueue()
+    results: SimpleQueue[BatchExecError | None] = SimpleQueue()
 
-    def look() -> None:
+    def check() -> None:
         try:
-            answers.put(_look(config, batch_execution_conn_id))
+            results.put(_check(config, batch_execution_conn_id))
         finally:
-            _free.release()
+            _slots.release()
 
-    # A daemon: the server is not to wait for it when it ends.
-    Thread(target=look, name="batchexec-builds", daemon=True).start()
+    # A daemon, so that it cannot delay the server's shutdown.
+    Thread(target=check, name="batchexec-builds", daemon=True).start()
     try:
-        error = answers.get(timeout=_SECONDS)
+        error = results.get(timeout=_TIMEOUT_SECONDS)
     except Empty:
-        log.info("The model repository did not answer within %g s; the plan will look.", _SECONDS)
+        log.info(
+            "The model repository did not respond within %g s; leaving the check to the plan",
+            _TIMEOUT_SECONDS,
+        )
         return
     if error is not None:
         raise error
 
 
-def _look(config: ExecutionConfig, batch_execution_conn_id: str) -> BatchExecError | None:
-    """What the repository says against the execution; ``None`` also where it cannot be asked."""
+def _check(config: ExecutionConfig, batch_execution_conn_id: str) -> BatchExecError | None:
+    """The reason to refuse the execution; ``None`` also if the repository cannot be reached."""
     try:
         hook = BatchExecutionHook(batch_execution_conn_id or BatchExecutionHook.default_conn_name)
         repository = settings.model_repository(hook.open_storage)
@@ -70,5 +73,7 @@ def _look(config: ExecutionConfig, batch_execution_conn_id: str) -> BatchExecErr
     except RepositoryError as error:
         return error
     except BatchExecError as error:
-        log.info("The model repository cannot be reached from here, so the plan will look: %s", error)
+        log.info(
+            "Cannot reach the model repository from the API server; leaving the check to the plan: %s", error
+        )
     return None

@@ -25,19 +25,19 @@ __all__ = ["dag_bag", "in_transaction"]
 
 _T = TypeVar("_T")
 _ATTEMPTS = 4
-_PAUSE_SECONDS = 0.1
-# SQLite itself waits as long as it is configured to: whoever asks is not to wait for that four times.
+_BACKOFF_SECONDS = 0.1
+# SQLite itself waits for its configured timeout; a caller should not wait for that four times.
 _GIVE_UP_SECONDS = 10.0
 
 
 def in_transaction(work: Callable[[Session], _T]) -> _T:
-    """Do something in a transaction of its own, once more where the database was locked or lost.
+    """Run a function in a new transaction, and retry if the database is locked or the connection is lost.
 
     Args:
-        work: What to do. It may be done several times; only one of them is committed.
+        work: The function. It may run several times; only one run is committed.
 
     Raises:
-        ApiError: The database stayed busy or out of reach.
+        ApiError: The database stayed busy or unreachable.
     """
     give_up_at = time.monotonic() + _GIVE_UP_SECONDS
     for attempt in range(_ATTEMPTS):
@@ -47,9 +47,9 @@ def in_transaction(work: Callable[[Session], _T]) -> _T:
         except (OperationalError, PoolTimeoutError) as error:
             if attempt + 1 == _ATTEMPTS or time.monotonic() > give_up_at:
                 raise ApiError(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "Airflow's database is busy or out of reach. Try again."
+                    HTTPStatus.SERVICE_UNAVAILABLE, "Airflow's database is busy or unreachable. Try again."
                 ) from error
-            time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+            time.sleep(_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311  only jitter
     raise AssertionError("every attempt returns or raises")
 
 

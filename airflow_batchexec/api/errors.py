@@ -1,4 +1,4 @@
-"""How calls fail: every error becomes the call's own response type, with a status and a reason, and never a traceback."""
+"""Error handling: every error becomes the route's own response type with a status and a reason, never a traceback."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request
     from starlette.responses import Response
 
-__all__ = ["ApiError", "ApiRoute", "add_error_handlers", "configured"]
+__all__ = ["ApiError", "ApiRoute", "add_error_handlers", "read_option"]
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _RETRY_AFTER_SECONDS = 2
-# The first that an error is one of.
+# The first matching type applies.
 _STATUSES: dict[type[Exception], HTTPStatus] = {
     RequestValidationError: HTTPStatus.BAD_REQUEST,
     ClientDisconnect: HTTPStatus.BAD_REQUEST,
@@ -44,12 +44,12 @@ _STATUSES: dict[type[Exception], HTTPStatus] = {
 
 
 class ApiError(Exception):
-    """A call that is refused.
+    """A refused request.
 
     Args:
         status: The HTTP status.
         message: The reason, for the caller.
-        headers: More headers of the response.
+        headers: Additional response headers.
     """
 
     def __init__(self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -62,61 +62,63 @@ class ApiError(Exception):
 
 
 class ApiRoute(APIRoute):
-    """A route whose errors, whatever they are and wherever they come from, are its own response type."""
+    """A route that returns all errors, whatever their source, as its own response type."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with what turns its errors into responses."""
+        """The handler, wrapped to turn errors into responses."""
         handle = super().get_route_handler()
 
-        async def handle_and_answer(request: Request) -> Response:
+        async def handle_with_errors(request: Request) -> Response:
             try:
                 return await handle(request)
-            except Exception as error:  # noqa: BLE001  a caller gets an answer, whatever went wrong
-                return _answer(error, self.response_model)
+            except Exception as error:  # noqa: BLE001  callers always get a response
+                return _error_response(error, self.response_model)
 
-        return handle_and_answer
+        return handle_with_errors
 
 
-def configured(read: Callable[[], _T]) -> _T:
-    """What an option of ``[batchexec]`` says; where it is wrong, that is no fault of the caller's.
+def read_option(read: Callable[[], _T]) -> _T:
+    """Read an option of ``[batchexec]``, and report an invalid one as the server's error rather than the caller's.
 
     Raises:
-        ApiError: It is wrong.
+        ApiError: The option is invalid.
     """
     try:
         return read()
     except ConfigurationError as error:
         raise ApiError(
-            HTTPStatus.SERVICE_UNAVAILABLE, f"The server is configured wrongly. {error.message}"
+            HTTPStatus.SERVICE_UNAVAILABLE, f"The server is misconfigured. {error.message}"
         ) from error
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer also what reaches no route: an unknown path, a method that a path does not have."""
+    """Handle also errors outside of routes: unknown paths and methods that a path does not support."""
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def handle(request: Request, error: Exception) -> Response:
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
         models = [r.response_model for r in routes if r.matches(request.scope)[0] is not Match.NONE]
-        return _answer(error, models[0] if models else None)
+        return _error_response(error, models[0] if models else None)
 
-    app.add_exception_handler(HTTPException, answer)
+    app.add_exception_handler(HTTPException, handle)
 
 
-def _answer(error: Exception, model: type | None) -> Response:
-    known = _as_api_error(error)
-    if known is None:
-        # The reason may hold anything, so only whoever reads the server's log is told.
+def _error_response(error: Exception, model: type | None) -> Response:
+    api_error = _as_api_error(error)
+    if api_error is None:
+        # The error may contain secrets, so it goes to the server's log only.
         error_id = uuid.uuid4().hex[:12]
-        log.error("A request of the batch execution API failed, error %s.", error_id, exc_info=error)
-        known = ApiError(
+        log.error("Unhandled error in the batch execution API, error ID %s", error_id, exc_info=error)
+        api_error = ApiError(
             HTTPStatus.INTERNAL_SERVER_ERROR,
-            f"The server failed; its log says why, under the error id {error_id}.",
+            f"Internal server error. See the server's log for error ID {error_id}.",
         )
-    return JSONResponse(failure(model, known.message), status_code=known.status, headers=known.headers)
+    return JSONResponse(
+        failure(model, api_error.message), status_code=api_error.status, headers=api_error.headers
+    )
 
 
 def _as_api_error(error: Exception) -> ApiError | None:
-    """The refusal that an error stands for; ``None`` for one that nobody has foreseen."""
+    """Convert a known error; ``None`` for an unexpected one."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
@@ -137,8 +139,8 @@ def _message(error: Exception) -> str:
 
 def _first_problem(error: RequestValidationError) -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"][1:]) or str(problem["loc"][0])
-    return f"{where}: {problem['msg']}."
+    location = ".".join(str(part) for part in problem["loc"][1:]) or str(problem["loc"][0])
+    return f"{location}: {problem['msg']}."
 
 
 def _sentence(detail: Any) -> str:

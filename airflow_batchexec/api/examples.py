@@ -1,4 +1,4 @@
-"""What the OpenAPI document shows of requests and errors."""
+"""Request examples and error responses for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _NESTED = {
 }
 REQUEST_BODY: dict[str, Any] = {
     "required": True,
-    "description": "A start in either form, flat or nested; names in snake_case or lowerCamelCase. Unknown fields are "
+    "description": "A start request, flat or nested, with names in snake_case or lowerCamelCase. Unknown fields are "
     "ignored, with a warning in the report.",
     "content": {
         "application/json": {
@@ -70,44 +70,44 @@ REQUEST_BODY: dict[str, Any] = {
     },
 }
 _ERRORS = {
-    400: ("The body or a parameter is wrong; the reason names it.", "model_id: a text is needed."),
+    400: ("The body or a parameter is invalid; the reason names it.", "model_id: a text is needed."),
     401: (
-        "Nobody is calling, or the token is expired.",
+        "The token is missing or expired.",
         "Token Expired. Send Authorization: Bearer <token>.",
     ),
     403: (
-        "The user may not, or a cookie alone came from another origin.",
-        "You may not read executions: you lack that right on runs of batch_execution.",
+        "The user lacks the permission, or a request with only a cookie came from another origin.",
+        "You may not read executions: you lack this permission on runs of batch_execution.",
     ),
     404: (
-        "There is no such execution, model or build.",
-        "There is no execution 'rest__0123456789abcdef__1'.",
+        "The execution, model or build does not exist.",
+        "Execution 'rest__0123456789abcdef__1' not found.",
     ),
     409: (
-        "An equal execution is at work, the execution has ended, or the DAG is paused.",
-        "The execution rest__0123456789abcdef__1 has the same model, build, source and destination, and has not ended.",
+        "An identical execution is active, the execution has ended, or the DAG is paused.",
+        "Execution rest__0123456789abcdef__1 with the same model, build, source and destination has not ended.",
     ),
     413: ("The body is larger than 1 MiB.", "The body is larger than 1,048,576 bytes."),
     415: (
-        "The body is not JSON by its media type.",
-        "Content-Type: the body should be application/json, in UTF-8.",
+        "The media type of the body is not JSON.",
+        "Content-Type: the body must be application/json in UTF-8.",
     ),
     422: (
-        "The idempotency key came with another request before.",
-        "Idempotency-Key: the execution rest__0123456789abcdef__1 was started with this key, by another request.",
+        "The idempotency key was used before with a different request.",
+        "Idempotency-Key: execution rest__0123456789abcdef__1 was started with this key by a different request.",
     ),
     503: (
-        "The database is busy, or the execution DAG is missing; `Retry-After` says when to try again.",
-        "Airflow's database is busy or out of reach. Try again.",
+        "The database is busy, or the execution DAG is unavailable; `Retry-After` says when to retry.",
+        "Airflow's database is busy or unreachable. Try again.",
     ),
 }
 
 
 def error_responses(model: type, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How a call may fail, for the document.
+    """The error responses of a route, for the OpenAPI document.
 
     Args:
-        model: The call's response type.
+        model: The route's response type.
         statuses: The HTTP statuses.
     """
     found: dict[int | str, dict[str, Any]] = {}

@@ -1,7 +1,7 @@
-"""What is asked of Airflow's database: every statement of the API. Read in Airflow 3.3.2.
+"""All queries of the API against Airflow's database. Read in Airflow 3.3.2.
 
-The tables are Airflow's own and no public interface. What stands here is what Airflow's REST API does with them, for
-SQLite, PostgreSQL and MySQL alike.
+The tables are not part of Airflow's public interface. These queries use them as Airflow's own REST API does, and work on
+SQLite, PostgreSQL and MySQL.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ __all__ = [
     "count_tasks",
     "default_params",
     "find_run",
+    "find_run_by_key",
+    "load_default_params",
     "lock_dag",
-    "params_of",
-    "run_ids_like",
-    "run_of_key",
+    "run_ids_with_prefix",
     "runs_before",
     "stored_values",
 ]
 
 _ACTIVE = (DagRunState.QUEUED, DagRunState.RUNNING)
-_STANDING_KEYS = (PLANNED_ROW, ENDED_ROW, CANCELLED_ROW, PROGRESS_ROW)
+_STATE_KEYS = (PLANNED_ROW, ENDED_ROW, CANCELLED_ROW, PROGRESS_ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,17 @@ class Run:
     """A run of an execution DAG.
 
     Attributes:
-        key: Its number in the database; later runs have higher ones.
-        dag_id: Its DAG.
-        run_id: Its id, which is the execution's.
-        state: Airflow's own state.
-        generation: How often it has been cleared.
-        conf: What it was started with.
-        accepted_at: When.
-        started_at: When it began to run; ``None`` before.
-        ended_at: When it ended; ``None`` before.
-        user: Who started it; empty where that is not known.
-        by: By what it was started: ``rest_api``, ``ui``, ``operator`` …
+        key: Primary key in the database; later runs have higher ones.
+        dag_id: The DAG.
+        run_id: The run ID, which is also the execution's ID.
+        state: The run's state in Airflow.
+        generation: How often the run has been cleared.
+        conf: The conf that the run was started with.
+        accepted_at: When the run was created.
+        started_at: When the run started; ``None`` before.
+        ended_at: When the run ended; ``None`` before.
+        user: Who started the run; empty if unknown.
+        by: What started the run: ``rest_api``, ``ui``, ``operator`` …
     """
 
     key: int
@@ -92,13 +92,13 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen, unless somebody clears it."""
+        """Whether the run has ended; only a clear can change its state."""
         return self.state in ENDED_RUN_STATES
 
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """A row of the task state store: what a task of a run has said."""
+    """A row of the task state store, written by a task of a run."""
 
     run: int
     task_id: str
@@ -108,14 +108,14 @@ class StoredValue:
 
     @property
     def value(self) -> Any:
-        """The JSON value; ``None`` where it is none."""
+        """The parsed JSON; ``None`` if it is invalid."""
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError):
             return None
 
 
-_RUN = select(
+_SELECT_RUN = select(
     DagRun.id,
     DagRun.dag_id,
     DagRun.run_id,
@@ -132,10 +132,10 @@ _RUN = select(
 
 
 def find_run(session: Session, dag_ids: Iterable[str], run_id: str) -> Run | None:
-    """The run of that id; where several DAGs have one, that of the first."""
+    """The run with this ID; if several DAGs have one, that of the first DAG."""
     order = list(dag_ids)
-    rows = session.execute(_RUN.where(DagRun.run_id == run_id, DagRun.dag_id.in_(order))).all()
-    found = sorted((_run(row) for row in rows), key=lambda run: order.index(run.dag_id))
+    rows = session.execute(_SELECT_RUN.where(DagRun.run_id == run_id, DagRun.dag_id.in_(order))).all()
+    found = sorted((_to_run(row) for row in rows), key=lambda run: order.index(run.dag_id))
     return found[0] if found else None
 
 
@@ -148,63 +148,63 @@ def runs_before(
     states: Collection[str] = (),
     model_id: str = "",
     build_id: str = "",
-    models_by_default: Mapping[str, str] | None = None,
+    default_models: Mapping[str, str] | None = None,
 ) -> list[Run]:
     """Runs, newest first.
 
     Args:
         session: The session.
-        dag_ids: Of these DAGs.
-        before: Only those that are older than the one of this key.
-        limit: How many at most.
-        states: Only those in one of these of Airflow's states.
-        model_id: Only those of this model.
-        build_id: Only those that may be of this build; some may not.
-        models_by_default: The model of a run that names none, by DAG.
+        dag_ids: The DAGs.
+        before: Only runs older than the one with this key.
+        limit: Maximum number of runs.
+        states: Only runs in one of these Airflow states.
+        model_id: Only runs of this model.
+        build_id: Only runs that may be of this build; the caller must check each one.
+        default_models: The model of a run that names none, by DAG.
     """
-    query = _RUN.where(DagRun.dag_id.in_(list(dag_ids)))
+    query = _SELECT_RUN.where(DagRun.dag_id.in_(list(dag_ids)))
     if before is not None:
         query = query.where(DagRun.id < before)
     if states:
         query = query.where(DagRun.state.in_(list(states)))
     if model_id:
         named = func.trim(DagRun.conf["model_id"].as_string())
-        unnamed = [dag_id for dag_id, name in (models_by_default or {}).items() if name == model_id]
+        default_dag_ids = [dag_id for dag_id, name in (default_models or {}).items() if name == model_id]
         matches: ColumnElement[bool] = named == model_id
-        if unnamed:
-            matches = or_(matches, and_(DagRun.dag_id.in_(unnamed), named.is_(None)))
+        if default_dag_ids:
+            matches = or_(matches, and_(DagRun.dag_id.in_(default_dag_ids), named.is_(None)))
         query = query.where(matches)
     if build_id:
-        # The plan says which build it is. An id holds nothing that JSON would write in another way.
+        # The plan records the build. Build IDs contain no characters that JSON escapes.
         planned = exists().where(
             TaskStateStoreModel.dag_run_id == DagRun.id,
             TaskStateStoreModel.key == PLANNED_ROW,
             TaskStateStoreModel.value.contains(f'"{build_id}"', autoescape=True),
         )
         query = query.where(or_(func.trim(DagRun.conf["build_id"].as_string()) == build_id, planned))
-    return [_run(row) for row in session.execute(query.order_by(DagRun.id.desc()).limit(limit))]
+    return [_to_run(row) for row in session.execute(query.order_by(DagRun.id.desc()).limit(limit))]
 
 
 def active_runs(session: Session, dag_ids: Iterable[str]) -> list[tuple[str, str, dict[str, Any]]]:
-    """DAG, id and conf of every run that is queued or running, the oldest first."""
+    """DAG, run ID and conf of every queued or running run, oldest first."""
     query = select(DagRun.id, DagRun.dag_id, DagRun.run_id, DagRun.conf).where(
         DagRun.dag_id.in_(list(dag_ids)), DagRun.state.in_(_ACTIVE)
     )
-    # Asked to sort, SQLite goes through all runs in their order, not through the index of those that are active.
+    # With ORDER BY, SQLite scans all runs by primary key instead of using the index on active runs.
     rows = sorted(session.execute(query), key=lambda row: row.id)
     return [(row.dag_id, row.run_id, row.conf or {}) for row in rows]
 
 
-def run_ids_like(session: Session, dag_id: str, prefix: str) -> list[str]:
-    """The ids of all runs of a DAG that begin in a certain way."""
+def run_ids_with_prefix(session: Session, dag_id: str, prefix: str) -> list[str]:
+    """The IDs of all runs of a DAG that start with a prefix."""
     query = select(DagRun.run_id).where(
         DagRun.dag_id == dag_id, DagRun.run_id.startswith(prefix, autoescape=True)
     )
     return list(session.scalars(query))
 
 
-def run_of_key(session: Session, dag_id: str, idempotency_key: str) -> tuple[str, dict[str, Any]] | None:
-    """Id and conf of the run that was started with a key, if there is one."""
+def find_run_by_key(session: Session, dag_id: str, idempotency_key: str) -> tuple[str, dict[str, Any]] | None:
+    """Run ID and conf of the run that was started with an idempotency key, if any."""
     key = DagRun.conf[(CLIENT_KEY, IDEMPOTENCY_KEY)].as_string()
     query = select(DagRun.run_id, DagRun.conf).where(DagRun.dag_id == dag_id, key == idempotency_key)
     row = session.execute(query.order_by(DagRun.id).limit(1)).first()
@@ -212,14 +212,14 @@ def run_of_key(session: Session, dag_id: str, idempotency_key: str) -> tuple[str
 
 
 def stored_values(
-    session: Session, runs: Iterable[int], *, keys: Collection[str] = _STANDING_KEYS
+    session: Session, runs: Iterable[int], *, keys: Collection[str] = _STATE_KEYS
 ) -> dict[int, list[StoredValue]]:
-    """What the tasks of some runs have said, by run.
+    """The task state rows of some runs, by run.
 
     Args:
         session: The session.
-        runs: The runs' keys.
-        keys: Of these names only; none for all.
+        runs: The runs' primary keys.
+        keys: The row keys to select; empty for all.
     """
     model = TaskStateStoreModel
     query = select(model.dag_run_id, model.task_id, model.map_index, model.key, model.value).where(
@@ -236,7 +236,7 @@ def stored_values(
 def count_tasks(
     session: Session, runs: Iterable[Run], task_ids: Collection[str]
 ) -> dict[tuple[str, str], dict[tuple[str, str], int]]:
-    """How many instances of a task are in a state: by DAG and run, then by task and state. One statement."""
+    """Count task instances: by DAG and run, then by task and state. A single statement."""
     table = TaskInstance
     ids = [(run.dag_id, run.run_id) for run in runs]
     query = (
@@ -255,9 +255,9 @@ def count_tasks(
 
 
 def lock_dag(session: Session, dag_id: str) -> Any:
-    """What Airflow knows of a DAG, held until the end of the transaction: starts of it come one after another.
+    """Lock a DAG's row until the end of the transaction, so that its starts are serialized, and return it.
 
-    SQLite knows no such lock; there, whoever has written holds the whole database.
+    SQLite has no row locks; there, the first write of a transaction locks the whole database.
     """
     query = select(
         DagModel.is_paused, DagModel.is_stale, DagModel.has_import_errors, DagModel.allowed_run_types
@@ -265,29 +265,29 @@ def lock_dag(session: Session, dag_id: str) -> Any:
     return session.execute(query.where(DagModel.dag_id == dag_id).with_for_update()).first()
 
 
-def params_of(session: Session, dag_id: str) -> dict[str, Any]:
-    """The params that a DAG has by default; none where it cannot be read."""
+def load_default_params(session: Session, dag_id: str) -> dict[str, Any]:
+    """The default params of a DAG; empty if the DAG cannot be loaded."""
     version = DagVersion.get_latest_version(dag_id, session=session)
     dag = dag_bag().get_dag(version.id, session=session) if version is not None else None
     return {} if dag is None else default_params(dag)
 
 
 def default_params(dag: SerializedDAG) -> dict[str, Any]:
-    """The params of a DAG that have a value by default."""
-    # A required one's is a marker of Airflow's, which is no JSON value.
+    """The params of a DAG that have a default value."""
+    # Airflow marks required params with a sentinel, which is not a JSON value.
     known = (str, int, float, bool, dict, list)
     return {name: dag.params[name] for name in dag.params if isinstance(dag.params[name], known)}
 
 
 def add_audit_entry(
-    session: Session, event: str, *, user: str, dag_id: str, run_id: str | None, said: Mapping[str, Any]
+    session: Session, event: str, *, user: str, dag_id: str, run_id: str | None, extra: Mapping[str, Any]
 ) -> Log:
-    """Tell Airflow's audit log of a call that changes something, as Airflow's own calls do."""
+    """Add an entry to Airflow's audit log, as Airflow's own API does for changes."""
     entry = Log(
         event=event,
         owner=user,
         owner_display_name=user,
-        extra=as_json(said),
+        extra=as_json(extra),
         dag_id=dag_id,
         run_id=run_id,
     )
@@ -296,12 +296,12 @@ def add_audit_entry(
     return entry
 
 
-def as_json(said: Mapping[str, Any]) -> str:
-    """What an audit entry says beside its columns."""
-    return json.dumps(said)
+def as_json(extra: Mapping[str, Any]) -> str:
+    """Serialize the ``extra`` column of an audit entry."""
+    return json.dumps(extra)
 
 
-def _run(row: Any) -> Run:
+def _to_run(row: Any) -> Run:
     return Run(
         key=row.id,
         dag_id=row.dag_id,

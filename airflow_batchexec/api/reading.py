@@ -1,4 +1,4 @@
-"""What is told of executions: status, list, report and details, out of what Airflow's database has of them."""
+"""The read routes: status, list, report and details of executions, from Airflow's database."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.api import queries
-from airflow_batchexec.api.auth import dags_for
+from airflow_batchexec.api.auth import allowed_dags
 from airflow_batchexec.api.database import in_transaction
 from airflow_batchexec.api.errors import ApiError
-from airflow_batchexec.api.report import Account
-from airflow_batchexec.api.state import Words, needs_plan_state, standing_of
+from airflow_batchexec.api.report import ExecutionReport
+from airflow_batchexec.api.state import TaskRows, execution_state, needs_plan_state
 from airflow_batchexec.names import (
     CANCELLED_ROW,
     ENDED_ROW,
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_batchexec.api.queries import Run, StoredValue
-    from airflow_batchexec.api.state import Standing
+    from airflow_batchexec.api.state import ExecutionState
 
-__all__ = ["details_of", "list_of", "report_of", "status_of"]
+__all__ = ["get_details", "get_report", "get_status", "list_executions"]
 
-# Airflow's states that a status of the wire may be told from.
+# The Airflow states in which a run can have each status.
 _STATES: dict[JobStatus, tuple[str, ...]] = {
     JobStatus.BATCH_JOB_COMMITTED_STATUS: ("queued",),
     JobStatus.BATCH_JOB_PENDING_STATUS: ("running",),
@@ -54,86 +54,86 @@ _STATES: dict[JobStatus, tuple[str, ...]] = {
     JobStatus.BATCH_JOB_TIMEOUT_STATUS: ENDED_RUN_STATES,
 }
 _TASK_STATUSES = {status.short: status for status in TaskStatus}
-# How many runs a page may look at to find those of a status or build: what takes longer goes on with the next page.
-_LOOK_AT = 5_000
-_AT_ONCE = 500
+# How many runs a page may scan for a status or build; the next page continues the scan.
+_MAX_SCANNED_RUNS = 5_000
+_SCAN_BATCH_SIZE = 500
 
 
-def status_of(execution_id: str, *, user: BaseUser) -> StatusResponse:
-    """How far an execution is.
+def get_status(execution_id: str, *, user: BaseUser) -> StatusResponse:
+    """The status of an execution.
 
     Raises:
-        ApiError: There is none of that id that the user may read.
+        ApiError: No execution with this ID is readable by the user.
     """
 
     def read(session: Session) -> StatusResponse:
         run = _find(session, execution_id, user)
-        standing = _standing(session, run, queries.stored_values(session, [run.key])[run.key])
+        state = _state(session, run, queries.stored_values(session, [run.key])[run.key])
         return StatusResponse(
-            failure_message=standing.reason,
-            job_status=standing.status,
-            finished_files=standing.finished_files,
-            total_files=standing.total_files,
+            failure_message=state.reason,
+            job_status=state.status,
+            finished_files=state.finished_files,
+            total_files=state.total_files,
         )
 
     return in_transaction(read)
 
 
-def report_of(execution_id: str, *, user: BaseUser) -> ReportResponse:
-    """An execution's log.
+def get_report(execution_id: str, *, user: BaseUser) -> ReportResponse:
+    """The report of an execution.
 
     Raises:
-        ApiError: There is none of that id that the user may read.
+        ApiError: No execution with this ID is readable by the user.
     """
 
-    def read(session: Session) -> Account:
+    def read(session: Session) -> ExecutionReport:
         run = _find(session, execution_id, user)
-        return Account(run, queries.stored_values(session, [run.key], keys=())[run.key])
+        return ExecutionReport(run, queries.stored_values(session, [run.key], keys=())[run.key])
 
     return ReportResponse(report_messages=in_transaction(read).report_messages())
 
 
-def details_of(execution_id: str, *, user: BaseUser) -> DetailsResponse:
-    """An execution with every file.
+def get_details(execution_id: str, *, user: BaseUser) -> DetailsResponse:
+    """An execution with all its files.
 
     Raises:
-        ApiError: There is none of that id that the user may read.
+        ApiError: No execution with this ID is readable by the user.
     """
 
-    def read(session: Session) -> tuple[Account, Standing, dict[str, Any]]:
+    def read(session: Session) -> tuple[ExecutionReport, ExecutionState, dict[str, Any]]:
         run = _find(session, execution_id, user)
         rows = queries.stored_values(session, [run.key], keys=())[run.key]
-        standing = _standing(session, run, rows)
-        return Account(run, rows), standing, queries.params_of(session, run.dag_id)
+        state = _state(session, run, rows)
+        return ExecutionReport(run, rows), state, queries.load_default_params(session, run.dag_id)
 
-    account, standing, defaults = in_transaction(read)
-    return DetailsResponse(failure_message=standing.reason, batch_job=_details(account, standing, defaults))
+    report, state, defaults = in_transaction(read)
+    return DetailsResponse(failure_message=state.reason, batch_job=_details(report, state, defaults))
 
 
-def list_of(
+def list_executions(
     *, user: BaseUser, model_id: str, build_id: str, status: str, limit: int, cursor: str
 ) -> ListResponse:
     """Executions that the user may read, newest first.
 
     Args:
-        user: Who asks.
-        model_id: Only those of this model; empty for all.
-        build_id: Only those of this build; empty for all.
-        status: Only those of this status, in any spelling of the wire; empty for all.
-        limit: How many at most. There may be fewer on a page that is not the last.
-        cursor: Where to go on; empty for the beginning.
+        user: The user.
+        model_id: Only executions of this model; empty for all.
+        build_id: Only executions of this build; empty for all.
+        status: Only executions with this status, in any spelling of the wire; empty for all.
+        limit: Maximum page size. Pages before the last may be smaller.
+        cursor: Cursor of the page; empty for the first.
 
     Raises:
-        ApiError: The user may not read any, or the cursor or the status is none.
+        ApiError: The user may not read any execution DAG, or the cursor or status is invalid.
     """
-    wanted = _job_status(status)
-    before = _position(cursor)
+    job_status = _parse_status(status)
+    before = _parse_cursor(cursor)
 
     def read(session: Session) -> ListResponse:
         return _page(
             session,
-            dags_for("GET", user=user, session=session),
-            wanted=wanted,
+            allowed_dags("GET", user=user, session=session),
+            status=job_status,
             model_id=model_id,
             build_id=build_id,
             limit=limit,
@@ -147,92 +147,98 @@ def _page(
     session: Session,
     dag_ids: list[str],
     *,
-    wanted: JobStatus | None,
+    status: JobStatus | None,
     model_id: str,
     build_id: str,
     limit: int,
     before: int | None,
 ) -> ListResponse:
-    """One page. What the database cannot tell by itself is found out run by run, but not for ever."""
-    models = {d: str(queries.params_of(session, d).get("model_id", "")) for d in dag_ids} if model_id else {}
-    found: list[tuple[Run, Standing]] = []
-    looked_at, is_last = 0, False
-    # One more than asked for tells whether there is another page.
-    at_once = max(limit + 1, _AT_ONCE if wanted or build_id else 0)
-    while len(found) <= limit and looked_at < _LOOK_AT and not is_last:
+    """One page. Filters that SQL cannot evaluate are applied run by run, up to a limit."""
+    default_models = (
+        {dag_id: str(queries.load_default_params(session, dag_id).get("model_id", "")) for dag_id in dag_ids}
+        if model_id
+        else {}
+    )
+    found: list[tuple[Run, ExecutionState]] = []
+    scanned, is_last = 0, False
+    # One more than the limit, to detect whether there is another page.
+    batch_size = max(limit + 1, _SCAN_BATCH_SIZE if status or build_id else 0)
+    while len(found) <= limit and scanned < _MAX_SCANNED_RUNS and not is_last:
         runs = queries.runs_before(
             session,
             dag_ids,
             before=before,
-            limit=at_once,
-            states=_STATES[wanted] if wanted else (),
+            limit=batch_size,
+            states=_STATES[status] if status else (),
             model_id=model_id,
             build_id=build_id,
-            models_by_default=models,
+            default_models=default_models,
         )
         found += [
-            (run, standing)
-            for run, standing in _standings(session, runs)
-            if wanted in {None, standing.status} and build_id in {"", standing.build_id}
+            (run, state)
+            for run, state in _states(session, runs)
+            if status in {None, state.status} and build_id in {"", state.build_id}
         ]
-        looked_at += len(runs)
-        is_last = len(runs) < at_once
+        scanned += len(runs)
+        is_last = len(runs) < batch_size
         before = runs[-1].key if runs else before
     if len(found) > limit:
         found, is_last = found[:limit], False
         before = found[-1][0].key
     return ListResponse(
-        batch_jobs=[_summary(run, standing) for run, standing in found],
-        next_cursor=None if is_last or before is None else _cursor(before),
+        batch_jobs=[_summary(run, state) for run, state in found],
+        next_cursor=None if is_last or before is None else _format_cursor(before),
     )
 
 
-def _standings(session: Session, runs: list[Run]) -> list[tuple[Run, Standing]]:
-    """How some executions stand, without how many files they have finished."""
+def _states(session: Session, runs: list[Run]) -> list[tuple[Run, ExecutionState]]:
+    """The states of executions, without the numbers of finished files."""
     if not runs:
         return []
     keys = (PLANNED_ROW, ENDED_ROW, CANCELLED_ROW)
-    rows = queries.stored_values(session, [run.key for run in runs], keys=keys)
-    words = {run.key: Words.of(rows[run.key]) for run in runs}
-    unclear = [run for run in runs if needs_plan_state(run, words[run.key])]
+    values = queries.stored_values(session, [run.key for run in runs], keys=keys)
+    rows = {run.key: TaskRows.from_stored(values[run.key]) for run in runs}
+    unclear = [run for run in runs if needs_plan_state(run, rows[run.key])]
     counts = queries.count_tasks(session, unclear, [PLAN_TASK_ID]) if unclear else {}
-    return [(run, standing_of(run, words[run.key], counts.get((run.dag_id, run.run_id), {}))) for run in runs]
+    return [
+        (run, execution_state(run, rows[run.key], counts.get((run.dag_id, run.run_id), {}))) for run in runs
+    ]
 
 
 def _find(session: Session, execution_id: str, user: BaseUser) -> Run:
-    run = queries.find_run(session, dags_for("GET", user=user, session=session), execution_id)
+    run = queries.find_run(session, allowed_dags("GET", user=user, session=session), execution_id)
     if run is None:
-        raise ApiError(HTTPStatus.NOT_FOUND, f"There is no execution {execution_id!r}.")
+        raise ApiError(HTTPStatus.NOT_FOUND, f"Execution {execution_id!r} not found.")
     return run
 
 
-def _standing(session: Session, run: Run, rows: list[StoredValue]) -> Standing:
+def _state(session: Session, run: Run, rows: list[StoredValue]) -> ExecutionState:
     counts = queries.count_tasks(session, [run], [PLAN_TASK_ID, PREDICT_TASK_ID])
-    return standing_of(run, Words.of(rows), counts.get((run.dag_id, run.run_id), {}))
+    return execution_state(run, TaskRows.from_stored(rows), counts.get((run.dag_id, run.run_id), {}))
 
 
-def _summary(run: Run, standing: Standing) -> BatchJobSummary:
+def _summary(run: Run, state: ExecutionState) -> BatchJobSummary:
     return BatchJobSummary(
         job_id=run.run_id,
-        build_id=standing.build_id,
-        job_status=standing.status,
+        build_id=state.build_id,
+        job_status=state.status,
         start_time=run.started_at,
         end_time=run.ended_at if run.is_over else None,
-        job_size=standing.total_files,
-        failure_message=standing.reason,
+        job_size=state.total_files,
+        failure_message=state.reason,
     )
 
 
-def _details(account: Account, standing: Standing, defaults: dict[str, Any]) -> BatchJobDetails:
-    run = account.run
-    fields = account.fields(defaults)
-    files = account.files() if standing.has_plan else []
+def _details(report: ExecutionReport, state: ExecutionState, defaults: dict[str, Any]) -> BatchJobDetails:
+    run = report.run
+    fields = report.fields(defaults)
+    files = report.files() if state.has_plan else []
     tasks = [
         TaskExecution(
             task_id=task_id,
             status=_TASK_STATUSES[file.status],
-            start_time=account.time(file.started_at),
-            end_time=account.time(file.ended_at),
+            start_time=report.to_datetime(file.started_at),
+            end_time=report.to_datetime(file.ended_at),
             num_of_records=max(file.rows, 0),
             filename=file.file,
             filenames=[file.file],
@@ -243,13 +249,13 @@ def _details(account: Account, standing: Standing, defaults: dict[str, Any]) -> 
         job_id=run.run_id,
         model_id=fields.model_id,
         branch_id=fields.branch,
-        build_id=standing.build_id,
+        build_id=state.build_id,
         start_time=run.started_at,
         end_time=run.ended_at if run.is_over else None,
-        job_status=standing.status,
-        total_records=standing.rows or sum(task.num_of_records for task in tasks),
-        job_size=standing.total_files,
-        report_messages=[ReportMessage(time=at, line=line) for at, line in account.lines()],
+        job_status=state.status,
+        total_records=state.rows or sum(task.num_of_records for task in tasks),
+        job_size=state.total_files,
+        report_messages=[ReportMessage(time=at, line=line) for at, line in report.lines()],
         execution_file_details=FileDetails(
             source_bucket=fields.source_bucket,
             destination_bucket=fields.destination_bucket,
@@ -257,41 +263,42 @@ def _details(account: Account, standing: Standing, defaults: dict[str, Any]) -> 
             destination_path=fields.destination_path,
             input_file_type=InputFileType.parse(fields.input_file_type),
             output_file_type=OutputFileType.parse(fields.output_file_type),
-            finished_files=standing.finished_files,
-            total_files=standing.total_files,
+            finished_files=state.finished_files,
+            total_files=state.total_files,
         ),
         task_executions=tasks,
     )
 
 
-def _job_status(text: str) -> JobStatus | None:
+def _parse_status(text: str) -> JobStatus | None:
     if not text:
         return None
     try:
         status = JobStatus.parse(text)
-    except ValueError as error:
-        raise ApiError(HTTPStatus.BAD_REQUEST, f"status: this is {error}.") from None
+    except ValueError:
+        names = ", ".join(status.value for status in JobStatus)
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"status: must be one of {names}.") from None
     return None if status is JobStatus.UNDEFINED_BATCH_JOB_STATUS else status
 
 
-def _cursor(before: int) -> str:
+def _format_cursor(before: int) -> str:
     return base64.urlsafe_b64encode(json.dumps({"before": before}).encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> int | None:
-    """The place that a cursor stands for."""
+def _parse_cursor(cursor: str) -> int | None:
+    """The run key that a cursor encodes."""
     if not cursor:
         return None
     try:
-        said = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-        before = said["before"]
+        value = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        before = value["before"]
     except (ValueError, TypeError, KeyError, RecursionError):
         before = None
     if (
         not isinstance(before, int)
         or isinstance(before, bool)
         or not 0 < before < 2**31
-        or _cursor(before) != cursor
+        or _format_cursor(before) != cursor
     ):
-        raise ApiError(HTTPStatus.BAD_REQUEST, "cursor: this is none that a list has given.")
+        raise ApiError(HTTPStatus.BAD_REQUEST, "cursor: not a next_cursor of this API.")
     return before

@@ -1,4 +1,4 @@
-"""Starting an execution: everything that can be refused at once is, and of equal starts exactly one goes through."""
+"""Starts an execution: refuses early whatever can be checked here, and admits one of several identical starts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_batchexec import settings
 from airflow_batchexec.api import queries
-from airflow_batchexec.api.auth import check_may
+from airflow_batchexec.api.auth import require_permission
 from airflow_batchexec.api.build_check import check_build
 from airflow_batchexec.api.database import dag_bag, in_transaction
-from airflow_batchexec.api.errors import ApiError, configured
+from airflow_batchexec.api.errors import ApiError, read_option
 from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
 from airflow_batchexec.engine.execution.ids import next_rest_id, rest_prefix
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
@@ -35,20 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["start"]
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
-    """A valid request.
+class _StartSpec:
+    """A validated request.
 
     Attributes:
-        fields: What it says, by flat name.
-        config: The configuration, with what the DAG adds.
-        conf: What the run is given.
+        config: The configuration, including the DAG's defaults.
+        conf: The conf for the run.
     """
 
-    fields: dict[str, Any]
     config: ExecutionConfig
     conf: dict[str, Any]
 
@@ -57,46 +55,46 @@ def start(body: Any, *, idempotency_key: str | None, user: BaseUser) -> str:
     """Start an execution.
 
     Args:
-        body: The request, as JSON.
-        idempotency_key: What makes a repetition of this start give the same execution; ``None`` for nothing.
-        user: Who starts it.
+        body: The parsed JSON of the request.
+        idempotency_key: Starts with the same key return the same execution; ``None`` to start without a key.
+        user: The user.
 
     Returns:
-        The execution's id.
+        The execution's ID.
 
     Raises:
-        ApiError: It is refused.
-        BatchExecError: Likewise, by the configuration or the model repository.
+        ApiError: The start is refused.
+        BatchExecError: The configuration or the model repository refuses the start.
     """
-    dag_id = configured(settings.execution_dags)[0]
-    in_transaction(lambda session: check_may("POST", dag_id, user=user, session=session))
+    dag_id = read_option(settings.execution_dags)[0]
+    in_transaction(lambda session: require_permission("POST", dag_id, user=user, session=session))
     key = _digest_of_key(idempotency_key, user)
     request = read_start_request(body)
-    defaults, connection = in_transaction(lambda session: _of_dag(session, dag_id))
+    defaults, connection = in_transaction(lambda session: _dag_defaults(session, dag_id))
     try:
-        wanted = _validated(request.fields, defaults)
+        spec = _validate(request.fields, defaults)
     except ConfigurationError as error:
-        raise _as_written(error, request.paths) from error
-    # Before all that may have changed since: a repetition is not asked whether it could start now.
-    known = in_transaction(lambda session: _find_known(session, dag_id, wanted, key=key))
+        raise _with_sent_path(error, request.paths) from error
+    # First, because a repeated start succeeds even if the same start would be refused now.
+    known = in_transaction(lambda session: _find_by_key(session, dag_id, spec, key=key))
     if known is None:
-        check_build(wanted.config, batch_execution_conn_id=connection)
+        check_build(spec.config, batch_execution_conn_id=connection)
     client = {
         **({WARNINGS: request.warnings} if request.warnings else {}),
         **({IDEMPOTENCY_KEY: key} if key else {}),
     }
-    conf = {**wanted.conf, **({CLIENT_KEY: client} if client else {})}
+    conf = {**spec.conf, **({CLIENT_KEY: client} if client else {})}
     try:
         outcome = in_transaction(
-            lambda session: _start_once(session, dag_id, wanted, conf=conf, key=key, user=user)
+            lambda session: _start_once(session, dag_id, spec, conf=conf, key=key, user=user)
         )
     except IntegrityError:
-        # Somebody else has created a run of this id since the transaction looked.
+        # Another request created this run ID concurrently.
         outcome = in_transaction(
             lambda session: (
-                _find_known(session, dag_id, wanted, key=key)
-                or _find_twin(session, wanted)
-                or ApiError(HTTPStatus.CONFLICT, "Another start came first. Try again.")
+                _find_by_key(session, dag_id, spec, key=key)
+                or _check_duplicate(session, spec)
+                or ApiError(HTTPStatus.CONFLICT, "A concurrent start took this run ID. Try again.")
             )
         )
     if isinstance(outcome, ApiError):
@@ -105,35 +103,33 @@ def start(body: Any, *, idempotency_key: str | None, user: BaseUser) -> str:
 
 
 def _digest_of_key(key: str | None, user: BaseUser) -> str:
-    """The key as it is stored: of one user's own, and not to be read back."""
+    """The key as stored: scoped to the user, and not reversible."""
     if key is None:
         return ""
-    if not _KEY.fullmatch(key):
-        raise ApiError(
-            HTTPStatus.BAD_REQUEST, "Idempotency-Key: it should be 1 to 255 visible ASCII characters."
-        )
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise ApiError(HTTPStatus.BAD_REQUEST, "Idempotency-Key: must be 1 to 255 visible ASCII characters.")
     return hashlib.sha256(f"{user.get_id()}\0{key}".encode()).hexdigest()
 
 
-def _of_dag(session: Session, dag_id: str) -> tuple[dict[str, Any], str]:
-    """The parameters that a DAG has by default, and the connection of its task that plans."""
+def _dag_defaults(session: Session, dag_id: str) -> tuple[dict[str, Any], str]:
+    """The default parameters of a DAG, and the connection of its plan task."""
     dag = dag_bag().get_latest_version_of_dag(dag_id, session=session)
     if dag is None:
-        raise _no_dag(dag_id, "is not there")
+        raise _dag_unavailable(dag_id, "does not exist")
     plan = dag.task_dict.get(PLAN_TASK_ID)
     return queries.default_params(dag), str(getattr(plan, "batch_execution_conn_id", "") or "")
 
 
-def _validated(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> _Start:
-    """The request with what the DAG's own defaults add, checked as far as it can be from here.
+def _validate(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> _StartSpec:
+    """Combine a request with the DAG's defaults, and validate it as far as the API server can.
 
     Raises:
-        ConfigurationError: A value is wrong, or a location is not allowed; ``details["field"]`` is the flat name.
+        ConfigurationError: A value is invalid, or a location is not allowed; ``details["field"]`` is the flat name.
     """
     table = flat_fields()
-    by_default = {name: value for name, value in defaults.items() if name in table}
-    allowed, instances = configured(settings.allowed_locations), configured(settings.instance_table)
-    config = ExecutionConfig.from_fields(**{**by_default, **fields})
+    dag_defaults = {name: value for name, value in defaults.items() if name in table}
+    allowed, instances = read_option(settings.allowed_locations), read_option(settings.instance_table)
+    config = ExecutionConfig.from_fields(**{**dag_defaults, **fields})
     allowed.check(config.source, field="source_folder")
     allowed.check(config.destination, field="destination_folder")
     instances.resolve(
@@ -144,110 +140,110 @@ def _validated(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> _Start
         gpu_type=config.resources.gpu_type,
         gpu_amount=config.resources.gpu_amount,
     )
-    # Where the request says what a field is by default, the DAG's own default must not come back.
-    conf = {name: fields[name] for name in fields if name in by_default} | config.fields()
-    return _Start(dict(fields), config, conf)
+    # Keep values that equal a parameter's own default, or the DAG's default would replace them.
+    conf = {name: fields[name] for name in fields if name in dag_defaults} | config.fields()
+    return _StartSpec(config, conf)
 
 
-def _as_written(error: ConfigurationError, paths: Mapping[str, str]) -> ConfigurationError:
-    """The error with the field as the sender wrote it, who may not know the flat names."""
+def _with_sent_path(error: ConfigurationError, paths: Mapping[str, str]) -> ConfigurationError:
+    """The error with the field's path in the request, since the sender may not know the flat name."""
     field = str(error.details.get("field", ""))
     path = paths.get(field, field)
     message = error.message
     if path != field:
-        named, separator, reason = message.partition(": ")
-        message = f"{path}: {reason}" if separator and named == field else f"{path}: {message}"
+        prefix, separator, reason = message.partition(": ")
+        message = f"{path}: {reason}" if separator and prefix == field else f"{path}: {message}"
     return ConfigurationError(message, **{**error.details, "field": path})
 
 
 def _start_once(
-    session: Session, dag_id: str, wanted: _Start, *, conf: dict[str, Any], key: str, user: BaseUser
+    session: Session, dag_id: str, spec: _StartSpec, *, conf: dict[str, Any], key: str, user: BaseUser
 ) -> str | ApiError:
-    """Create the run, unless it is there; whatever comes of it, the audit log is told in the same transaction."""
-    said: dict[str, Any] = {
+    """Create the run unless it exists; the outcome goes to the audit log in the same transaction."""
+    extra: dict[str, Any] = {
         "method": "POST",
-        "model_id": wanted.config.execution.model_id,
-        "build_id": wanted.config.execution.build_id or "",
-        "source": wanted.config.source.uri,
-        "destination": wanted.config.destination.uri,
+        "model_id": spec.config.execution.model_id,
+        "build_id": spec.config.execution.build_id or "",
+        "source": spec.config.source.uri,
+        "destination": spec.config.destination.uri,
     }
-    # The first statement writes: from here on SQLite lets nobody else, as the lock on the DAG's row does elsewhere.
+    # The first statement must write: it locks the database in SQLite, as the lock on the DAG's row does elsewhere.
     entry = queries.add_audit_entry(
-        session, "start_batch_job", user=user.get_name(), dag_id=dag_id, run_id=None, said=said
+        session, "start_batch_job", user=user.get_name(), dag_id=dag_id, run_id=None, extra=extra
     )
     dag = queries.lock_dag(session, dag_id)
     outcome = (
-        _find_known(session, dag_id, wanted, key=key)
-        or _refusal_of_dag(dag_id, dag)
-        or _find_twin(session, wanted)
-        or _create(session, dag_id, wanted, conf=conf, user=user)
+        _find_by_key(session, dag_id, spec, key=key)
+        or _check_dag(dag_id, dag)
+        or _check_duplicate(session, spec)
+        or _create(session, dag_id, spec, conf=conf, user=user)
     )
     if isinstance(outcome, ApiError):
-        entry.extra = queries.as_json({**said, "refused": outcome.message})
+        entry.extra = queries.as_json({**extra, "refused": outcome.message})
     else:
         entry.run_id = outcome
     return outcome
 
 
-def _refusal_of_dag(dag_id: str, dag: Any) -> ApiError | None:
+def _check_dag(dag_id: str, dag: Any) -> ApiError | None:
     if dag is None or dag.is_stale:
-        return _no_dag(dag_id, "is not there")
+        return _dag_unavailable(dag_id, "does not exist")
     if dag.has_import_errors:
-        return _no_dag(dag_id, "cannot be imported")
+        return _dag_unavailable(dag_id, "has import errors")
     if dag.allowed_run_types is not None and DagRunType.MANUAL not in dag.allowed_run_types:
-        return _no_dag(dag_id, "takes no manual runs")
+        return _dag_unavailable(dag_id, "does not allow manual runs")
     if dag.is_paused:
         return ApiError(
-            HTTPStatus.CONFLICT, f"The DAG {dag_id} is paused, so nothing it is given would run. Unpause it."
+            HTTPStatus.CONFLICT, f"The DAG {dag_id} is paused, so the execution would not run. Unpause it."
         )
     return None
 
 
-def _find_known(session: Session, dag_id: str, wanted: _Start, *, key: str) -> str | ApiError | None:
-    """The execution that was started with this key, or the refusal because that was another request."""
-    found = queries.run_of_key(session, dag_id, key) if key else None
+def _find_by_key(session: Session, dag_id: str, spec: _StartSpec, *, key: str) -> str | ApiError | None:
+    """The execution that was started with this key; a refusal if it was started by a different request."""
+    found = queries.find_run_by_key(session, dag_id, key) if key else None
     if found is None:
         return None
     run_id, conf = found
-    if {name: value for name, value in conf.items() if name != CLIENT_KEY} == wanted.conf:
+    if {name: value for name, value in conf.items() if name != CLIENT_KEY} == spec.conf:
         return run_id
     return ApiError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
-        f"Idempotency-Key: the execution {run_id} was started with this key, by another request.",
+        f"Idempotency-Key: execution {run_id} was started with this key by a different request.",
     )
 
 
-def _find_twin(session: Session, wanted: _Start) -> ApiError | None:
-    """The refusal because an equal execution is at work."""
-    identity = _identity(wanted.config)
-    model_id = wanted.config.execution.model_id
+def _check_duplicate(session: Session, spec: _StartSpec) -> ApiError | None:
+    """A refusal if an identical execution is active."""
+    identity = _identity(spec.config)
+    model_id = spec.config.execution.model_id
     defaults: dict[str, dict[str, Any]] = {}
     for dag, run_id, conf in queries.active_runs(session, settings.execution_dags()):
         if dag not in defaults:
-            defaults[dag] = queries.params_of(session, dag)
+            defaults[dag] = queries.load_default_params(session, dag)
         fields = {**defaults[dag], **conf}
-        # Most runs are of other models; to find that out takes no configuration.
+        # Most runs are of other models; skip them without parsing their configuration.
         if str(fields.get("model_id", "")).strip() != model_id:
             continue
-        config = _config_of(fields)
+        config = _parse_config(fields)
         if config is not None and _identity(config) == identity:
             return ApiError(
                 HTTPStatus.CONFLICT,
-                f"The execution {run_id} has the same model, build, source and destination, and has not ended.",
+                f"Execution {run_id} with the same model, build, source and destination has not ended.",
             )
     return None
 
 
 def _create(
-    session: Session, dag_id: str, wanted: _Start, *, conf: dict[str, Any], user: BaseUser
+    session: Session, dag_id: str, spec: _StartSpec, *, conf: dict[str, Any], user: BaseUser
 ) -> str | ApiError:
     dag: SerializedDAG | None = dag_bag().get_latest_version_of_dag(dag_id, session=session)
     if dag is None:
-        return _no_dag(dag_id, "is not there")
-    prefix = rest_prefix(_identity(wanted.config))
-    run_id = next_rest_id(prefix, queries.run_ids_like(session, dag_id, prefix))
+        return _dag_unavailable(dag_id, "does not exist")
+    prefix = rest_prefix(_identity(spec.config))
+    run_id = next_rest_id(prefix, queries.run_ids_with_prefix(session, dag_id, prefix))
     try:
-        # As Airflow's own call does that starts a run, except that the id is made here.
+        # As in Airflow's own API, except for the run ID.
         dag.create_dagrun(
             run_id=run_id,
             run_after=datetime.now(UTC),
@@ -265,12 +261,12 @@ def _create(
 
 
 def _identity(config: ExecutionConfig) -> str:
-    """What may run once at a time. The build is the one that is asked for: which one is live, only the plan decides."""
+    """The identity for the concurrency rule, with the requested build: only the plan knows which build is live."""
     return config.identity(build_id=config.execution.build_id or "").digest
 
 
-def _config_of(fields: Mapping[str, Any]) -> ExecutionConfig | None:
-    """The configuration of a run that somebody has started; ``None`` where its plan will refuse it."""
+def _parse_config(fields: Mapping[str, Any]) -> ExecutionConfig | None:
+    """The configuration of an existing run; ``None`` if it is invalid, so that the plan will refuse it."""
     table = flat_fields()
     try:
         return ExecutionConfig.from_fields(**{name: value for name, value in fields.items() if name in table})
@@ -278,8 +274,8 @@ def _config_of(fields: Mapping[str, Any]) -> ExecutionConfig | None:
         return None
 
 
-def _no_dag(dag_id: str, what: str) -> ApiError:
+def _dag_unavailable(dag_id: str, problem: str) -> ApiError:
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        f"The DAG {dag_id} {what}. It is the first of [batchexec] execution_dags, whose runs are executions.",
+        f"The DAG {dag_id} {problem}. Executions are started as runs of the first DAG in [batchexec] execution_dags.",
     )

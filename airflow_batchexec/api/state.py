@@ -1,4 +1,4 @@
-"""How an execution stands, told from its run and from what its tasks have said. Pure."""
+"""Derives the state of an execution from its run and from the rows its tasks have written. Pure."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.api.queries import Run, StoredValue
 
-__all__ = ["Standing", "Words", "needs_plan_state", "standing_of"]
+__all__ = ["ExecutionState", "TaskRows", "execution_state", "needs_plan_state"]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What the tasks of an execution have said that its standing is told from; ``None`` for what they have not.
+class TaskRows:
+    """The task state rows that determine an execution's state; ``None`` for rows that have not been written.
 
     Attributes:
-        planned: Of the last plan: ``generation``, ``total_files``, ``shares``, ``build_id`` …
-        ended: Of the end, of whatever generation.
-        cancelled: Who cancelled it, in whatever generation.
-        progress: What each share has finished.
+        planned: Row of the last plan: ``generation``, ``total_files``, ``shares``, ``build_id`` …
+        ended: How the execution ended, in any generation.
+        cancelled: Who cancelled it, in any generation.
+        progress: How many files each shard has finished.
     """
 
     planned: dict[str, Any] | None
@@ -41,20 +41,20 @@ class Words:
     progress: tuple[dict[str, Any], ...]
 
     @classmethod
-    def of(cls, rows: Iterable[StoredValue]) -> Words:
-        """Read the rows; what is not as the tasks write it counts as not said."""
+    def from_stored(cls, values: Iterable[StoredValue]) -> TaskRows:
+        """Select the rows; values that a task could not have written are ignored."""
         found: dict[str, list[dict[str, Any]]] = {}
-        homes = {
+        writers = {
             PLANNED_ROW: PLAN_TASK_ID,
             ENDED_ROW: FINISH_TASK_ID,
             CANCELLED_ROW: FINISH_TASK_ID,
             PROGRESS_ROW: PREDICT_TASK_ID,
         }
-        for row in rows:
-            value = row.value if homes.get(row.key) == row.task_id else None
+        for stored in values:
+            value = stored.value if writers.get(stored.key) == stored.task_id else None
             if isinstance(value, dict) and isinstance(value.get("generation"), int):
-                found.setdefault(row.key, []).append(value)
-        last = {key: values[-1] for key, values in found.items()}
+                found.setdefault(stored.key, []).append(value)
+        last = {key: rows[-1] for key, rows in found.items()}
         return cls(
             planned=last.get(PLANNED_ROW),
             ended=last.get(ENDED_ROW),
@@ -63,26 +63,26 @@ class Words:
         )
 
     def ended_in(self, generation: int) -> dict[str, Any] | None:
-        """The end, if it is that of this generation."""
+        """The row ``ended``, if it belongs to this generation."""
         return self.ended if self.ended and self.ended["generation"] == generation else None
 
     def cancelled_in(self, generation: int) -> dict[str, Any] | None:
-        """Who cancelled it, if that was in this generation."""
+        """The row ``cancelled``, if it belongs to this generation."""
         return self.cancelled if self.cancelled and self.cancelled["generation"] == generation else None
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How an execution stands.
+class ExecutionState:
+    """The state of an execution.
 
     Attributes:
-        status: Its status on the wire.
-        reason: Why it has ended without success; empty otherwise.
-        finished_files: How many files have a result.
-        total_files: How many the plan has; 0 without one.
-        rows: The rows of all results, once it has ended.
-        build_id: The build, or the one that was asked for.
-        has_plan: Whether the plan is there, and is that of this generation.
+        status: The status as sent on the wire.
+        reason: Why the execution ended without success; empty otherwise.
+        finished_files: Number of files with a result.
+        total_files: Number of planned files; 0 without a plan.
+        rows: Rows of all results, once the execution has ended.
+        build_id: The planned build; before planning, the requested one.
+        has_plan: Whether a valid plan of this generation exists.
     """
 
     status: JobStatus
@@ -94,27 +94,27 @@ class Standing:
     has_plan: bool
 
 
-def needs_plan_state(run: Run, words: Words) -> bool:
-    """Whether only the state of the task that plans tells if the last plan still holds.
+def needs_plan_state(run: Run, rows: TaskRows) -> bool:
+    """Whether the state of the plan task decides if the last plan is still valid.
 
-    A clear raises the generation. If it was of later tasks only, the plan stays, with an older one.
+    A clear raises the generation. If only later tasks were cleared, the plan of the older generation stays valid.
     """
-    return words.planned is not None and words.planned["generation"] != run.generation
+    return rows.planned is not None and rows.planned["generation"] != run.generation
 
 
-def standing_of(run: Run, words: Words, counts: Mapping[tuple[str, str], int]) -> Standing:
-    """Tell how an execution stands.
+def execution_state(run: Run, rows: TaskRows, counts: Mapping[tuple[str, str], int]) -> ExecutionState:
+    """Derive the state of an execution.
 
     Args:
-        run: Its run.
-        words: What its tasks have said.
-        counts: How many instances of a task are in a state; only those of the tasks that plan and predict are asked for.
+        run: The execution's run.
+        rows: What its tasks have written.
+        counts: Number of task instances by task and state; only the plan and predict tasks are read.
     """
-    planned = words.planned
-    if planned is not None and needs_plan_state(run, words) and not counts.get((PLAN_TASK_ID, "success")):
+    planned = rows.planned
+    if planned is not None and needs_plan_state(run, rows) and not counts.get((PLAN_TASK_ID, "success")):
         planned = None
-    ended = words.ended_in(run.generation) if run.is_over else None
-    status, reason = _status(run, words, ended, has_plan=planned is not None)
+    ended = rows.ended_in(run.generation) if run.is_over else None
+    status, reason = _status(run, rows, ended, has_plan=planned is not None)
     total = _count(planned, "total_files")
     if ended is not None and "total_files" in ended:
         total, finished = _count(ended, "total_files"), _count(ended, "finished_files")
@@ -124,12 +124,12 @@ def standing_of(run: Run, words: Words, counts: Mapping[tuple[str, str], int]) -
         finished = counts.get((PREDICT_TASK_ID, "success"), 0)
     else:
         finished = sum(
-            _count(said, "finished") for said in words.progress if said["generation"] >= planned["generation"]
+            _count(row, "finished") for row in rows.progress if row["generation"] >= planned["generation"]
         )
-    # Failing a run makes all instances of a mapped task failed if one of them runs, also those that had finished.
-    finished = max(finished, _count(words.cancelled_in(run.generation), "finished_files"))
+    # Failing a run also fails the finished instances of a mapped task that is still running.
+    finished = max(finished, _count(rows.cancelled_in(run.generation), "finished_files"))
     requested = run.conf.get("build_id")
-    return Standing(
+    return ExecutionState(
         status=status,
         reason=reason,
         finished_files=min(finished, total),
@@ -140,35 +140,37 @@ def standing_of(run: Run, words: Words, counts: Mapping[tuple[str, str], int]) -
     )
 
 
-def _status(run: Run, words: Words, ended: dict[str, Any] | None, *, has_plan: bool) -> tuple[JobStatus, str]:
+def _status(
+    run: Run, rows: TaskRows, ended: dict[str, Any] | None, *, has_plan: bool
+) -> tuple[JobStatus, str]:
     if run.state == "queued":
         return JobStatus.BATCH_JOB_COMMITTED_STATUS, ""
     if not run.is_over:
         running = JobStatus.BATCH_JOB_RUNNING_STATUS if has_plan else JobStatus.BATCH_JOB_PENDING_STATUS
         return running, ""
     if ended is not None:
-        status = _parse(ended.get("status"))
+        status = _parse_status(ended.get("status"))
         return status, "" if status is JobStatus.BATCH_JOB_FINISHED_STATUS else str(ended.get("reason") or "")
-    if cancelled := words.cancelled_in(run.generation):
+    if cancelled := rows.cancelled_in(run.generation):
         return (
             JobStatus.BATCH_JOB_CANCELLED_STATUS,
-            f"It was cancelled by {cancelled.get('by') or 'somebody'}.",
+            f"It was cancelled by {cancelled.get('by') or 'an unknown user'}.",
         )
     if run.state == "success":
         return JobStatus.BATCH_JOB_FINISHED_STATUS, ""
     return (
         JobStatus.BATCH_JOB_FAILED_STATUS,
-        "Its run failed, and nothing says why; see the logs of its tasks.",
+        "The run failed without recording a reason; see the logs of its tasks.",
     )
 
 
-def _parse(status: Any) -> JobStatus:
+def _parse_status(status: Any) -> JobStatus:
     try:
         return JobStatus.parse(status)
     except ValueError:
         return JobStatus.BATCH_JOB_FAILED_STATUS
 
 
-def _count(said: Mapping[str, Any] | None, name: str) -> int:
-    value = (said or {}).get(name)
+def _count(row: Mapping[str, Any] | None, name: str) -> int:
+    value = (row or {}).get(name)
     return value if isinstance(value, int) and value > 0 else 0

@@ -1,1 +1,1 @@
-"""What the tasks of an execution report while they work: entries, their writer, and what they add up to."""
+"""The journal that the tasks of an execution keep while they run: entries, writer, replay."""

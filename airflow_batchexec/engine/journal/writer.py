@@ -1,4 +1,4 @@
-"""How a task keeps its journal: in batches, from a thread of its own, within bounds. What an entry is, ``journal_entries.py`` says."""
+"""Writes a task's journal: in batches, from a background thread, within limits. ``entries.py`` describes the entries."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 __all__ = ["JournalWriter", "ModelLines"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# Each row passes through the task's supervisor and the API server, which costs some 10 ms of a CPU.
+# Each row passes through the task's supervisor and the API server, which costs about 10 ms of CPU time.
 _BATCH_SECONDS = 2.0
 # Airflow warns of values above 64 KiB.
-_ROW_BYTES = 47 * 1024
-_PENDING_LINE_BYTES = 256 * 1024
+_MAX_ROW_BYTES = 47 * 1024
+_MAX_PENDING_LINE_BYTES = 256 * 1024
 _CLOSE_SECONDS = 10.0
-_SHORT_TEXT = 1000
+_TRUNCATED_CHARACTERS = 1000
 _FIRST_LINES = 100
 _LAST_LINES = 100
-_LINE_CHARACTERS = 500
+_MAX_LINE_CHARACTERS = 500
 
 
 class JournalWriter:
-    """Collects entries, and writes them in rows, about two seconds after they came; :meth:`close` writes what is left.
+    """Collects entries and writes them in rows after about two seconds; :meth:`close` writes the rest.
 
-    Nothing of it ever fails or holds up its task: what cannot be written is tried again with the next batch, and is
-    given up at the end; the first failure is logged. Usable from several threads, but not from a signal handler.
+    The writer never fails or blocks its task: failed writes are retried with the next batch and given up on close;
+    only the first failure is logged. Thread-safe, but not usable in a signal handler.
 
     Args:
-        write: Is given the number of a row, four digits, and the entries of it: less than 48 KB as JSON. Is called from
-            a thread of the writer's own.
-        after_batch: Is called after each batch, from there too.
-        in_background: Whether there is such a thread; without one, everything is written by ``close``.
+        write: Called with a row's number (four digits) and its entries, less than 48 KB as JSON. Called from the
+            writer's background thread.
+        after_batch: Called after each batch, from the same thread.
+        in_background: Whether to use a background thread; without one, ``close`` writes everything.
     """
 
     def __init__(
@@ -64,18 +64,21 @@ class JournalWriter:
             self._thread.start()
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Take an entry; where it does not say when it was (``at``), it is now.
+        """Add an entry; ``at`` defaults to the current time.
 
-        Of a model that prints faster than this is written, lines are left out, and counted.
+        If a model prints faster than lines can be written, lines are dropped and counted.
         """
-        entry = {"at": round(time.time(), 3), **{name: _as_text(value) for name, value in entry.items()}}
+        entry = {
+            "at": round(time.time(), 3),
+            **{name: _replace_surrogates(value) for name, value in entry.items()},
+        }
         size = _size(entry)
-        if size > _ROW_BYTES - 2:
-            entry = {name: _cut(value) for name, value in entry.items()}
+        if size > _MAX_ROW_BYTES - 2:
+            entry = {name: _truncate(value) for name, value in entry.items()}
             size = _size(entry)
         is_line = entry["kind"] == "line"
         with self._condition:
-            if is_line and self._line_bytes + size > _PENDING_LINE_BYTES:
+            if is_line and self._line_bytes + size > _MAX_PENDING_LINE_BYTES:
                 _, count = self._dropped.get(entry["file"], (0.0, 0))
                 self._dropped[entry["file"]] = entry["at"], count + 1
             else:
@@ -84,7 +87,7 @@ class JournalWriter:
             self._condition.notify()
 
     def close(self) -> None:
-        """Write everything that was added; give up where that takes longer than ten seconds."""
+        """Write all pending entries; give up after ten seconds."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -93,7 +96,7 @@ class JournalWriter:
             return
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._say_failed("it takes too long")
+            self._warn_once(f"not written within {_CLOSE_SECONDS:g} s")
 
     def _run(self) -> None:
         closing = False
@@ -104,82 +107,84 @@ class JournalWriter:
             self._write_batch()
 
     def _write_batch(self) -> None:
-        """Write all that has come up by now; what fails stays."""
+        """Write all pending entries; entries that fail stay pending."""
         with self._condition:
             for file, (at, count) in self._dropped.items():
                 entry = {"at": at, "kind": "lines_dropped", "file": file, "count": count}
                 self._pending.append((entry, _size(entry)))
             self._dropped.clear()
-            # What comes while this is written waits for the next batch, or each entry would soon have a row of its own.
-            left = len(self._pending)
+            # Entries added during the write wait for the next batch; otherwise each would soon get its own row.
+            remaining = len(self._pending)
         try:
-            while row := self._next_row(left):
+            while row := self._next_row(remaining):
                 self._write(f"{self._rows:04d}", row)
                 self._rows += 1
-                left -= len(row)
+                remaining -= len(row)
                 with self._condition:
                     for _ in row:
                         entry, size = self._pending.popleft()
                         self._line_bytes -= size if entry["kind"] == "line" else 0
             self._after_batch()
-        except Exception as error:  # noqa: BLE001  whatever it is, the task goes on
-            self._say_failed(str(error) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001  the journal must not fail the task
+            self._warn_once(str(error) or type(error).__name__)
 
-    def _next_row(self, most: int) -> list[dict[str, Any]]:
-        """As many of the oldest entries as there is room for in a row; they stay until they are written.
+    def _next_row(self, limit: int) -> list[dict[str, Any]]:
+        """The oldest entries that fit into a row; they stay pending until they are written.
 
         Args:
-            most: How many at most.
+            limit: Maximum number of entries.
         """
         row: list[dict[str, Any]] = []
         used = 2
         with self._condition:
-            for entry, size in islice(self._pending, most):
+            for entry, size in islice(self._pending, limit):
                 used += size + 2
-                if row and used > _ROW_BYTES:
+                if row and used > _MAX_ROW_BYTES:
                     break
                 row.append(entry)
         return row
 
-    def _say_failed(self, why: str) -> None:
+    def _warn_once(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            _log.warning("What this task does cannot be shown in the report of its execution: %s", why)
+            log.warning(
+                "Cannot write this task's journal; the report of its execution will be incomplete: %s", reason
+            )
 
 
 class ModelLines:
-    """What a model prints, file after file, as entries: of each file the first and the last hundred lines.
+    """Turns a model's output, file by file, into entries: the first and last hundred lines of each file.
 
-    Called from the threads that read what a pod prints, and from those that record what became of its files.
+    Called from the threads that read a pod's output, and from those that record the outcome of its files.
 
     Args:
-        add: Takes the entries.
+        add: Receives the entries.
     """
 
     def __init__(self, add: Callable[[dict[str, Any]], None]) -> None:
         self._add = add
         self._file: str | None = None
-        self._taken = 0
+        self._line_count = 0
         self._dropped = 0
         self._dropped_at = 0.0
         self._last: deque[dict[str, Any]] = deque()
         self._lock = threading.Lock()
 
     def add(self, *, file: str, stream: str, text: str) -> None:
-        """Take a line; the first one of another file ends the last file's."""
+        """Add a line; the first line of another file ends the current file."""
         entry = {
             "at": round(time.time(), 3),
             "kind": "line",
             "file": file,
             "stream": stream,
-            "text": text if len(text) <= _LINE_CHARACTERS else text[: _LINE_CHARACTERS - 1] + "…",
+            "text": text if len(text) <= _MAX_LINE_CHARACTERS else text[: _MAX_LINE_CHARACTERS - 1] + "…",
         }
         with self._lock:
             if file != self._file:
                 self._end()
                 self._file = file
-            self._taken += 1
-            if self._taken <= _FIRST_LINES:
+            self._line_count += 1
+            if self._line_count <= _FIRST_LINES:
                 self._add(entry)
                 return
             self._last.append(entry)
@@ -188,7 +193,7 @@ class ModelLines:
                 self._dropped += 1
 
     def end(self, file: str | None = None) -> None:
-        """Give the last lines of a file, when all of them are in; of none in particular where ``None``."""
+        """Emit the last lines of a file after all its output was added; ``None`` for the current file."""
         with self._lock:
             if file is None or file == self._file:
                 self._end()
@@ -200,7 +205,7 @@ class ModelLines:
             )
         for entry in self._last:
             self._add(entry)
-        self._file, self._taken, self._dropped = None, 0, 0
+        self._file, self._line_count, self._dropped = None, 0, 0
         self._last.clear()
 
 
@@ -208,15 +213,15 @@ def _size(entry: dict[str, Any]) -> int:
     return len(json.dumps(entry))
 
 
-def _as_text(value: Any) -> Any:
-    """Without halves of surrogate pairs, which a file's name may hold and no message can."""
+def _replace_surrogates(value: Any) -> Any:
+    """Replace lone surrogates, which file names may contain but messages cannot."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "replace").decode()
     return value
 
 
-def _cut(value: Any) -> Any:
-    """The two ends of a text that is too long for a row."""
-    if not isinstance(value, str) or len(value) <= _SHORT_TEXT:
+def _truncate(value: Any) -> Any:
+    """Keep only the start and end of long text."""
+    if not isinstance(value, str) or len(value) <= _TRUNCATED_CHARACTERS:
         return value
-    return f"{value[: _SHORT_TEXT // 2]} … {value[-_SHORT_TEXT // 2 :]}"
+    return f"{value[: _TRUNCATED_CHARACTERS // 2]} … {value[-_TRUNCATED_CHARACTERS // 2 :]}"
