@@ -176,7 +176,7 @@ def test_a_running_file_can_be_observed(deployment: Deployment, tmp_path: Path) 
     journal = journal_of(deployment, run_id)
     assert statuses()["hang.csv"] == journal.statuses()["hang.csv"] == "TIMEOUT"
     assert unpack(journal.row("finish", "ended")["not_finished"]) == {"hang.csv": "TIMEOUT"}
-    assert any(line.startswith("hang.csv took too long: ") for line in journal.report())
+    assert any(line.startswith("hang.csv timed out: ") for line in journal.report())
 
 
 # ---- what goes wrong
@@ -199,8 +199,8 @@ def test_a_retried_file_is_reported_in_order(deployment: Deployment, tmp_path: P
         report.index("[model] b.csv: b says 0"),
         report.index("b.csv failed: ValueError: not at the first time."),
         report.index("  ValueError: not at the first time"),
-        report.index("Try 2 of pod-0 begins."),
-        report.index("b.csv started in pod-0.", report.index("Try 2 of pod-0 begins.")),
+        report.index("Try 2 of pod-0 started."),
+        report.index("b.csv started in pod-0.", report.index("Try 2 of pod-0 started.")),
         next(index for index, line in enumerate(report) if line.startswith("b.csv finished in pod-0: ")),
     ]
     assert order == sorted(order)
@@ -249,7 +249,7 @@ def test_the_retry_and_the_audit_report_what_a_killed_task_did_not(
     assert (account.status, account.rows) == ("FINISHED", 5)
     report = journal.report()
     assert report.count("only.csv started in pod-0.") == 2
-    assert "Try 2 of pod-0 begins." in report
+    assert "Try 2 of pod-0 started." in report
     assert report[-2] == "Audited: 1 finished, 0 failed, 0 not started; 5 rows."
 
 

@@ -377,7 +377,7 @@ def test_cancelling_while_files_are_predicted(deployment: Deployment, ann: Clien
     assert (said["finished_files"], said["total_files"]) == (1, 2)
     assert not (deployment.folder / "hanging" / "out" / "b.csv").exists()
     assert deployment.pods("hanging") == []
-    assert any("bob asked for its cancellation" in line for line in ann.lines(execution_id))
+    assert any("Cancellation requested by bob" in line for line in ann.lines(execution_id))
     # Its lock is free again.
     calm = deployment.folder / "hanging" / "in" / "b.csv"
     frame("b", 2).to_csv(calm, index=False)

@@ -1,4 +1,4 @@
-"""Every route of the REST API, taken from the application itself, so that a new one cannot be forgotten by a test."""
+"""All routes of the REST API, read from the application, so that tests cover new routes automatically."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Route:
 
     Attributes:
         method: The HTTP method.
-        path: The path below where the API is mounted, with ``{execution_id}``.
-        call: What the wire calls it; empty where it is none of the wire's calls.
+        path: The path relative to the API's mount point, with ``{execution_id}``.
+        call: The call's name on the wire; empty for routes outside of the wire.
     """
 
     method: str
@@ -39,22 +39,22 @@ class Route:
 
     @property
     def changes(self) -> bool:
-        """Whether it changes something."""
+        """Whether the route changes something."""
         return self.method != "GET"
 
     @property
     def told(self) -> str:
-        """The field that says whether the call succeeded."""
+        """The response field for the success of the call."""
         return "successful" if self.call == "report" else "success"
 
     def path_of(self, execution_id: str) -> str:
-        """The path for one execution."""
+        """The path for an execution."""
         return self.path.replace("{execution_id}", execution_id)
 
 
 def _routes() -> list[Route]:
     app = create_app()
-    assert all(isinstance(route, APIRoute) for route in app.routes), "only routes of our own answer"
+    assert all(isinstance(route, APIRoute) for route in app.routes), "all routes belong to the API"
     return [
         Route(method, route.path, _CALLS.get(route.name, ""))
         for route in app.routes

@@ -1,4 +1,4 @@
-"""The API as Airflow's server mounts it: in this process, over a real database with the execution DAGs in it."""
+"""The API mounted as in Airflow's API server, in this process, on a real database with execution DAGs."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _LIFETIME_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Api:
-    """Requests of users to the API."""
+    """Sends requests to the API as different users."""
 
     client: TestClient
     folder: Path
 
     def token(self, role: str = "user", *, name: str = "", seconds: int = _LIFETIME_SECONDS) -> str:
-        """A token as Airflow's login gives it."""
+        """A token as issued by Airflow's login."""
         user = SimpleAuthManagerUser(username=name or f"the {role}", role=role)
         return get_auth_manager().generate_jwt(user, expiration_time_in_seconds=seconds)
 
@@ -65,11 +65,13 @@ class Api:
         headers: dict[str, str] | None = None,
         **arguments: Any,
     ) -> Response:
-        """One request, as a user of a role, or nobody."""
-        who = {} if role is None else {"Authorization": f"Bearer {self.token(role, name=name)}"}
-        # One is to be measured and compared by itself: no cookie that an earlier one brought.
+        """Send a request as a user with a role; unauthenticated if ``role`` is ``None``."""
+        authorization = {} if role is None else {"Authorization": f"Bearer {self.token(role, name=name)}"}
+        # Drop cookies of earlier responses, so that requests are independent.
         self.client.cookies.clear()
-        return self.client.request(method, f"{PREFIX}{path}", headers={**who, **(headers or {})}, **arguments)
+        return self.client.request(
+            method, f"{PREFIX}{path}", headers={**authorization, **(headers or {})}, **arguments
+        )
 
     def get(self, path: str, **arguments: Any) -> Response:
         return self.request("GET", f"/api/v1{path}", **arguments)
@@ -78,11 +80,11 @@ class Api:
         return self.request("POST", f"/api/v1{path}", **arguments)
 
     def start(self, job: str = "job", **arguments: Any) -> Response:
-        """Start an execution over folders of a name."""
+        """Start an execution over the folders of a job."""
         return self.post("/batch-job/start-job", json=self.job(job), **arguments)
 
     def job(self, name: str = "job", **fields: Any) -> dict[str, Any]:
-        """A request that is right."""
+        """A valid start request."""
         return {
             "model_id": "moody",
             "source_folder": f"file://{self.folder}/{name}/in",
@@ -111,7 +113,7 @@ def airflow_database(own_database: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def server(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    """What is around the API in Airflow's server: its users, and the middlewares that read cookies."""
+    """An app that mounts the API as Airflow does, with an auth manager and the middlewares that read cookies."""
     folder = tmp_path_factory.mktemp("users")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
@@ -132,7 +134,7 @@ def server(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def api(server: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """The API, with a model, in a database without runs."""
+    """The API, with a published model and a database without runs."""
     repository = publish_moody_model(tmp_path)
     for option, value in {
         "EXECUTION_DAGS": f"batch_execution, {OTHER_DAG}",
@@ -148,7 +150,7 @@ def api(server: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def seed(api: Api) -> Callable[..., Any]:
-    """Makes a run of an execution DAG, and lets a function write what its tasks would have."""
+    """Creates a run of an execution DAG; a function may write what its tasks would have written."""
 
     def make(run_id: str, write: Callable[[Session, DagRun], None] | None = None, **arguments: Any) -> None:
         with create_session() as session:
@@ -162,20 +164,20 @@ def seed(api: Api) -> Callable[..., Any]:
 
 @pytest.fixture
 def statements() -> Callable[[], Any]:
-    """Collects the statements that are sent to the database within a context."""
+    """Collects the SQL statements executed within a context."""
 
     @contextmanager
     def collect() -> Iterator[list[str]]:
         found: list[str] = []
 
-        def note(*arguments: Any) -> None:
+        def record(*arguments: Any) -> None:
             found.append(arguments[2])
 
-        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "before_cursor_execute", record)
         try:
             yield found
         finally:
-            event.remove(engine, "before_cursor_execute", note)
+            event.remove(engine, "before_cursor_execute", record)
 
     return collect
 

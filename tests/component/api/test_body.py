@@ -1,4 +1,4 @@
-"""Bodies that nobody should trust: what is JSON is read as it is, everything else is refused with its place."""
+"""Request bodies: valid JSON is parsed unchanged; anything else is refused with its location."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.api.body import MOST_BYTES, parse_json
+from airflow_batchexec.api.body import MAX_BYTES, parse_json
 from airflow_batchexec.api.errors import ApiError
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -26,13 +26,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_json_is_read_as_it_is(value: Any):
+def test_valid_json_round_trips(value: Any):
     for ascii_only in (True, False):
         assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_whatever_comes_is_read_or_refused(data: bytes):
+def test_arbitrary_bytes_are_parsed_or_refused(data: bytes):
     refused = None
     try:
         value = parse_json(data)
@@ -61,7 +61,7 @@ def test_whatever_comes_is_read_or_refused(data: bytes):
         ('"\\u0000"', "The body"),
     ],
 )
-def test_what_no_request_needs_is_refused_with_its_place(text: str, named: str):
+def test_unstorable_values_are_refused_with_their_path(text: str, named: str):
     with pytest.raises(ApiError) as refused:
         parse_json(text.encode())
 
@@ -85,14 +85,14 @@ def test_what_no_request_needs_is_refused_with_its_place(text: str, named: str):
         (b"[" * 40 + b"]" * 40, "nested"),
     ],
 )
-def test_what_is_no_json_is_refused_with_the_reason(data: bytes, reason: str):
+def test_invalid_json_is_refused_with_a_reason(data: bytes, reason: str):
     with pytest.raises(ApiError, match=reason) as refused:
         parse_json(data)
 
     assert refused.value.status == 400
 
 
-def test_a_mark_of_the_byte_order_is_no_error():
+def test_a_byte_order_mark_is_accepted():
     assert parse_json(b'\xef\xbb\xbf{"a": 1.5}') == {"a": 1.5}
     assert math.isclose(parse_json(b"1e-400"), 0)
 
@@ -112,7 +112,7 @@ def start(api: Any, **arguments: Any) -> Any:
         "json",
     ],
 )
-def test_another_media_type_is_refused(api: Any, media_type: str):
+def test_other_media_types_are_refused(api: Any, media_type: str):
     response = start(api, content=b"{}", headers={"Content-Type": media_type})
 
     assert response.status_code == 415
@@ -123,41 +123,41 @@ def test_another_media_type_is_refused(api: Any, media_type: str):
     "headers",
     [{}, {"Content-Type": "application/json; charset=UTF-8"}, {"Content-Type": "application/a+json"}],
 )
-def test_json_is_taken_also_where_nothing_says_that_it_is(api: Any, headers: dict[str, str]):
+def test_json_is_accepted_with_a_json_media_type_or_none(api: Any, headers: dict[str, str]):
     content = json.dumps(api.job()).encode()
 
     assert start(api, content=content, headers=headers).status_code == 200
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(api: Any):
-    response = start(api, content=b" " * (MOST_BYTES + 1))
+def test_an_oversized_body_is_refused_by_its_content_length(api: Any):
+    response = start(api, content=b" " * (MAX_BYTES + 1))
 
     assert response.status_code == 413
     assert "1,048,576 bytes" in response.json()["failure_message"]
 
 
-def test_a_body_of_unknown_length_is_read_only_so_far(api: Any):
+def test_an_oversized_body_without_content_length_is_refused(api: Any):
     sent = 0
 
     def chunks() -> Any:
         nonlocal sent
         for _ in range(64):
             sent += 1
-            yield b" " * (MOST_BYTES // 8)
+            yield b" " * (MAX_BYTES // 8)
 
     response = start(api, content=chunks())
 
     assert response.status_code == 413
 
 
-def test_the_largest_body_is_read(api: Any):
+def test_a_body_of_the_maximum_size_is_accepted(api: Any):
     content = json.dumps(api.job()).encode()
 
-    assert start(api, content=content + b" " * (MOST_BYTES - len(content))).status_code == 200
+    assert start(api, content=content + b" " * (MAX_BYTES - len(content))).status_code == 200
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b"1", b'"text"', b"{}", b'{"batch_job_request": 1}'])
-def test_json_that_is_no_request_is_refused(api: Any, content: bytes):
+def test_json_that_is_not_a_start_request_is_refused(api: Any, content: bytes):
     response = start(api, content=content)
 
     assert response.status_code == 400

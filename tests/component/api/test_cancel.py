@@ -1,4 +1,4 @@
-"""Cancelling: what Airflow's database holds afterwards, for the tasks and for whoever asks."""
+"""Cancelling executions: what it leaves in Airflow's database for the tasks and for API clients."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def states(run_id: str = "run") -> dict[tuple[str, int], str | None]:
         return {(row.task_id, row.map_index): row.state for row in rows}
 
 
-def words() -> list[dict[str, Any]]:
+def cancelled_rows() -> list[dict[str, Any]]:
     with create_session() as session:
         query = select(TaskStateStoreModel).where(TaskStateStoreModel.key == "cancelled")
         found = session.scalars(query).all()
@@ -44,18 +44,18 @@ def words() -> list[dict[str, Any]]:
         return [json.loads(row.value) for row in found]
 
 
-def test_a_queued_execution_keeps_only_its_last_task(api: Any, seed: Callable[..., None]):
+def test_cancelling_a_queued_execution_leaves_only_its_finish_task(api: Any, seed: Callable[..., None]):
     seed("run")
 
     response = cancel(api, name="ann")
 
     assert (response.status_code, response.json()["success"]) == (200, True)
     assert states() == {("plan", -1): "skipped", ("predict", -1): "skipped", ("finish", -1): None}
-    (word,) = words()
-    assert (word["generation"], word["by"]) == (0, "ann")
+    (row,) = cancelled_rows()
+    assert (row["generation"], row["by"]) == (0, "ann")
 
 
-def test_files_in_work_are_ended_and_finished_ones_stay_finished(api: Any, seed: Callable[..., None]):
+def test_cancelling_stops_running_files_and_keeps_finished_ones(api: Any, seed: Callable[..., None]):
     def write(session: Session, run: DagRun) -> None:
         seed_plan(session, run, [("a", 0), ("b", 1), ("c", 2)])
         map_predict(session, run, {0: "success", 1: "running", 2: "scheduled"})
@@ -69,54 +69,54 @@ def test_files_in_work_are_ended_and_finished_ones_stay_finished(api: Any, seed:
         ("finish", -1): None,
     }
     assert states()["predict", 2] in {"failed", "skipped"}
-    # Airflow has failed the finished one with them; what was finished stays told.
+    # Airflow failed the finished instance too, but the number of finished files is kept.
     status = api.get("/batch-job/run/status").json()
     assert (status["job_status"], status["finished_files"]) == ("BATCH_JOB_RUNNING_STATUS", 1)
-    assert [word["generation"] for word in words()] == [2]
+    assert [row["generation"] for row in cancelled_rows()] == [2]
     report = api.get("/batch-job/run/report").json()["report_messages"]
-    assert any(line.endswith("the user asked for its cancellation.") for line in report)
+    assert any(line.endswith("Cancellation requested by the user.") for line in report)
 
 
-def test_a_cancellation_can_be_repeated_and_keeps_its_author(api: Any, seed: Callable[..., None]):
+def test_a_repeated_cancellation_keeps_the_first_user(api: Any, seed: Callable[..., None]):
     seed("run", state="running")
     cancel(api, name="ann")
 
     assert cancel(api, name="bob").status_code == 200
-    assert [word["by"] for word in words()] == ["ann"]
+    assert [row["by"] for row in cancelled_rows()] == ["ann"]
 
 
-def test_a_cancellation_of_an_earlier_generation_is_not_this_ones(api: Any, seed: Callable[..., None]):
+def test_a_cancellation_of_an_earlier_generation_does_not_count(api: Any, seed: Callable[..., None]):
     seed("run", state="running")
     cancel(api, name="ann")
     with create_session() as session:
         session.scalars(select(DagRun)).one().clear_number = 1
 
     assert cancel(api, name="bob").status_code == 200
-    assert [(word["by"], word["generation"]) for word in words()] == [("bob", 1)]
+    assert [(row["by"], row["generation"]) for row in cancelled_rows()] == [("bob", 1)]
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
-def test_what_has_ended_cannot_be_cancelled(api: Any, seed: Callable[..., None], state: str):
+def test_ended_executions_cannot_be_cancelled(api: Any, seed: Callable[..., None], state: str):
     seed("run", state=state)
 
     response = cancel(api)
 
     assert response.status_code == 409
     assert "has ended" in response.json()["failure_message"]
-    assert not words()
+    assert not cancelled_rows()
 
 
-def test_cancellations_at_the_same_moment_are_one(api: Any, seed: Callable[..., None]):
+def test_concurrent_cancellations_are_recorded_once(api: Any, seed: Callable[..., None]):
     seed("run", state="running")
 
     with ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(lambda number: cancel(api, name=f"user-{number}"), range(8)))
 
     assert {response.status_code for response in responses} == {200}
-    assert len(words()) == 1
+    assert len(cancelled_rows()) == 1
 
 
-def test_the_audit_log_tells_who_cancelled_what(api: Any, seed: Callable[..., None]):
+def test_the_audit_log_records_cancellations_and_refusals(api: Any, seed: Callable[..., None]):
     seed("run", state="running")
     cancel(api, name="ann")
     seed("over", state="failed")

@@ -1,4 +1,4 @@
-"""What the plugin costs whoever loads it, and the option that says which DAGs the API serves."""
+"""The plugin: lazy imports, mounting, and the option for the DAGs that the API serves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
-def test_whoever_loads_the_plugin_imports_nothing_of_the_application():
+def test_loading_the_plugin_does_not_import_the_application():
     done = subprocess.run(
         [sys.executable, "-c", WORKER_LOADS], capture_output=True, text=True, check=True, timeout=120
     )
@@ -33,7 +33,7 @@ def test_whoever_loads_the_plugin_imports_nothing_of_the_application():
     assert not {"fastapi", "starlette", "pydantic"} & loaded
 
 
-def test_airflow_lists_the_application_where_it_is_mounted():
+def test_airflow_lists_the_application_with_its_url_prefix():
     from airflow.plugins_manager import get_plugin_info  # noqa: PLC0415  loads every plugin
 
     (info,) = [plugin for plugin in get_plugin_info(["fastapi_apps"]) if plugin["name"] == "batchexec"]
@@ -43,7 +43,7 @@ def test_airflow_lists_the_application_where_it_is_mounted():
     ]
 
 
-def test_requests_that_come_first_together_get_one_application(monkeypatch: pytest.MonkeyPatch):
+def test_concurrent_first_requests_build_one_application(monkeypatch: pytest.MonkeyPatch):
     built = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -57,8 +57,8 @@ def test_requests_that_come_first_together_get_one_application(monkeypatch: pyte
     app, served = LazyApp(), []
 
     async def serve() -> None:
-        async def send(what: Any) -> None:
-            served.append(what)
+        async def send(message: Any) -> None:
+            served.append(message)
 
         await asyncio.gather(*(app({"number": n}, None, send) for n in range(10)))
 
@@ -75,18 +75,20 @@ def test_requests_that_come_first_together_get_one_application(monkeypatch: pyte
         (" a , b.c,d ", ("a", "b.c", "d")),
     ],
 )
-def test_the_execution_dags_are_a_list(monkeypatch: pytest.MonkeyPatch, text: str, dag_ids: tuple[str, ...]):
+def test_execution_dags_is_a_comma_separated_list(
+    monkeypatch: pytest.MonkeyPatch, text: str, dag_ids: tuple[str, ...]
+):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", text)
 
     assert settings.execution_dags() == dag_ids
 
 
-def test_the_execution_dag_is_the_projects_own_where_nothing_is_configured():
+def test_execution_dags_defaults_to_batch_execution():
     assert settings.execution_dags() == ("batch_execution",)
 
 
 @pytest.mark.parametrize("text", ["", ",", "a,", "a,,b", "a,a"])
-def test_execution_dags_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str):
+def test_invalid_execution_dags_are_refused(monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", text)
 
     with pytest.raises(ConfigurationError, match="execution_dags") as refused:

@@ -1,4 +1,4 @@
-"""Every route of the REST API: who may call it, and how it says no."""
+"""Every route of the REST API: who may call it, and how it refuses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from api_routes import Route
 
-EVERY = pytest.mark.parametrize("route", ROUTES, ids=str)
-CALLS = pytest.mark.parametrize("route", [route for route in ROUTES if route.call], ids=str)
+ALL_ROUTES = pytest.mark.parametrize("route", ROUTES, ids=str)
+WIRE_CALLS = pytest.mark.parametrize("route", [route for route in ROUTES if route.call], ids=str)
 CHANGING = pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=str)
 READING = pytest.mark.parametrize("route", [r for r in ROUTES if r.call and not r.changes], ids=str)
 
 
 def refused(response: Any, route: Route, status: int) -> str:
-    """Hold a refusal against the wire; give its reason."""
+    """Check that a response is a refusal in the wire format; return its reason."""
     assert response.status_code == status, response.text
     body = response.json()
     assert body[route.told] is False
@@ -37,21 +37,21 @@ def send(api: Any, route: Route, **arguments: Any) -> Any:
     return api.request(route.method, route.path_of("execution"), **arguments)
 
 
-def test_the_walk_meets_every_call_of_the_wire():
+def test_the_routes_cover_every_call_of_the_wire():
     assert {route.call for route in ROUTES} >= {"start", "status", "report", "cancel", "list", "details"}
     assert {route.path for route in ROUTES if not route.call} == {"/openapi.json", "/docs"}
 
 
-@EVERY
-def test_nobody_is_let_in(api: Any, route: Route):
+@ALL_ROUTES
+def test_unauthenticated_requests_are_refused(api: Any, route: Route):
     response = send(api, route, role=None)
 
     assert "Bearer" in refused(response, route, 401)
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-@EVERY
-def test_an_expired_token_is_nobodys(api: Any, route: Route):
+@ALL_ROUTES
+def test_expired_tokens_are_refused(api: Any, route: Route):
     token = api.token("admin", seconds=-60)
 
     assert "Expired" in refused(
@@ -59,21 +59,21 @@ def test_an_expired_token_is_nobodys(api: Any, route: Route):
     )
 
 
-@EVERY
-@pytest.mark.parametrize("kind", ["signed by another", "without a signature", "no token at all"])
-def test_a_forged_token_is_nobodys(api: Any, route: Route, kind: str):
+@ALL_ROUTES
+@pytest.mark.parametrize("kind", ["foreign signature", "unsigned", "not a token"])
+def test_forged_tokens_are_refused(api: Any, route: Route, kind: str):
     claims = jwt.decode(api.token("admin"), options={"verify_signature": False})
     forged = {
-        "signed by another": lambda: jwt.encode(claims, "x" * 64, algorithm="HS512"),
-        "without a signature": lambda: jwt.encode(claims, None, algorithm="none"),
-        "no token at all": lambda: "admin",
+        "foreign signature": lambda: jwt.encode(claims, "x" * 64, algorithm="HS512"),
+        "unsigned": lambda: jwt.encode(claims, None, algorithm="none"),
+        "not a token": lambda: "admin",
     }[kind]()
 
     refused(send(api, route, role=None, headers={"Authorization": f"Bearer {forged}"}), route, 401)
 
 
-@CALLS
-def test_a_user_without_any_right_may_do_nothing(api: Any, route: Route, seed: Callable[..., None]):
+@WIRE_CALLS
+def test_a_user_without_permissions_may_do_nothing(api: Any, route: Route, seed: Callable[..., None]):
     seed("execution", state="running")
 
     assert "You may not" in refused(send(api, route, role=""), route, 403)
@@ -107,7 +107,7 @@ def test_a_user_may_change(api: Any, route: Route, seed: Callable[..., None]):
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.call], ids=str)
-def test_the_documents_are_for_whoever_is_somebody(api: Any, route: Route):
+def test_any_authenticated_user_may_read_the_documents(api: Any, route: Route):
     assert send(api, route, role="viewer").status_code == 200
 
 
@@ -124,7 +124,7 @@ def test_the_documents_are_for_whoever_is_somebody(api: Any, route: Route):
         "",
     ],
 )
-def test_a_cookie_alone_changes_nothing_from_elsewhere(api: Any, route: Route, origin: str | None):
+def test_a_cookie_alone_cannot_change_anything_cross_origin(api: Any, route: Route, origin: str | None):
     headers = {"Cookie": f"_token={api.token('admin')}"} | ({} if origin is None else {"Origin": origin})
 
     assert "origin" in refused(send(api, route, role=None, headers=headers), route, 403)
@@ -132,7 +132,7 @@ def test_a_cookie_alone_changes_nothing_from_elsewhere(api: Any, route: Route, o
 
 @CHANGING
 @pytest.mark.parametrize("origin", ["http://airflow.test", "https://airflow.example.com"])
-def test_a_page_of_the_server_may_change_with_its_cookie(
+def test_a_same_origin_request_may_change_with_a_cookie(
     api: Any, route: Route, origin: str, seed: Callable[..., None]
 ):
     seed("execution", state="running", conf={"model_id": "another"})
@@ -142,7 +142,7 @@ def test_a_page_of_the_server_may_change_with_its_cookie(
 
 
 @CHANGING
-def test_the_authorization_that_a_browser_adds_does_not_stand_for_a_token(api: Any, route: Route):
+def test_basic_credentials_do_not_count_as_a_bearer_token(api: Any, route: Route):
     headers = {
         "Cookie": f"_token={api.token('admin')}",
         "Authorization": "Basic YWRtaW46YWRtaW4=",
@@ -161,8 +161,8 @@ def test_a_cookie_alone_may_read(api: Any, route: Route, seed: Callable[..., Non
     assert response.status_code == 200
 
 
-@EVERY
-def test_a_token_that_is_wrong_does_not_fall_back_to_the_cookie(api: Any, route: Route):
+@ALL_ROUTES
+def test_an_invalid_token_does_not_fall_back_to_the_cookie(api: Any, route: Route):
     headers = {"Cookie": f"_token={api.token('admin')}", "Authorization": "Bearer wrong"}
 
     refused(send(api, route, role=None, headers={**headers, "Origin": "http://airflow.test"}), route, 401)
@@ -170,15 +170,15 @@ def test_a_token_that_is_wrong_does_not_fall_back_to_the_cookie(api: Any, route:
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if "{execution_id}" in r.path], ids=str)
 @pytest.mark.parametrize("execution_id", ["unknown", "..", "%00", "%ED%A0%80", "a" * 250, "é", "%2e%2e%5c"])
-def test_an_execution_that_is_not_there_is_not_found(api: Any, route: Route, execution_id: str):
+def test_an_unknown_execution_is_not_found(api: Any, route: Route, execution_id: str):
     response = api.request(route.method, route.path_of(execution_id))
 
     assert response.status_code in {404, 405}, response.text
     assert response.json()["failure_message"]
 
 
-@CALLS
-def test_another_method_is_refused_in_the_calls_own_words(api: Any, route: Route):
+@WIRE_CALLS
+def test_unsupported_methods_are_refused_in_the_calls_response_type(api: Any, route: Route):
     response = api.request("DELETE", route.path_of("execution"))
 
     refused(response, route, 405)

@@ -1,4 +1,4 @@
-"""Starting executions: what is accepted, what is refused and why, and that equal starts come through once."""
+"""Starting executions: what is accepted, what is refused and why, and that identical starts run once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def runs() -> dict[str, dict[str, Any]]:
-    """The conf of every run, by id."""
+    """The conf of every run, by run ID."""
     with create_session() as session:
         return {row.run_id: row.conf for row in session.execute(select(DagRun.run_id, DagRun.conf))}
 
@@ -54,7 +54,7 @@ def refused(response: Any, status: int) -> str:
 
 @pytest.fixture
 def dag_is() -> Iterator[Callable[..., None]]:
-    """Sets what Airflow knows of a DAG, and takes it back."""
+    """Sets columns of a DAG's row in Airflow's database, and restores them."""
 
     def change(**values: Any) -> None:
         with create_session() as session:
@@ -64,7 +64,7 @@ def dag_is() -> Iterator[Callable[..., None]]:
     change(is_paused=False, is_stale=False, has_import_errors=False, allowed_run_types=None)
 
 
-def test_the_run_has_the_configuration_that_was_asked_for(api: Any):
+def test_the_run_gets_the_requested_configuration(api: Any):
     fields = {
         "model_id": "moody",
         "build_id": "b1",
@@ -89,7 +89,7 @@ def test_the_run_has_the_configuration_that_was_asked_for(api: Any):
     assert runs()[run_id] == ExecutionConfig.from_fields(**fields).fields()
 
 
-def test_what_is_unknown_is_ignored_and_said_in_the_report(api: Any):
+def test_unknown_fields_are_ignored_with_a_warning_in_the_report(api: Any):
     run_id = accepted(
         api.post("/batch-job/start-job", json=api.job(foo=1, advanced_deployment_options={"bar": 2}))
     )
@@ -139,12 +139,12 @@ def test_what_is_unknown_is_ignored_and_said_in_the_report(api: Any):
             400,
             "batch_job_request.model_details.model_id",
         ),
-        ({"model_id": "nobody"}, 404, "nobody"),
+        ({"model_id": "unknown"}, 404, "unknown"),
         ({"build_id": "b9"}, 404, "b9"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_a_wrong_request_is_refused_and_the_field_named(
+def test_an_invalid_request_is_refused_and_names_the_field(
     api: Any, fields: dict[str, Any], status: int, named: str
 ):
     message = refused(api.post("/batch-job/start-job", json=api.job(**fields)), status)
@@ -153,7 +153,7 @@ def test_a_wrong_request_is_refused_and_the_field_named(
     assert not runs()
 
 
-def test_a_model_is_refused_only_where_the_repository_can_be_read(
+def test_an_unreadable_repository_does_not_refuse_a_start(
     api: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__MODEL_REPOSITORY", str(tmp_path / "elsewhere"))
@@ -161,10 +161,8 @@ def test_a_model_is_refused_only_where_the_repository_can_be_read(
     accepted(api.start())
 
 
-def test_a_repository_that_does_not_answer_holds_up_no_start_for_long(
-    api: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("airflow_batchexec.api.build_check._SECONDS", 0.5)
+def test_an_unresponsive_repository_delays_a_start_only_briefly(api: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("airflow_batchexec.api.build_check._TIMEOUT_SECONDS", 0.5)
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__MODEL_REPOSITORY", "s3://flights/repository")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         extra = {"endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}", "region_name": "us-east-1"}
@@ -172,19 +170,19 @@ def test_a_repository_that_does_not_answer_holds_up_no_start_for_long(
         monkeypatch.setenv("AIRFLOW_CONN_BATCH_EXECUTION_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        began = time.monotonic()
+        start = time.monotonic()
 
         accepted(api.start())
 
-        assert time.monotonic() - began < 30
-        # It was asked: somebody is waiting for an answer.
+        assert time.monotonic() - start < 30
+        # The repository was queried: a connection is pending.
         silent.settimeout(120)
         silent.accept()[0].close()
 
 
-def test_a_wrong_option_of_the_server_is_not_the_senders_fault(api: Any, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_server_option_is_reported_as_a_server_error(api: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__INSTANCES", "{")
-    assert "configured wrongly" in refused(api.start(), 503)
+    assert "misconfigured" in refused(api.start(), 503)
 
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", "a,,b")
     response = api.start()
@@ -192,7 +190,7 @@ def test_a_wrong_option_of_the_server_is_not_the_senders_fault(api: Any, monkeyp
     assert int(response.headers["Retry-After"]) > 0
 
 
-def test_a_paused_dag_would_not_run_it(api: Any, dag_is: Callable[..., None]):
+def test_a_start_of_a_paused_dag_is_refused(api: Any, dag_is: Callable[..., None]):
     dag_is(is_paused=True)
 
     assert "paused" in refused(api.start(), 409)
@@ -201,12 +199,12 @@ def test_a_paused_dag_would_not_run_it(api: Any, dag_is: Callable[..., None]):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"is_stale": True}, "not there"),
-        ({"has_import_errors": True}, "cannot be imported"),
-        ({"allowed_run_types": ["scheduled"]}, "no manual runs"),
+        ({"is_stale": True}, "does not exist"),
+        ({"has_import_errors": True}, "has import errors"),
+        ({"allowed_run_types": ["scheduled"]}, "does not allow manual runs"),
     ],
 )
-def test_a_dag_that_cannot_run_it_is_named_with_its_option(
+def test_an_unusable_dag_is_named_with_its_option(
     api: Any, dag_is: Callable[..., None], values: dict[str, Any], reason: str
 ):
     dag_is(**values)
@@ -217,15 +215,13 @@ def test_a_dag_that_cannot_run_it_is_named_with_its_option(
     assert "[batchexec] execution_dags" in message
 
 
-def test_a_dag_that_was_never_there_is_named_with_its_option(api: Any, monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_dag_is_named_with_its_option(api: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", "nothing")
 
     assert "[batchexec] execution_dags" in refused(api.start(), 503)
 
 
-def test_a_start_is_one_of_the_first_dag_with_what_that_has_by_default(
-    api: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_start_runs_the_first_dag_with_its_defaults(api: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__EXECUTION_DAGS", "batch_execution_gpu,batch_execution")
     body = api.job()
     del body["model_id"]
@@ -238,10 +234,10 @@ def test_a_start_is_one_of_the_first_dag_with_what_that_has_by_default(
     assert details["model_id"] == "moody"
 
 
-# ---- equal starts
+# ---- identical starts
 
 
-def test_an_equal_execution_that_is_at_work_is_named(api: Any):
+def test_an_identical_active_execution_refuses_a_start_and_is_named(api: Any):
     first = accepted(api.start())
 
     assert first in refused(api.start(), 409)
@@ -255,14 +251,14 @@ def test_an_equal_execution_that_is_at_work_is_named(api: Any):
     assert list(runs()) == [first]
 
 
-def test_another_folder_or_build_makes_another_execution(api: Any):
+def test_other_folders_and_builds_start_other_executions(api: Any):
     bodies = [api.job(), api.job("other"), api.job(build_id="b1"), api.job(source_folder="s3://flights/in")]
 
     assert len({accepted(api.post("/batch-job/start-job", json=body)) for body in bodies}) == len(bodies)
 
 
 @pytest.mark.parametrize("dag_id", ["batch_execution", "batch_execution_gpu"])
-def test_an_equal_execution_is_found_whoever_started_it(api: Any, seed: Callable[..., None], dag_id: str):
+def test_an_identical_execution_started_by_hand_is_found(api: Any, seed: Callable[..., None], dag_id: str):
     job = api.job()
     seed(
         "by-hand",
@@ -274,7 +270,7 @@ def test_an_equal_execution_is_found_whoever_started_it(api: Any, seed: Callable
     assert "by-hand" in refused(api.start(), 409)
 
 
-def test_an_execution_of_a_dag_that_has_the_model_by_default_is_found(api: Any, seed: Callable[..., None]):
+def test_an_identical_execution_with_a_default_model_is_found(api: Any, seed: Callable[..., None]):
     seed("by-default", state="queued", dag_id="batch_execution_gpu", conf={**api.job(), "model_id": "moody"})
     with create_session() as session:
         run = session.scalars(select(DagRun)).one()
@@ -283,7 +279,7 @@ def test_an_execution_of_a_dag_that_has_the_model_by_default_is_found(api: Any, 
     assert "by-default" in refused(api.start(), 409)
 
 
-def test_a_run_that_its_plan_will_refuse_stands_in_nobodys_way(api: Any, seed: Callable[..., None]):
+def test_a_run_with_an_invalid_configuration_does_not_block_a_start(api: Any, seed: Callable[..., None]):
     seed("wrong", state="running", conf={**api.job(), "file_timeout": 3})
     with create_session() as session:
         run = session.scalars(select(DagRun)).one()
@@ -293,7 +289,7 @@ def test_a_run_that_its_plan_will_refuse_stands_in_nobodys_way(api: Any, seed: C
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
-def test_what_has_ended_can_be_started_again_under_the_next_number(api: Any, state: str):
+def test_an_ended_execution_can_be_started_again_with_the_next_number(api: Any, state: str):
     first = accepted(api.start())
     end(first, state)
     second = accepted(api.start())
@@ -304,8 +300,8 @@ def test_what_has_ended_can_be_started_again_under_the_next_number(api: Any, sta
     assert (second, third) == (f"{prefix}__2", f"{prefix}__3")
 
 
-def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call from that many threads at the same moment."""
+def concurrently(number: int, call: Callable[[int], Any]) -> list[Any]:
+    """Call from that many threads at the same time."""
     gate = threading.Barrier(number)
 
     def wait_and_call(index: int) -> Any:
@@ -316,8 +312,8 @@ def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(wait_and_call, range(number)))
 
 
-def test_of_equal_starts_at_the_same_moment_one_goes_through(api: Any):
-    responses = at_once(12, lambda _: api.start())
+def test_one_of_several_concurrent_identical_starts_succeeds(api: Any):
+    responses = concurrently(12, lambda _: api.start())
 
     winners = [response for response in responses if response.status_code == 200]
     (run_id,) = map(accepted, winners)
@@ -328,7 +324,7 @@ def test_of_equal_starts_at_the_same_moment_one_goes_through(api: Any):
 # ---- idempotency keys
 
 
-def test_a_repeated_start_gives_the_first_execution(api: Any):
+def test_a_repeated_start_returns_the_first_execution(api: Any):
     key = {"Idempotency-Key": "one"}
     first = accepted(api.start(headers=key))
 
@@ -338,7 +334,7 @@ def test_a_repeated_start_gives_the_first_execution(api: Any):
     assert list(runs()) == [first]
 
 
-def test_a_repeated_start_is_not_asked_whether_it_could_start_now(
+def test_a_repeated_start_succeeds_even_if_a_new_start_would_be_refused(
     api: Any, dag_is: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     key = {"Idempotency-Key": "one"}
@@ -351,7 +347,7 @@ def test_a_repeated_start_is_not_asked_whether_it_could_start_now(
     refused(api.start("other"), 404)
 
 
-def test_a_key_is_not_stored_as_it_is(api: Any):
+def test_a_key_is_stored_as_a_digest(api: Any):
     run_id = accepted(api.start(headers={"Idempotency-Key": "my-secret-key"}))
 
     assert "my-secret-key" not in json.dumps(runs())
@@ -366,21 +362,21 @@ def test_a_key_with_another_request_is_refused(api: Any):
     assert first in refused(api.post("/batch-job/start-job", json=api.job(job_timeout=5), headers=key), 422)
 
 
-def test_a_key_is_its_users_own(api: Any):
+def test_keys_are_scoped_to_their_user(api: Any):
     key = {"Idempotency-Key": "one"}
     first = accepted(api.start(headers=key, name="ann"))
 
     assert accepted(api.start("other", headers=key, name="bob")) != first
 
 
-def test_another_key_does_not_start_an_equal_execution(api: Any):
+def test_another_key_does_not_start_an_identical_execution(api: Any):
     first = accepted(api.start(headers={"Idempotency-Key": "one"}))
 
     assert first in refused(api.start(headers={"Idempotency-Key": "two"}), 409)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "a" * 256, "tab\t"])
-def test_a_key_that_is_none_is_refused(api: Any, key: str):
+def test_an_invalid_key_is_refused(api: Any, key: str):
     response = api.start(headers={"Idempotency-Key": key.encode("latin-1")})
 
     assert "Idempotency-Key" in refused(response, 400)
@@ -388,19 +384,19 @@ def test_a_key_that_is_none_is_refused(api: Any, key: str):
 
 
 @pytest.mark.parametrize("key", ["!", "~" * 255])
-def test_the_shortest_and_the_longest_key_are_taken(api: Any, key: str):
+def test_the_shortest_and_the_longest_key_are_accepted(api: Any, key: str):
     assert accepted(api.start(headers={"Idempotency-Key": key}))
 
 
-def test_starts_with_one_key_at_the_same_moment_are_one_execution(api: Any):
-    responses = at_once(12, lambda _: api.start(headers={"Idempotency-Key": "one"}))
+def test_concurrent_starts_with_one_key_start_one_execution(api: Any):
+    responses = concurrently(12, lambda _: api.start(headers={"Idempotency-Key": "one"}))
 
     assert {accepted(response) for response in responses} == set(runs())
     assert len(runs()) == 1
 
 
-def test_one_key_with_different_requests_at_the_same_moment_starts_one(api: Any):
-    responses = at_once(8, lambda index: api.start(f"job-{index}", headers={"Idempotency-Key": "one"}))
+def test_concurrent_different_requests_with_one_key_start_one_execution(api: Any):
+    responses = concurrently(8, lambda index: api.start(f"job-{index}", headers={"Idempotency-Key": "one"}))
 
     (run_id,) = [accepted(response) for response in responses if response.status_code == 200]
     assert all(run_id in refused(r, 422) for r in responses if r.status_code != 200)
@@ -416,7 +412,7 @@ def entries() -> list[dict[str, Any]]:
         return [{**row._mapping, "extra": json.loads(row.extra)} for row in session.execute(query)]
 
 
-def test_the_audit_log_tells_who_started_what_and_what_was_refused(api: Any):
+def test_the_audit_log_records_starts_and_refusals(api: Any):
     run_id = accepted(
         api.post("/batch-job/start-job", json=api.job(parameters=[{"key": "A", "value": "hidden"}]))
     )
@@ -435,10 +431,10 @@ def test_the_audit_log_tells_who_started_what_and_what_was_refused(api: Any):
     assert "hidden" not in json.dumps([first, second])
 
 
-def test_a_database_that_stays_locked_is_busy(api: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_start_fails_with_503_while_the_database_stays_locked(api: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(database, "_GIVE_UP_SECONDS", 0.5)
     with create_session() as session:
-        # Whoever has written in SQLite holds the whole database.
+        # A write in SQLite locks the whole database.
         session.add(Log(event="the lock"))
         session.flush()
         response = api.start()
@@ -450,7 +446,7 @@ def test_a_database_that_stays_locked_is_busy(api: Any, monkeypatch: pytest.Monk
     accepted(api.start())
 
 
-def test_a_database_that_is_free_again_soon_is_waited_for(api: Any):
+def test_a_start_waits_for_a_briefly_locked_database(api: Any):
     locked, free = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -468,7 +464,7 @@ def test_a_database_that_is_free_again_soon_is_waited_for(api: Any):
     holder.join()
 
 
-def test_what_nobody_has_foreseen_is_told_to_the_log_alone(
+def test_unexpected_errors_are_logged_but_not_returned(
     api: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def fail(*_: Any, **__: Any) -> None:

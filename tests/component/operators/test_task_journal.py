@@ -82,10 +82,10 @@ def test_the_progress_of_a_pod_includes_files_finished_in_earlier_tries(
     failure = report.index("b.csv failed: ValueError: not at the first time.")
     assert (
         "ValueError: not at the first time"
-        in report[failure + 1 : report.index("Try 2 of pod-0 begins.")][-1]
+        in report[failure + 1 : report.index("Try 2 of pod-0 started.")][-1]
     )
     again = report.index("b.csv started in pod-0.", failure)
-    assert again > report.index("Try 2 of pod-0 begins.") > failure
+    assert again > report.index("Try 2 of pod-0 started.") > failure
 
 
 def test_the_report_has_the_reason_of_a_refusal(executions: InlineExecutions):

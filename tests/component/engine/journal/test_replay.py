@@ -1,4 +1,4 @@
-"""What is read out of a journal: an account of every file that never says more than is known, and a report in order."""
+"""Replaying a journal: file states that never claim more than is known, and a sorted report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from airflow_batchexec.engine.journal.replay import (
     MODEL_LINE,
-    FileAccount,
-    fold,
+    FileState,
     pack,
     pack_in_rows,
+    replay,
     report_lines,
     unpack,
 )
@@ -66,74 +66,75 @@ def line(file, at, text):
     return {"at": at, "kind": "line", "file": file, "stream": "stdout", "text": text}
 
 
-def account(*entries, files=(("a.csv", 0),), ended=None, over=False):
-    (only,) = fold(entries, files, ended, over)
+def replay_one(*entries, files=(("a.csv", 0),), ended=None, over=False):
+    (only,) = replay(entries, files, ended, over)
     return only
 
 
-# ---- the account
+# ---- file states
 
 
-def test_a_file_goes_from_planned_to_finished():
+def test_a_file_progresses_from_planned_to_finished():
     entries = [planned()]
-    assert account(*entries).status == "COMMITTED"
+    assert replay_one(*entries).status == "COMMITTED"
     entries.append({"at": 0.5, "kind": "loaded", "pod": "pod-0", "seconds": 0.5})
-    assert account(*entries).status == "PENDING_START"
-    assert account(*entries, files=[("a.csv", 1)]).status == "COMMITTED"
+    assert replay_one(*entries).status == "PENDING_START"
+    assert replay_one(*entries, files=[("a.csv", 1)]).status == "COMMITTED"
     entries.append(started("a.csv"))
-    assert account(*entries) == FileAccount("a.csv", 0, "RUNNING", started_at=1.0)
+    assert replay_one(*entries) == FileState("a.csv", 0, "RUNNING", started_at=1.0)
     entries.append(finished("a.csv"))
-    assert account(*entries) == FileAccount("a.csv", 0, "FINISHED", 1.0, 2.0, 5)
+    assert replay_one(*entries) == FileState("a.csv", 0, "FINISHED", 1.0, 2.0, 5)
 
 
 @pytest.mark.parametrize(("kind", "status"), KINDS.items())
-def test_a_file_without_a_result_says_why(kind, status):
+def test_a_file_without_a_result_has_a_reason(kind, status):
     if kind == "finished":
         return
-    found = account(planned(), started("a.csv"), failed("a.csv", kind=kind, reason="a.csv: it broke"))
+    found = replay_one(planned(), started("a.csv"), failed("a.csv", kind=kind, reason="a.csv: it broke"))
     assert (found.status, found.reason, found.rows) == (status, "it broke", 0)
 
 
-def test_a_file_that_is_tried_again_runs_again_whatever_the_clocks_say():
+def test_a_retried_file_is_running_regardless_of_clock_skew():
     entries = [planned(), started("a.csv", 10.0), failed("a.csv", 11.0), started("a.csv", 5.0, attempt=2)]
-    found = account(*entries)
+    found = replay_one(*entries)
     assert (found.status, found.started_at, found.ended_at, found.reason) == ("RUNNING", 5.0, None, "")
-    found = account(*entries, finished("a.csv", 6.0, attempt=2))
+    found = replay_one(*entries, finished("a.csv", 6.0, attempt=2))
     assert (found.status, found.started_at, found.ended_at) == ("FINISHED", 5.0, 6.0)
 
 
-def test_planning_anew_forgets_what_was():
+def test_replanning_discards_earlier_entries():
     entries = [planned(), started("a.csv"), finished("a.csv")]
-    assert account(*entries, planned(9.0, generation=1)).status == "COMMITTED"
-    # A clear of the mapped tasks alone goes on with the plan that there is.
-    assert account(*entries, started("b.csv", generation=1)).status == "FINISHED"
+    assert replay_one(*entries, planned(9.0, generation=1)).status == "COMMITTED"
+    # Clearing only the mapped tasks keeps the plan.
+    assert replay_one(*entries, started("b.csv", generation=1)).status == "FINISHED"
 
 
-def test_when_a_run_is_over_nothing_is_left_open():
-    assert account(planned(), started("a.csv"), over=True).status == "FAILED"
-    assert "killed or lost" in account(planned(), started("a.csv"), over=True).reason
-    assert account(planned(), over=True).status == "CANCELLED"
+def test_no_file_stays_open_once_the_run_is_over():
+    assert replay_one(planned(), started("a.csv"), over=True).status == "FAILED"
+    assert "killed or lost" in replay_one(planned(), started("a.csv"), over=True).reason
+    assert replay_one(planned(), over=True).status == "CANCELLED"
 
 
-def test_the_audit_has_the_last_word():
+def test_the_audit_overrides_the_entries():
     entries = [planned(), started("a.csv"), finished("a.csv")]
     ended = {"not_finished": pack({"a.csv": "FAILED"})}
-    found = account(*entries, ended=ended, over=True)
+    found = replay_one(*entries, ended=ended, over=True)
     assert (found.status, found.rows) == ("FAILED", 0)
     assert found.reason.startswith("The audit")
-    # What a pod did in its last second may not be known here.
+    # The journal may lack the last second of a pod.
     assert (
-        account(planned(), started("a.csv"), ended={"not_finished": pack({})}, over=True).status == "FINISHED"
+        replay_one(planned(), started("a.csv"), ended={"not_finished": pack({})}, over=True).status
+        == "FINISHED"
     )
-    left = account(planned(), ended={"not_finished": pack({"a.csv": "NOT_STARTED"})}, over=True)
+    left = replay_one(planned(), ended={"not_finished": pack({"a.csv": "NOT_STARTED"})}, over=True)
     assert (left.status, left.reason) == ("CANCELLED", "It was not started.")
-    why = account(planned(), failed("a.csv"), ended={"not_finished": pack({"a.csv": "FAILED"})}, over=True)
+    why = replay_one(planned(), failed("a.csv"), ended={"not_finished": pack({"a.csv": "FAILED"})}, over=True)
     assert why.reason == "it broke"
 
 
 @st.composite
 def histories(draw):
-    """What several tasks may have done to some files, in generations and tries, and the entries that say so."""
+    """Entries of possible attempts at some files, over generations and tries, and the resulting statuses."""
     entries = []
     truth = {}
     for file in draw(st.lists(st.sampled_from(NAMES), unique=True)):
@@ -153,22 +154,22 @@ def histories(draw):
 
 
 @given(histories(), st.randoms(use_true_random=False), st.data())
-def test_every_planned_file_is_told_once_in_the_plans_order_whatever_is_lost_or_mixed_up(
+def test_every_planned_file_is_reported_once_in_plan_order_despite_lost_or_shuffled_entries(
     history, random, data
 ):
     entries, truth = history
     random.shuffle(entries)
     files = [(name, index) for index, name in enumerate(NAMES)]
-    whole = fold(entries, files, None, False)
-    assert [(found.file, found.share) for found in whole] == files
-    assert {found.file: found.status for found in whole} == dict.fromkeys(NAMES, "COMMITTED") | truth
+    states = replay(entries, files, None, False)
+    assert [(found.file, found.shard) for found in states] == files
+    assert {found.file: found.status for found in states} == dict.fromkeys(NAMES, "COMMITTED") | truth
 
     kept = [entry for entry in entries if data.draw(st.booleans())]
     for over in (False, True):
-        seen = fold(kept, files, None, over)
-        assert [(found.file, found.share) for found in seen] == files
-        said = {entry["file"] for entry in kept if entry["kind"] == "finished"}
-        assert {found.file for found in seen if found.status == "FINISHED"} <= said
+        seen = replay(kept, files, None, over)
+        assert [(found.file, found.shard) for found in seen] == files
+        recorded = {entry["file"] for entry in kept if entry["kind"] == "finished"}
+        assert {found.file for found in seen if found.status == "FINISHED"} <= recorded
         if over:
             assert not {found.status for found in seen} & {"COMMITTED", "PENDING_START", "RUNNING"}
 
@@ -179,11 +180,11 @@ def test_every_planned_file_is_told_once_in_the_plans_order_whatever_is_lost_or_
         st.sampled_from(NAMES), st.sampled_from(["FAILED", "TIMEOUT", "CANCELLED", "NOT_STARTED"])
     ),
 )
-def test_with_the_audit_exactly_what_it_names_is_not_finished(history, not_finished):
+def test_with_an_audit_exactly_the_files_it_names_are_not_finished(history, not_finished):
     files = [(name, 0) for name in NAMES]
-    accounts = fold(history[0], files, {"not_finished": pack(not_finished)}, True)
-    assert {found.file for found in accounts if found.status != "FINISHED"} == set(not_finished)
-    assert all(found.reason for found in accounts if found.status != "FINISHED")
+    states = replay(history[0], files, {"not_finished": pack(not_finished)}, True)
+    assert {found.file for found in states if found.status != "FINISHED"} == set(not_finished)
+    assert all(found.reason for found in states if found.status != "FINISHED")
 
 
 json_values = st.recursive(
@@ -191,7 +192,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-foreign_entries = st.fixed_dictionaries(
+arbitrary_entries = st.fixed_dictionaries(
     {
         "kind": st.sampled_from([*KINDS, "planned", "started", "line", "ended", "audited", "else"])
         | json_values
@@ -203,10 +204,10 @@ foreign_entries = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(foreign_entries | json_values))
-def test_what_somebody_else_has_written_breaks_nothing(entries):
-    accounts = fold([*entries, started("a.csv")], [("a.csv", 0)], None, False)
-    assert len(accounts) == 1
+@given(st.lists(arbitrary_entries | json_values))
+def test_arbitrary_entries_break_nothing(entries):
+    states = replay([*entries, started("a.csv")], [("a.csv", 0)], None, False)
+    assert len(states) == 1
     for at, text in report_lines([*entries, started("a.csv")]):
         assert isinstance(at, (int, float))
         assert "\n" not in text
@@ -215,10 +216,10 @@ def test_what_somebody_else_has_written_breaks_nothing(entries):
 # ---- the report
 
 
-def test_a_report_tells_an_execution_from_its_plan_to_its_end():
+def test_a_report_covers_an_execution_from_plan_to_end():
     entries = [
         planned(purchase_option="spot", pods=2),
-        {"at": 0.1, "kind": "skipped", "file": "notes.txt", "reason": "is no CSV file"},
+        {"at": 0.1, "kind": "skipped", "file": "notes.txt", "reason": "is not a CSV file"},
         {"at": 0.2, "kind": "skipped_more", "count": 1200},
         {"at": 0.3, "kind": "loaded", "pod": "pod-0", "seconds": 0.25},
         line("", 0.25, "model is ready"),
@@ -243,88 +244,88 @@ def test_a_report_tells_an_execution_from_its_plan_to_its_end():
             0.0,
             "Planned 2 files, 1,234 bytes, from s3://b/in to s3://b/out: model m, build b1, instance tiny, spot, 2 tasks, 2 pods at once.",
         ),
-        (0.1, "Skipped notes.txt: it is no CSV file."),
+        (0.1, "Skipped notes.txt: it is not a CSV file."),
         (0.2, "Skipped 1,200 more files."),
         (0.25, "[model] : model is ready"),
         (0.3, "pod-0 loaded the build in 0.25 s."),
         (1.0, "a.csv started in pod-0."),
         (1.5, "[model] a.csv: step 1"),
-        (1.75, "The task's log alone has 1 more line that the model printed for a.csv."),
+        (1.75, "Omitted 1 line of model output for a.csv; see the task's log."),
         (2.0, "a.csv failed: it broke"),
         (2.0, "  Traceback:"),
         (2.0, "    File x"),
         (2.0, "  ValueError"),
-        (3.0, "Try 2 of pod-0 begins."),
+        (3.0, "Try 2 of pod-0 started."),
         (4.0, "a.csv finished in pod-0: 1,000 rows in 0.750 s (fetch 0.250, predict 0.500)."),
         (5.0, "Audited: 1 finished, 0 failed, 1 not started; 1,000 rows."),
         (6.0, "The execution ended as FAILED after 6.0 s. So. See s3://b/m."),
     ]
 
 
-def test_a_refusal_and_what_ends_a_pod_are_told_too():
+def test_refusals_and_pod_failures_are_reported():
     refused = {
         "at": 1.0,
         "kind": "refused",
         "error": "ModelNotFoundError",
-        "reason": "There is no such model.",
+        "reason": "Model m does not exist.",
     }
-    loading = failed("", 2.0, reason="The build does not load: no.")
+    loading = failed("", 2.0, reason="The build cannot be imported.")
     assert [text for _, text in report_lines([refused, loading])] == [
-        "Refused: There is no such model.",
-        "pod-0 failed: The build does not load: no.",
+        "Refused: Model m does not exist.",
+        "pod-0 failed: The build cannot be imported.",
     ]
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.text()), max_size=20))
-def test_a_report_is_in_order_and_its_lines_can_be_shown_anywhere(said):
-    lines = report_lines([line("a.csv", at, text) for at, text in said])
-    assert [at for at, _ in lines] == sorted(at for at, _ in said)
-    assert len(lines) == len(said)
+def test_a_report_is_sorted_and_its_lines_are_printable(output):
+    lines = report_lines([line("a.csv", at, text) for at, text in output])
+    assert [at for at, _ in lines] == sorted(at for at, _ in output)
+    assert len(lines) == len(output)
     for _, text in lines:
         assert text.startswith(f"{MODEL_LINE}a.csv: ")
         assert not any(letter < " " and letter != "\t" for letter in text)
         text.encode()
 
 
-def test_what_a_terminal_would_obey_is_left_out():
-    (said,) = report_lines([line("a.csv", 1.0, "\x1b[31mred\x1b[0m \x07bell\r")])
-    assert said == (1.0, "[model] a.csv: red \ufffdbell")
+def test_terminal_escapes_are_removed():
+    (reported,) = report_lines([line("a.csv", 1.0, "\x1b[31mred\x1b[0m \x07bell\r")])
+    assert reported == (1.0, "[model] a.csv: red \ufffdbell")
 
 
 # ---- packing
 
 
 @given(json_values.filter(lambda value: isinstance(value, (list, dict))))
-def test_what_was_packed_is_unpacked(value):
+def test_packed_values_round_trip(value):
     text = pack(value)
     assert text.isascii()
     assert repr(unpack(text)) == repr(value)
 
 
 @given(st.lists(st.text(), max_size=200), st.integers(50, 400))
-def test_a_long_list_is_packed_in_rows_that_are_small_enough_and_hold_it_in_order(items, most):
-    rows = pack_in_rows(items, most_bytes=most)
+def test_a_long_list_is_packed_in_ordered_rows_of_limited_size(items, limit):
+    rows = pack_in_rows(items, most_bytes=limit)
     assert [item for row in rows for item in unpack(row)] == items
-    assert all(len(row) <= most or len(unpack(row)) == 1 for row in rows)
+    assert all(len(row) <= limit or len(unpack(row)) == 1 for row in rows)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "no base64!",
-        base64.b64encode(b"no zlib").decode(),
+        "not base64!",
+        base64.b64encode(b"not zlib").decode(),
         pack(["cut"])[:8],
         base64.b64encode(zlib.compress(b" " * (65 * 1024**2))).decode(),
-        base64.b64encode(zlib.compress(b"no json")).decode(),
+        base64.b64encode(zlib.compress(b"not json")).decode(),
     ],
     ids=["base64", "zlib", "cut", "too large", "json"],
 )
-def test_what_is_no_packed_value_is_refused(text):
+def test_invalid_packed_values_are_refused(text):
     with pytest.raises(ValueError):
         unpack(text)
 
 
 @pytest.mark.parametrize("value", [["a.csv"], {"a.csv": 1}, {"a.csv": ["FAILED"]}, {"a.csv": "DONE"}])
-def test_statuses_that_nobody_gives_are_refused(value):
+def test_unknown_file_statuses_are_refused(value):
     with pytest.raises(ValueError, match="not_finished"):
-        fold([], [("a.csv", 0)], {"not_finished": pack(value)}, True)
+        replay([], [("a.csv", 0)], {"not_finished": pack(value)}, True)

@@ -1,4 +1,4 @@
-"""How a journal is kept: whole, in order, in small rows, and never at its task's expense."""
+"""Writing a journal: complete, ordered, in small rows, and without affecting its task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_batchexec.engine.journal.writer import JournalWriter, ModelLines
 
 
 class Store:
-    """Keeps rows, or fails as often as it is told to."""
+    """Stores rows after failing a given number of times."""
 
     def __init__(self, failures=0):
         self.rows = {}
@@ -24,7 +24,7 @@ class Store:
     def write(self, number, entries):
         if self.failures:
             self.failures -= 1
-            raise OSError("no answer")
+            raise OSError("no response")
         self.rows[number] = entries
 
     def entries(self):
@@ -36,7 +36,7 @@ def note(number, text=""):
 
 
 @given(st.lists(st.text(max_size=30_000), max_size=30), st.booleans())
-def test_all_that_was_added_is_written_in_order_and_in_small_rows(texts, in_background):
+def test_all_entries_are_written_in_order_and_in_small_rows(texts, in_background):
     store = Store()
     writer = JournalWriter(store.write, in_background=in_background)
     for number, text in enumerate(texts):
@@ -51,24 +51,24 @@ def test_all_that_was_added_is_written_in_order_and_in_small_rows(texts, in_back
             assert len(entry["text"]) < len(text)
 
 
-def test_entries_are_written_soon_and_many_at_once():
+def test_entries_are_written_soon_and_in_batches():
     store = Store()
     writer = JournalWriter(store.write)
     before = time.monotonic()
     for number in range(500):
         writer.add(note(number))
-    took = time.monotonic() - before
-    # By itself: nothing more comes, and nobody closes it.
+    elapsed = time.monotonic() - before
+    # Without further entries, and before close.
     wait_until(lambda: len(store.entries()) == 500, seconds=30)
-    # One each two seconds while they came, and one for all that was left.
-    assert len(store.rows) <= 1 + int(took / 2)
+    # One row every two seconds while entries arrived, and one for the rest.
+    assert len(store.rows) <= 1 + int(elapsed / 2)
     writer.add(note(500))
     writer.close()
     assert [entry["at"] for entry in store.entries()] == [float(number) for number in range(501)]
 
 
-def test_what_comes_while_a_batch_is_written_waits_for_the_next():
-    """However fast entries come, a task writes about every two seconds."""
+def test_entries_added_during_a_write_wait_for_the_next_batch():
+    """However fast entries arrive, a task writes only about every two seconds."""
 
     class Busy(Store):
         def write(self, number, entries):
@@ -86,7 +86,7 @@ def test_what_comes_while_a_batch_is_written_waits_for_the_next():
     assert [len(row) for row in store.rows.values()] == [1, 20, 20]
 
 
-def test_an_entry_without_a_time_is_of_now():
+def test_an_entry_without_a_time_gets_the_current_time():
     store, before = Store(), time.time()
     writer = JournalWriter(store.write, in_background=False)
     writer.add({"kind": "note"})
@@ -94,7 +94,7 @@ def test_an_entry_without_a_time_is_of_now():
     assert before - 0.001 <= store.entries()[0]["at"] <= time.time() + 0.001
 
 
-def test_a_store_that_fails_for_a_while_loses_nothing_and_is_complained_of_once(caplog):
+def test_a_temporary_store_failure_loses_nothing_and_is_logged_once(caplog):
     store = Store(failures=2)
     writer = JournalWriter(store.write)
     writer.add(note(1))
@@ -103,11 +103,11 @@ def test_a_store_that_fails_for_a_while_loses_nothing_and_is_complained_of_once(
     writer.close()
     assert [entry["at"] for entry in store.entries()] == [1.0, 2.0]
     (record,) = caplog.records
-    assert "no answer" in record.message
+    assert "no response" in record.message
 
 
 @pytest.mark.parametrize("in_background", [True, False])
-def test_a_store_that_always_fails_harms_nobody(caplog, in_background):
+def test_a_failing_store_does_not_affect_the_task(caplog, in_background):
     writer = JournalWriter(Store(failures=10**9).write, in_background=in_background)
     for number in range(100):
         writer.add(note(number))
@@ -115,20 +115,20 @@ def test_a_store_that_always_fails_harms_nobody(caplog, in_background):
     assert len(caplog.records) == 1
 
 
-def test_a_store_that_does_not_answer_holds_nothing_up(monkeypatch, caplog):
+def test_an_unresponsive_store_does_not_block_the_task(monkeypatch, caplog):
     monkeypatch.setattr("airflow_batchexec.engine.journal.writer._CLOSE_SECONDS", 0.1)
-    answers = threading.Event()
-    writer = JournalWriter(lambda *_: answers.wait())
+    unblock = threading.Event()
+    writer = JournalWriter(lambda *_: unblock.wait())
     before = time.monotonic()
     for number in range(100_000):
         writer.add({"at": float(number), "kind": "line", "file": "a.csv", "text": "x" * 100})
     writer.close()
     assert time.monotonic() - before < 120
     assert len(caplog.records) == 1
-    answers.set()
+    unblock.set()
 
 
-def test_lines_that_come_faster_than_they_are_written_are_counted_and_nothing_else_is_lost():
+def test_lines_beyond_the_buffer_are_counted_and_no_other_entries_are_lost():
     store = Store()
     writer = JournalWriter(store.write, in_background=False)
     for number in range(10_000):
@@ -143,7 +143,7 @@ def test_lines_that_come_faster_than_they_are_written_are_counted_and_nothing_el
     assert sum(len(json.dumps(row)) for row in store.rows.values()) < 320 * 1024
 
 
-def test_what_is_said_after_a_batch_is_said_from_where_the_batch_is_written():
+def test_after_batch_runs_in_the_writer_thread():
     seen = []
     writer = JournalWriter(lambda *_: None, after_batch=lambda: seen.append(threading.current_thread().name))
     writer.add(note(1))
@@ -151,49 +151,49 @@ def test_what_is_said_after_a_batch_is_said_from_where_the_batch_is_written():
     assert seen == ["journal"]
 
 
-# ---- the model's lines
+# ---- model output
 
 
-def lines_of(*groups):
-    said = []
-    lines = ModelLines(said.append)
+def emit_lines(*groups):
+    emitted = []
+    lines = ModelLines(emitted.append)
     for file, count in groups:
         for number in range(count):
             lines.add(file=file, stream="stdout", text=f"{file} {number}")
-    return said, lines
+    return emitted, lines
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 450)), max_size=5))
-def test_of_each_file_the_first_and_last_lines_are_kept_and_the_others_counted(groups):
+def test_the_first_and_last_lines_of_each_file_are_kept_and_the_others_counted(groups):
     merged = []
     for file, count in groups:
         if count and merged and merged[-1][0] == file:
             merged[-1] = (file, merged[-1][1] + count)
         elif count:
             merged.append((file, count))
-    said, lines = lines_of(*merged)
+    emitted, lines = emit_lines(*merged)
     lines.end()
     expected = []
     for file, count in merged:
         kept = range(count) if count <= 200 else [*range(100), *range(count - 100, count)]
         expected += [f"{file} {number}" for number in kept]
-    assert [entry["text"] for entry in said if entry["kind"] == "line"] == expected
-    dropped = [(entry["file"], entry["count"]) for entry in said if entry["kind"] == "lines_dropped"]
+    assert [entry["text"] for entry in emitted if entry["kind"] == "line"] == expected
+    dropped = [(entry["file"], entry["count"]) for entry in emitted if entry["kind"] == "lines_dropped"]
     assert dropped == [(file, count - 200) for file, count in merged if count > 200]
-    assert [entry["at"] for entry in said] == sorted(entry["at"] for entry in said)
+    assert [entry["at"] for entry in emitted] == sorted(entry["at"] for entry in emitted)
 
 
-def test_the_first_lines_are_given_at_once_and_the_last_at_the_files_end():
-    said, lines = lines_of(("a", 150))
-    assert len(said) == 100
+def test_first_lines_are_emitted_at_once_and_last_lines_at_the_end_of_the_file():
+    emitted, lines = emit_lines(("a", 150))
+    assert len(emitted) == 100
     lines.end("b")
-    assert len(said) == 100
+    assert len(emitted) == 100
     lines.end("a")
-    assert len(said) == 150
+    assert len(emitted) == 150
 
 
-def test_a_long_line_is_cut():
-    said = []
-    ModelLines(said.append).add(file="a", stream="stderr", text="x" * 10_000)
-    assert said[0]["text"] == "x" * 499 + "…"
-    assert said[0]["stream"] == "stderr"
+def test_a_long_line_is_truncated():
+    emitted = []
+    ModelLines(emitted.append).add(file="a", stream="stderr", text="x" * 10_000)
+    assert emitted[0]["text"] == "x" * 499 + "…"
+    assert emitted[0]["stream"] == "stderr"
