@@ -15,8 +15,9 @@ from airflow_batchexec.hooks.lookup import find_connection, mask_service_account
 if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import Location, Scheme
     from airflow_batchexec.engine.config.model import ExecutionConfig
-    from airflow_batchexec.engine.storage import GcsAccess, Storage
-    from airflow_batchexec.engine.storage.s3.storage import S3Access
+    from airflow_batchexec.engine.storage.base import Storage
+    from airflow_batchexec.engine.storage.gcs.access import GcsAccess
+    from airflow_batchexec.engine.storage.s3.session import S3Access
 
 __all__ = ["BatchExecutionHook"]
 
@@ -85,7 +86,7 @@ class BatchExecutionHook(BaseHook):
             ConfigurationError: A connection or a secret is missing, or cannot be used.
             StorageError: Airflow, or the STS of the ``aws`` connection, is unreachable.
         """
-        from airflow_batchexec.engine.storage.s3.storage import S3Access  # noqa: PLC0415  slow: imports boto3
+        from airflow_batchexec.engine.storage.s3.session import S3Access  # noqa: PLC0415  slow: imports boto3
 
         extra = self._connection_extra()
         role = extra.role(self._iam_role_arn)
@@ -169,7 +170,7 @@ class BatchExecutionHook(BaseHook):
         }
 
     def _gcs_access(self) -> GcsAccess:
-        from airflow_batchexec.engine.storage import GcsAccess  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.storage.gcs.access import GcsAccess  # noqa: PLC0415  not for parsing
 
         field, key = "service_account_key_secret_name", None
         if self._service_account_key_secret_name:

@@ -13,7 +13,7 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_batchexec.engine.storage.s3.session import Role
+    from airflow_batchexec.engine.storage.s3.role import Role
 
 __all__ = ["ConnectionExtra"]
 
@@ -92,7 +92,7 @@ class ConnectionExtra:
         Raises:
             ConfigurationError: The ARN or another role setting is malformed.
         """
-        from airflow_batchexec.engine.storage.s3.session import Role  # noqa: PLC0415  slow: imports boto3
+        from airflow_batchexec.engine.storage.s3.role import Role  # noqa: PLC0415  slow: imports boto3
 
         arn = requested_arn or self.iam_role_arn
         session_name = {"session_name": self.role_session_name} if self.role_session_name else {}

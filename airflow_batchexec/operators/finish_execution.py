@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Manifest, Summary
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.execution.stop import StopMark
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FinishExecutionOperator"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.execution.spec import ExecutionFolder
     from airflow_batchexec.engine.execution.stop import StopMark
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
     from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
 __all__ = ["ExecutionHandle", "dag_run_start", "execution_id_of", "generation", "owner_state"]

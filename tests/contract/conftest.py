@@ -8,9 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage import GcsAccess, LocalStorage, open_storage
-from airflow_batchexec.engine.storage.s3.storage import S3Access, connect
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.engine.storage.gcs.access import GcsAccess
+from airflow_batchexec.engine.storage.local import LocalStorage
+from airflow_batchexec.engine.storage.s3.session import S3Access
+from airflow_batchexec.engine.storage.s3.storage import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from gcs_server import GcsServer
     from s3_server import S3Server
 
-    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
     from airflow_batchexec.engine.storage.s3.storage import S3Storage
 
 
@@ -62,7 +65,7 @@ def bucket(s3_server: S3Server) -> str:
 @pytest.fixture(scope="session")
 def gcs_storage(gcs_server: GcsServer) -> Storage:
     access = GcsAccess(service_account_key=gcs_server.account.key, endpoint_url=gcs_server.endpoint_url)
-    return open_storage(Scheme.GS, gcs=access)
+    return open_storage(Location.parse("gs://any"), gcs=access)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from waiting import wait_until
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.journal.replay import unpack
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from airflow_deployment import Deployment

@@ -11,7 +11,7 @@ import pandas as pd
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

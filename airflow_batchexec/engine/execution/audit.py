@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_batchexec.engine.execution.plan import FileTask
-    from airflow_batchexec.engine.storage import ObjectInfo
+    from airflow_batchexec.engine.storage.base import ObjectInfo
 
 __all__ = ["Audit", "audit"]
 

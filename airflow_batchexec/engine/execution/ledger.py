@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_batchexec.engine.config.locations import Location
-    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 
 __all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "read_ledger"]
 

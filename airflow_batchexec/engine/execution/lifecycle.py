@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
     from airflow_batchexec.engine.repository.repository import ModelRepository
-    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 
 __all__ = ["Prepared", "conclude", "prepare", "read_manifest", "wait_for_pods"]
 

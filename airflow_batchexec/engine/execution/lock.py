@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.config.model import Identity
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = [
     "FOLDER",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from airflow_batchexec.engine.config.locations import Location
-    from airflow_batchexec.engine.storage import ObjectInfo
+    from airflow_batchexec.engine.storage.base import ObjectInfo
 
 __all__ = [
     "FileTask",

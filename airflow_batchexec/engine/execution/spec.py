@@ -29,7 +29,7 @@ from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.lock import LockOwner
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FORMAT_VERSION", "ExecutionFolder", "ExecutionSpec", "read_spec"]
 

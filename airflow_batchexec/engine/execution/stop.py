@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from airflow_batchexec.engine.config.locations import Location
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["StopMark", "StopWatch"]
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
-    from airflow_batchexec.engine.storage.s3.storage import S3Access
+    from airflow_batchexec.engine.storage.s3.session import S3Access
 
 __all__ = ["Build", "Deployment", "ModelRepository", "ModelSummary", "default_cache", "open_repository"]
 

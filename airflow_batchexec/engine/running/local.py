@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.repository.repository import ModelRepository
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["LocalExecution", "Observer"]
 

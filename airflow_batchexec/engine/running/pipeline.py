@@ -15,7 +15,7 @@ from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, St
 from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
-from airflow_batchexec.engine.storage import ObjectInfo
+from airflow_batchexec.engine.storage.base import ObjectInfo
 from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     BatchExecError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.predictor.process import Pod
-    from airflow_batchexec.engine.storage import Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FileRoute", "Limits", "run_files"]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.lock import LockOwner
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.running.session import PredictorSession
-    from airflow_batchexec.engine.storage import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 
 __all__ = ["PreparedFile", "predict_file", "prepare_file"]
 

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
-from airflow_batchexec.engine.storage.gcs.access import GcsAccess
+from airflow_batchexec.engine.config.locations import Scheme
 from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_batchexec.engine.storage.s3.storage import S3Access
+    from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.storage.base import Storage
+    from airflow_batchexec.engine.storage.gcs.access import GcsAccess
+    from airflow_batchexec.engine.storage.s3.session import S3Access
 
-__all__ = ["GcsAccess", "LocalStorage", "ObjectInfo", "Storage", "open_storage"]
+__all__ = ["open_storage"]
 
 
-def open_storage(
-    place: Location | Scheme, *, s3: S3Access | None = None, gcs: GcsAccess | None = None
-) -> Storage:
-    """The storage for a location, or for every location of a scheme.
+def open_storage(location: Location, *, s3: S3Access | None = None, gcs: GcsAccess | None = None) -> Storage:
+    """Open the storage of a location; it serves every location of that scheme.
 
     boto3 and Google's libraries are imported only when a bucket of theirs is opened: on disk, an execution starts
     without them.
 
     Args:
-        place: A location, or the scheme alone.
+        location: A location in the storage.
         s3: Keys, endpoint and region for ``s3://``; ``None`` leaves them to boto3's default chain.
         gcs: The service account's key and the endpoint for ``gs://``; ``None`` leaves them to Google's default chain.
 
     Raises:
         ConfigurationError: The client cannot be set up as ``s3`` or ``gcs`` says, or what it needs is not installed.
     """
-    scheme = place.scheme if isinstance(place, Location) else place
-    if scheme is Scheme.S3:
+    if location.scheme is Scheme.S3:
         from airflow_batchexec.engine.storage.s3.storage import connect  # noqa: PLC0415  boto3 takes 0.3 s to import
 
         return connect(s3)
-    if scheme is Scheme.GS:
+    if location.scheme is Scheme.GS:
         return _open_gcs(gcs)
     return LocalStorage()
 

@@ -10,7 +10,7 @@ from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_batchexec import BatchExecutionHook, ExecutionConfig
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import AccessDeniedError, ConfigurationError
 
 if TYPE_CHECKING:

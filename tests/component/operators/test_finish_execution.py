@@ -17,7 +17,7 @@ from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ExecutionCancelledError, ModelLoadError
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator, _cancelled_by
 from airflow_batchexec.operators.task_journal import TaskJournal

@@ -17,7 +17,7 @@ from pandas.testing import assert_frame_equal
 from airflow_batchexec import PredictFileOperator
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ConfigurationError, ResultCollisionError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
 

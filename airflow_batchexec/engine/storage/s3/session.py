@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sts import STSClient
 
-__all__ = ["Role", "S3Access", "keep_usable", "open_session", "sts_client", "untold"]
+__all__ = ["S3Access", "keep_usable", "open_session", "sts_client", "untold"]
 
 _STS_CONNECT_SECONDS = 5
 _STS_READ_SECONDS = 20

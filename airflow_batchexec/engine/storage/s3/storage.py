@@ -20,7 +20,7 @@ from airflow_batchexec.engine.storage.s3.errors import (
     is_refused_condition,
     s3_errors,
 )
-from airflow_batchexec.engine.storage.s3.session import Role, S3Access, keep_usable, open_session, untold
+from airflow_batchexec.engine.storage.s3.session import S3Access, keep_usable, open_session, untold
 from airflow_batchexec.engine.storage.s3.transfer import TransferLimits, download, upload
 from airflow_batchexec.exceptions import (
     BucketNotFoundError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import boto3
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["Role", "S3Access", "S3Storage", "TransferLimits", "connect"]
+__all__ = ["S3Storage", "connect"]
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60

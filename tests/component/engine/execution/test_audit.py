@@ -11,7 +11,7 @@ from airflow_batchexec.engine.execution.audit import audit
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.plan import FileTask
-from airflow_batchexec.engine.storage import ObjectInfo
+from airflow_batchexec.engine.storage.base import ObjectInfo
 
 OUT = Location.parse("s3://delays/out")
 

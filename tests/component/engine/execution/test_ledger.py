@@ -21,7 +21,8 @@ from airflow_batchexec.engine.execution.ledger import (
     now,
     read_ledger,
 )
-from airflow_batchexec.engine.storage import LocalStorage, ObjectInfo
+from airflow_batchexec.engine.storage.base import ObjectInfo
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import AccessDeniedError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -19,7 +19,7 @@ from airflow_batchexec.engine.execution.plan import read_tasks
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec, read_spec
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import (
     BatchExecError,
     BuildNotFoundError,

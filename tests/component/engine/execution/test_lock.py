@@ -22,8 +22,9 @@ from airflow_batchexec.engine.execution.lock import (
     lock_location,
     release,
 )
-from airflow_batchexec.engine.storage import LocalStorage
-from airflow_batchexec.engine.storage.s3.storage import S3Access, connect
+from airflow_batchexec.engine.storage.local import LocalStorage
+from airflow_batchexec.engine.storage.s3.session import S3Access
+from airflow_batchexec.engine.storage.s3.storage import connect
 from airflow_batchexec.exceptions import ExecutionRunningError, ObjectNotFoundError
 
 IDENTITY = Identity("m", "1", "s3://b", "in", "s3://b", "out")
@@ -31,7 +32,7 @@ CONTENDER = """
 import sys
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState, acquire
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ExecutionRunningError
 
 location, name = sys.argv[1:]

@@ -19,7 +19,7 @@ from airflow_batchexec.engine.execution.plan import (
     shares_document,
 )
 from airflow_batchexec.engine.standalone.file_types import FileType
-from airflow_batchexec.engine.storage import ObjectInfo
+from airflow_batchexec.engine.storage.base import ObjectInfo
 from airflow_batchexec.exceptions import LocationError, NoInputFilesError, ResultCollisionError
 
 SOURCE = Location.parse("s3://flights/in")

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.stop import StopMark, StopWatch
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
     JobTimeoutError,

@@ -18,7 +18,7 @@ import boto3
 import pandas as pd
 import pytest
 
-from airflow_batchexec.engine.config.locations import Location, Scheme
+from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.repository.builds import BuildKind
 from airflow_batchexec.engine.repository.repository import (
     Deployment,
@@ -28,7 +28,7 @@ from airflow_batchexec.engine.repository.repository import (
     open_repository,
 )
 from airflow_batchexec.engine.storage import open_storage
-from airflow_batchexec.engine.storage.s3.storage import S3Access
+from airflow_batchexec.engine.storage.s3.session import S3Access
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -75,7 +75,7 @@ def bucket(s3_server):
 
 @pytest.fixture(scope="module")
 def s3_storage(access):
-    return open_storage(Scheme.S3, s3=access)
+    return open_storage(Location.parse("s3://any"), s3=access)
 
 
 BUCKET = pytest.param("bucket", marks=pytest.mark.server)
@@ -353,7 +353,7 @@ PUBLISH_AT_A_SIGN = """
 import sys
 from pathlib import Path
 from airflow_batchexec.engine.repository.repository import open_repository
-from airflow_batchexec.engine.storage.s3.storage import S3Access
+from airflow_batchexec.engine.storage.s3.session import S3Access
 from airflow_batchexec.exceptions import BuildExistsError
 
 uri, folder, *s3 = sys.argv[1:]

@@ -12,7 +12,7 @@ from airflow_batchexec.engine.execution.plan import make_plan
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
 from airflow_batchexec.engine.standalone.file_types import FileType
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
     FileTimeoutError,

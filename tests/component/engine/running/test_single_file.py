@@ -13,7 +13,7 @@ from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.running.session import PredictorSession
 from airflow_batchexec.engine.running.single_file import PreparedFile, predict_file, prepare_file
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import (
     ConfigurationError,
     LocationError,

@@ -13,7 +13,10 @@ from aws_policies import MAY_ASSUME, documented_policy, trust
 from aws_proxy import Answer, start_aws_proxy
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage.s3.storage import Role, S3Access, TransferLimits, connect
+from airflow_batchexec.engine.storage.s3.role import Role
+from airflow_batchexec.engine.storage.s3.session import S3Access
+from airflow_batchexec.engine.storage.s3.storage import connect
+from airflow_batchexec.engine.storage.s3.transfer import TransferLimits
 from airflow_batchexec.exceptions import AccessDeniedError, StorageError
 
 if TYPE_CHECKING:

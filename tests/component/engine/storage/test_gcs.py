@@ -20,10 +20,12 @@ import pytest
 from flaky_proxy import start_flaky_proxy
 from s3_server import free_port
 
-from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage import GcsAccess, open_storage
+from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.engine.storage.base import ObjectInfo
 from airflow_batchexec.engine.storage.gcs import client as gcs_client
 from airflow_batchexec.engine.storage.gcs import storage as gcs
+from airflow_batchexec.engine.storage.gcs.access import GcsAccess
 from airflow_batchexec.engine.storage.gcs.storage import connect
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
@@ -107,7 +109,7 @@ def _operations(storage, location, tmp_path):
         "read": lambda: storage.read(location),
         "read a range": lambda: storage.read(location, start=1, length=2),
         "read_with_etag": lambda: storage.read_with_etag(location),
-        "fetch": lambda: storage.fetch(gcs.ObjectInfo(location, 1, "1"), tmp_path / "fetched"),
+        "fetch": lambda: storage.fetch(ObjectInfo(location, 1, "1"), tmp_path / "fetched"),
         "publish": lambda: storage.publish(source, location),
         "publish a large file": lambda: storage.publish(large, location),
         "write": lambda: storage.write(location, b"x"),
@@ -182,7 +184,7 @@ def test_without_a_key_the_default_chain_finds_one(
     path = tmp_path / "key.json"
     path.write_text(gcs_server.account.key)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    storage = open_storage(Scheme.GS, gcs=GcsAccess(endpoint_url=gcs_server.endpoint_url))
+    storage = open_storage(folder, gcs=GcsAccess(endpoint_url=gcs_server.endpoint_url))
     info = storage.write(folder.join("x"), b"x")
     assert list(storage.list(folder)) == [info]
 
@@ -353,7 +355,8 @@ def test_a_token_for_another_server_is_not_shown_to_google(gcs_server, folder):
     code = """
 import sys, threading
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage import GcsAccess, open_storage
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.engine.storage.gcs.access import GcsAccess
 key, endpoint, uri = sys.stdin.read().split("\\0")
 location = Location.parse(uri)
 open_storage(location, gcs=GcsAccess(service_account_key=key, endpoint_url=endpoint)).write(location, b"x")
@@ -567,7 +570,8 @@ def test_a_large_object_is_moved_through_little_memory(gcs_server, folder, tmp_p
     code = """
 import sys, tracemalloc, pathlib
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage import GcsAccess, open_storage
+from airflow_batchexec.engine.storage import open_storage
+from airflow_batchexec.engine.storage.gcs.access import GcsAccess
 key, endpoint, uri, source, fetched = sys.stdin.read().split("\\0")
 location = Location.parse(uri)
 storage = open_storage(location, gcs=GcsAccess(service_account_key=key, endpoint_url=endpoint))

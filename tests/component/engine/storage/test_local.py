@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage import LocalStorage, disk
+from airflow_batchexec.engine.storage import disk
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     DiskFullError,
@@ -31,7 +32,7 @@ not_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind
 COUNT_UP = """
 import sys
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import ObjectChangedError
 storage, location = LocalStorage(), Location.parse(sys.argv[1])
 for _ in range(50):
@@ -49,7 +50,7 @@ import signal
 import sys
 from pathlib import Path
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage import LocalStorage
+from airflow_batchexec.engine.storage.local import LocalStorage
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 method, step, uri, result = sys.argv[1:]

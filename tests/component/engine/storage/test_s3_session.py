@@ -13,7 +13,10 @@ from pods import wait_until
 from s3_server import free_port
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.storage.s3.storage import Role, S3Access, S3Storage, TransferLimits, connect
+from airflow_batchexec.engine.storage.s3.role import Role
+from airflow_batchexec.engine.storage.s3.session import S3Access
+from airflow_batchexec.engine.storage.s3.storage import S3Storage, connect
+from airflow_batchexec.engine.storage.s3.transfer import TransferLimits
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BatchExecError,
