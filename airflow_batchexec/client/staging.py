@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
+from airflow_batchexec.engine.parallel import parallel_map
 from airflow_batchexec.engine.storage import open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
 __all__ = ["StagingFolder"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-_AT_ONCE = 8
+_THREADS = 8
 
 
 class StagingFolder:
@@ -45,7 +42,12 @@ class StagingFolder:
         Raises:
             StorageError: It cannot be done.
         """
-        _each(lambda path: self._storage.publish(path, self.source.join(path.name)), paths)
+        parallel_map(
+            lambda path: self._storage.publish(path, self.source.join(path.name)),
+            paths,
+            threads=_THREADS,
+            name="staging",
+        )
 
     def download(self, names: Iterable[str], folder: Path) -> None:
         """Bring results from ``destination`` into a folder of this machine.
@@ -61,7 +63,7 @@ class StagingFolder:
                 # What is on disk already is given where it lies, and that is about to be removed.
                 shutil.copyfile(path, folder / name)
 
-        _each(fetch, names)
+        parallel_map(fetch, names, threads=_THREADS, name="staging")
 
     def remove(self) -> None:
         """Delete all that is in the folder.
@@ -69,18 +71,11 @@ class StagingFolder:
         Raises:
             StorageError: It cannot be done.
         """
-        _each(lambda info: self._storage.delete(info.location), self._storage.list(self.location))
+        parallel_map(
+            lambda info: self._storage.delete(info.location),
+            self._storage.list(self.location),
+            threads=_THREADS,
+            name="staging",
+        )
         if self.location.scheme is Scheme.FILE:
             shutil.rmtree(self.location.path, ignore_errors=True)
-
-
-def _each(do: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Do something with each item, several at once; the first error, or an interrupt, leaves the rest undone."""
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="staging") as threads:
-        futures = [threads.submit(do, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise

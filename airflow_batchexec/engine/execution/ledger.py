@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
+
+from airflow_batchexec.engine.parallel import parallel_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -178,12 +179,10 @@ class LedgerWriter:
 def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
     """Every record below a folder of the ledger, in the order in which they were made."""
     segments = [info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl")]
-    with ThreadPoolExecutor(_READ_THREADS) as threads:
-        records = [
-            FileRecord.from_dict(json.loads(line))
-            for segment in threads.map(storage.read, segments)
-            for line in segment.splitlines()
-        ]
+    contents = parallel_map(storage.read, segments, threads=_READ_THREADS, name="ledger")
+    records = [
+        FileRecord.from_dict(json.loads(line)) for content in contents for line in content.splitlines()
+    ]
     records.sort(key=lambda record: (record.at, record.attempt))
     return records
 

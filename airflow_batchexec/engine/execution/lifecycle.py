@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from airflow_batchexec.engine.execution.plan import (
 from airflow_batchexec.engine.execution.resolution import resolve
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
 from airflow_batchexec.engine.execution.stop import StopMark
+from airflow_batchexec.engine.parallel import parallel_map
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
     ExecutionRunningError,
@@ -253,9 +253,13 @@ def conclude(
     tasks = read_tasks(storage.read(folder.plan))
     records = latest(read_ledger(storage, folder.ledger(spec.round_id)))
     finished = [t for t in tasks if t.file in records and records[t.file].status is FileStatus.FINISHED]
-    with ThreadPoolExecutor(_STAT_THREADS) as threads:
-        found = threads.map(lambda task: _stat(storage, spec.destination.join(task.result)), finished)
-        results = {task.file: info for task, info in zip(finished, found, strict=True)}
+    found = parallel_map(
+        lambda task: _stat(storage, spec.destination.join(task.result)),
+        finished,
+        threads=_STAT_THREADS,
+        name="stat",
+    )
+    results = {task.file: info for task, info in zip(finished, found, strict=True)}
     account = audit(
         tasks=tasks, records=records, results=results, ended_as=ended_as, ended_because=ended_because
     )

@@ -14,10 +14,10 @@ import os
 import secrets
 import shutil
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.config.locations import check_relative_path
+from airflow_batchexec.engine.parallel import parallel_map
 from airflow_batchexec.engine.repository.builds import CLAIM_FILE, MLFLOW_FILE, MODEL_FILE, PUBLISHED_FILE
 from airflow_batchexec.engine.storage.disk import disk_errors, locked, make_folders, sync_folder
 from airflow_batchexec.exceptions import (
@@ -137,7 +137,12 @@ def upload(
     last = [name for name in (MODEL_FILE, MLFLOW_FILE) if name in names]
     first = [name for name in names if name not in last]
     try:
-        _in_parallel(lambda name: storage.publish(staged / name, target.join(name)), first)
+        parallel_map(
+            lambda name: storage.publish(staged / name, target.join(name)),
+            first,
+            threads=_THREADS,
+            name="build",
+        )
         for name in last:
             storage.publish(staged / name, target.join(name))
         storage.write(target.join(PUBLISHED_FILE), record)
@@ -179,7 +184,7 @@ def download(
             partial.mkdir()
             try:
                 wanted = [(info, _scratch_file(info, source, partial)) for info in files()]
-                _in_parallel(lambda pair: storage.fetch(*pair), wanted)
+                parallel_map(lambda pair: storage.fetch(*pair), wanted, threads=_THREADS, name="build")
                 _sync(partial)
                 partial.rename(target)
             except BaseException:
@@ -208,18 +213,6 @@ def _scratch_file(info: ObjectInfo, source: Location, folder: Path) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _in_parallel(work: Callable[[Any], object], items: Iterable[Any]) -> None:
-    """Do the work for every item; after the first failure nothing more is begun, and what runs is waited for."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="build") as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _sync(folder: Path) -> None:

@@ -1,0 +1,80 @@
+"""The same work on many items in several threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["parallel_map"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def parallel_map(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int, name: str
+) -> list[_Result]:
+    """Apply ``work`` to every item, to several at the same time.
+
+    After the first failure no further item is begun, and what is running is waited for; then that failure is raised.
+    An exception in the calling thread has the same effect: a Ctrl-C, or one that ``items`` raises. Items are taken
+    from ``items`` as threads become free.
+
+    Args:
+        work: Is called in one of the threads; in the calling thread where there is only one item.
+        items: What it is called with. They are iterated over in the calling thread.
+        threads: The maximum number of calls at the same time.
+        name: The prefix of the threads' names.
+
+    Returns:
+        The results in the order of the items.
+    """
+    rest = iter(items)
+    first = list(islice(rest, 2))
+    if len(first) < 2:  # noqa: PLR2004  nothing is parallel
+        return [work(item) for item in first]
+    failures: list[BaseException] = []
+
+    def attempt(item: _Item) -> _Result:
+        if failures:
+            raise CancelledError
+        try:
+            return work(item)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        try:
+            # One waits behind each that runs, so that no thread is idle while results are collected.
+            return _collect(pool, attempt, chain(first, rest), failures, max_pending=2 * threads)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # leaving the pool waits for what is running
+            raise
+
+
+def _collect(
+    pool: ThreadPoolExecutor,
+    attempt: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    failures: list[BaseException],
+    *,
+    max_pending: int,
+) -> list[_Result]:
+    numbered = enumerate(items)
+    pending: dict[Future[_Result], int] = {}
+    results: dict[int, _Result] = {}
+    while True:
+        for number, item in islice(numbered, max_pending - len(pending)):
+            pending[pool.submit(attempt, item)] = number
+        if not pending:
+            return [results[number] for number in range(len(results))]
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        if failures:
+            raise failures[0]
+        for future in done:
+            results[pending.pop(future)] = future.result()
