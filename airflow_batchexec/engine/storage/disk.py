@@ -28,8 +28,10 @@ __all__ = [
     "make_folders",
     "new_file",
     "open_regular",
+    "scratch",
     "sync_folder",
     "write_all",
+    "write_durably",
 ]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -161,20 +163,57 @@ def new_file(folder: Path) -> Iterator[NewFile]:
             named.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[int]:
+    """A new, empty file to write to, as a descriptor; where the block raises, the file is removed.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is still being written, and so is no object yet."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
-def write_all(descriptor: int, data: bytes) -> os.stat_result:
-    """Write a document durably, and say what it is then.
+def write_all(descriptor: int, data: bytes, position: int | None = None) -> None:
+    """Write all of ``data``; a single ``write`` may take a part of it.
+
+    Args:
+        descriptor: The file.
+        data: What to write.
+        position: The byte to begin at, which leaves the file's own position alone; ``None`` for that position.
+
+    Raises:
+        OSError: The disk did not take it.
+    """
+    rest = memoryview(data)
+    while rest:
+        if position is None:
+            written = os.write(descriptor, rest)
+        else:
+            written = os.pwrite(descriptor, rest, position)
+            position += written
+        rest = rest[written:]
+
+
+def write_durably(descriptor: int, data: bytes) -> os.stat_result:
+    """Write a document to the disk itself; its status afterwards.
 
     The time of change is set to the clock's own resolution: the kernel's is some milliseconds, within which a
     document that is deleted and made again could get the number, size and time of the one before.
     """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    write_all(descriptor, data)
     now = time.time_ns()
     os.utime(descriptor, ns=(now, now))
     os.fsync(descriptor)

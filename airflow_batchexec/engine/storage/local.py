@@ -23,7 +23,7 @@ from airflow_batchexec.engine.storage.disk import (
     new_file,
     open_regular,
     sync_folder,
-    write_all,
+    write_durably,
 )
 from airflow_batchexec.exceptions import (
     ObjectChangedError,
@@ -117,7 +117,7 @@ class LocalStorage(Storage):
         with disk_errors("write", location.uri):
             make_folders(target.parent)
             with new_file(target.parent) as file:
-                status = write_all(file.descriptor, data)
+                status = write_durably(file.descriptor, data)
                 with locked(target.parent):
                     file.replace(target)
         return _info(location, status)
@@ -132,7 +132,7 @@ class LocalStorage(Storage):
         with disk_errors("create", location.uri):
             make_folders(target.parent)
             with new_file(target.parent) as file:
-                status = write_all(file.descriptor, data)
+                status = write_durably(file.descriptor, data)
                 with locked(target.parent):
                     try:
                         file.link(target)
@@ -149,7 +149,7 @@ class LocalStorage(Storage):
         target = location.path
         _check_unchanged(location, etag)
         with disk_errors("replace", location.uri), new_file(target.parent) as file:
-            status = write_all(file.descriptor, data)
+            status = write_durably(file.descriptor, data)
             with locked(target.parent):
                 _check_unchanged(location, etag)
                 file.replace(target)
@@ -257,7 +257,7 @@ def _create_without_links(location: Location, data: bytes) -> os.stat_result:
     except FileExistsError as error:
         raise _exists(location) from error
     try:
-        return write_all(descriptor, data)
+        return write_durably(descriptor, data)
     except BaseException:
         target.unlink()
         raise

@@ -17,6 +17,7 @@ from google.cloud.storage import Client
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
+from airflow_batchexec.engine.storage.buckets import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS
 from airflow_batchexec.engine.storage.gcs.access import wrong_key
 from airflow_batchexec.engine.storage.gcs.errors import is_transient
 
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BYTES_PER_ATTEMPT", "TIMEOUT", "Attempts", "GcsConnection"]
 
-TIMEOUT = (5, 60)  # seconds to connect, and to wait for more of an answer
+TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
 BYTES_PER_ATTEMPT = 64 * 1024 * 1024  # each so many of an object may cost one more
 _SCOPES = ["https://www.googleapis.com/auth/devstorage.read_write"]
-_CONNECTIONS = 16
 _ATTEMPTS = 5
 _TOKEN_RETRIES = 3
 _FIRST_PAUSE_SECONDS = 0.5
@@ -159,7 +159,7 @@ def _sessions(credentials: Credentials, endpoint: str) -> tuple[AuthorizedSessio
             token_session, elsewhere=host is not None and not host.endswith(".googleapis.com")
         ),
     )
-    adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
+    adapter = HTTPAdapter(pool_maxsize=CONNECTIONS)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session, token_session

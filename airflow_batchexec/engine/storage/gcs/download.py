@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import http.client
-import os
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import google_crc32c
 
+from airflow_batchexec.engine.storage.buckets import READ_BYTES, byte_range, check_size
+from airflow_batchexec.engine.storage.disk import scratch, write_all
 from airflow_batchexec.engine.storage.gcs.client import BYTES_PER_ATTEMPT, TIMEOUT, Attempts, GcsConnection
 from airflow_batchexec.engine.storage.gcs.errors import error_of
 from airflow_batchexec.exceptions import StorageError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Download", "fetch"]
 
-_READ_BYTES = 1024 * 1024
 _HASH = re.compile(r"(crc32c|md5)=([A-Za-z0-9+/]+=*)")
 
 
@@ -39,19 +39,12 @@ def fetch(connection: GcsConnection, info: ObjectInfo, generation: int, scratch_
         OSError: The disk did not take it.
         StorageError: What came is not what is stored.
     """
-    descriptor = os.open(scratch_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    download = Download(
-        connection, info.location, lambda piece: _write_all(descriptor, piece), generation=generation
-    )
-    try:
-        try:
-            download.run(Attempts(more=info.size_bytes // BYTES_PER_ATTEMPT))
-        finally:
-            os.close(descriptor)
-        download.check_size(info.size_bytes)
-    except BaseException:
-        scratch_file.unlink()
-        raise
+    with scratch(scratch_file) as descriptor:
+        download = Download(
+            connection, info.location, lambda piece: write_all(descriptor, piece), generation=generation
+        )
+        download.run(Attempts(more=info.size_bytes // BYTES_PER_ATTEMPT))
+        check_size(info.location, received=download.received, expected=info.size_bytes)
 
 
 class Download:
@@ -64,6 +57,10 @@ class Download:
         generation: The only one to take; the one that is there where it is left out.
         first: The first byte.
         last: The last byte; ``None`` for all there are.
+
+    Attributes:
+        generation: The generation that came.
+        received: How many bytes have come.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Download:
         self._take = take
         self._first = first
         self._last = last
-        self._received = 0
+        self.received = 0
         self._sum = google_crc32c.Checksum()
         self._stored: str | None = None
 
@@ -102,19 +99,12 @@ class Download:
                 uri=self._location.uri,
             )
 
-    def check_size(self, size: int) -> None:
-        """Raise ``StorageError`` where other than so many bytes came."""
-        if self._received != size:
-            raise StorageError(
-                f"{self._location.uri} gave {self._received} bytes, not {size}.", uri=self._location.uri
-            )
-
     def _get(self) -> None:
         """Ask for what is missing yet."""
-        position = self._first + self._received
+        position = self._first + self.received
         headers = {"Accept-Encoding": "gzip"}  # else Google unpacks what is stored as such
         if position or self._last is not None:
-            headers["Range"] = f"bytes={position}-{'' if self._last is None else self._last}"
+            headers["Range"] = byte_range(position, self._last)
         with self._connection.session.get(
             f"{self._connection.client.api_endpoint}/download/storage/v1"
             f"/b/{quote(self._location.bucket, safe='')}/o/{quote(self._location.key, safe='')}",
@@ -123,19 +113,13 @@ class Download:
             timeout=TIMEOUT,
             stream=True,
         ) as answer:
-            if answer.status_code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and self._received:
+            if answer.status_code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and self.received:
                 return  # it broke after the last byte
             if answer.status_code != (http.client.PARTIAL_CONTENT if "Range" in headers else http.client.OK):
                 raise error_of(answer)
             self.generation = int(answer.headers.get("x-goog-generation", 0))
             self._stored = dict(_HASH.findall(answer.headers.get("x-goog-hash", ""))).get("crc32c")
-            for piece in answer.raw.stream(_READ_BYTES, decode_content=False):
+            for piece in answer.raw.stream(READ_BYTES, decode_content=False):
                 self._take(piece)
                 self._sum.update(piece)
-                self._received += len(piece)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+                self.received += len(piece)

@@ -15,11 +15,17 @@ from google.api_core.exceptions import GoogleAPICallError, from_http_response
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
+from airflow_batchexec.engine.storage.buckets import (
+    NO_OBJECT,
+    REFUSED,
+    TRY_LATER,
+    UNREACHABLE,
+    failure,
+    no_bucket,
+)
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,
-    ObjectChangedError,
-    ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
 )
@@ -28,15 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.exceptions import ObjectChangedError, ObjectExistsError
 
 __all__ = ["error_of", "gcs_errors", "is_transient"]
 
 _BUSY = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
 _MOST_CHARACTERS = 300
-_REFUSED: dict[type[StorageError], str] = {
-    ObjectChangedError: "It is no longer what it was when it was listed or read.",
-    ObjectExistsError: "It exists already.",
-}
 _NETWORK = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -80,9 +83,8 @@ def gcs_errors(
     except GoogleAPICallError as error:
         raise _of_answer(error, doing, location, absent, refused) from error
     except (DataCorruption, InvalidResponse) as error:
-        raise StorageError(
-            f"Cannot {doing} {location.uri}: what came is not what is stored there. Try again later.",
-            uri=location.uri,
+        raise failure(
+            StorageError, doing, location, "what came is not what is stored there.", TRY_LATER
         ) from error
     except GoogleAuthError as error:
         raise _of_credentials(error, doing, location) from error
@@ -116,7 +118,11 @@ def _said(error: GoogleAPICallError) -> str:
             said = str(error.response.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):  # a download's error is plain text, a proxy's may be a page
             said = error.response.text
-    return " ".join(said.split())[:_MOST_CHARACTERS].rstrip(".")
+    return _on_one_line(said)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())[:_MOST_CHARACTERS].rstrip(".")
 
 
 def _of_answer(
@@ -127,29 +133,28 @@ def _of_answer(
     refused: type[ObjectChangedError | ObjectExistsError] | None,
 ) -> StorageError:
     status = int(error.code or 0)
-    kind, advice = StorageError, "Try again later."
+    kind, advice = StorageError, TRY_LATER
     if status == http.client.PRECONDITION_FAILED and refused:
-        kind, advice = refused, _REFUSED[refused]
+        kind, advice = refused, REFUSED[refused]
     elif status == http.client.NOT_FOUND:
-        kind, advice = absent, "There is no such object."
-        if absent is BucketNotFoundError:
-            advice = f"There is no bucket {location.bucket!r}; check its name and endpoint."
+        kind, advice = absent, no_bucket(location) if absent is BucketNotFoundError else NO_OBJECT
     elif status == http.client.UNAUTHORIZED:
         kind, advice = AccessDeniedError, "Check the service account's key; it may be wrong or revoked."
     elif status == http.client.FORBIDDEN:
         kind, advice = AccessDeniedError, "Check that the account's roles in the bucket allow this."
-    reason = f"Cannot {doing} {location.uri}: HTTP {status} ({_said(error)})."
-    return kind(f"{reason} {advice}", uri=location.uri, code=str(status))
+    return failure(kind, doing, location, f"HTTP {status} ({_said(error)}).", advice, code=str(status))
 
 
 def _of_credentials(error: GoogleAuthError, doing: str, location: Location) -> StorageError:
     if isinstance(error, TransportError) or (isinstance(error, RefreshError) and error.retryable):
         return _of_network(error, doing, location)
-    said = " ".join(str(error.args[0] if error.args else "").split())[:_MOST_CHARACTERS].rstrip(".")
-    return AccessDeniedError(
-        f"Cannot {doing} {location.uri}: there are no usable credentials ({type(error).__name__}: {said}). Check the "
-        f"service account's key, or what Google's default chain finds on this machine.",
-        uri=location.uri,
+    said = _on_one_line(str(error.args[0] if error.args else ""))
+    return failure(
+        AccessDeniedError,
+        doing,
+        location,
+        f"there are no usable credentials ({type(error).__name__}: {said}).",
+        "Check the service account's key, or what Google's default chain finds on this machine.",
     )
 
 
@@ -162,6 +167,4 @@ def _of_network(error: BaseException, doing: str, location: Location) -> Storage
             reason = f"{reason}: {cause.strerror}"
             break
         cause = cause.__cause__ or cause.__context__
-    return StorageError(
-        f"Cannot {doing} {location.uri}: {reason}. Check the endpoint and the network.", uri=location.uri
-    )
+    return failure(StorageError, doing, location, f"{reason}.", UNREACHABLE)

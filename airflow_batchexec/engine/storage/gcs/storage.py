@@ -17,7 +17,8 @@ from google.api_core.exceptions import (
 )
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
+from airflow_batchexec.engine.storage.base import ObjectInfo
+from airflow_batchexec.engine.storage.buckets import BucketStorage, missing_bucket
 from airflow_batchexec.engine.storage.disk import disk_errors, open_regular
 from airflow_batchexec.engine.storage.gcs.access import GcsAccess
 from airflow_batchexec.engine.storage.gcs.client import TIMEOUT, Attempts, GcsConnection
@@ -26,7 +27,6 @@ from airflow_batchexec.engine.storage.gcs.errors import gcs_errors
 from airflow_batchexec.engine.storage.gcs.upload import put, upload
 from airflow_batchexec.exceptions import (
     BucketNotFoundError,
-    LocationError,
     ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -56,7 +56,7 @@ def connect(access: GcsAccess | None = None) -> GcsStorage:
     return GcsStorage(connection=GcsConnection(access or GcsAccess()))
 
 
-class GcsStorage(Storage):
+class GcsStorage(BucketStorage):
     """``gs://`` locations. An etag is an object's generation, which every write makes anew.
 
     Objects are read as they are stored: one that was uploaded with ``Content-Encoding: gzip`` is not unpacked.
@@ -65,26 +65,12 @@ class GcsStorage(Storage):
         connection: The way to Google. It is shared by all threads.
     """
 
+    scheme = Scheme.GS
+    store = "Google Cloud Storage"
+
     def __init__(self, *, connection: GcsConnection) -> None:
         self._connection = connection
         self._seen_buckets: set[str] = set()
-
-    def list(self, folder: Location) -> Iterator[ObjectInfo]:
-        """Objects below ``folder/``; the empty ones that only stand for a folder are left out.
-
-        A key is listed as it is stored, also where it is no normal path (``a//b``, ``a/../b``).
-        """
-        bucket, key = _bucket(folder), folder.key
-        with gcs_errors("list", folder, absent=BucketNotFoundError):
-            if key:
-                # A key sorts before all that it is a prefix of, so one entry tells whether it is an object.
-                first = next(self._entries(bucket, key, most=1), None)
-                if first is not None and first.name == key:
-                    yield _info(folder, first)
-                    return
-            for blob in self._entries(bucket, f"{key}/" if key else ""):
-                if blob.size or not blob.name.endswith("/"):
-                    yield _info(Location(Scheme.GS, bucket, blob.name), blob)
 
     def stat(self, location: Location) -> ObjectInfo:
         """The object as Google knows it now."""
@@ -97,15 +83,6 @@ class GcsStorage(Storage):
                 raise
             return _info(location, blob)
 
-    def read(self, location: Location, *, start: int = 0, length: int | None = None) -> bytes:
-        """The content, or a range of it; what lies beyond the end is empty."""
-        if start == 0 and length is None:
-            return self.read_with_etag(location)[0]
-        if length == 0:
-            self.stat(location)
-            return b""
-        return self._read(location, first=start, last=None if length is None else start + length - 1)[0]
-
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
         """The content and the generation of one answer."""
         return self._read(location)
@@ -113,7 +90,7 @@ class GcsStorage(Storage):
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
         """A download of the generation that was listed."""
         location = info.location
-        _address(location)
+        self._address(location)
         with (
             disk_errors(f"write {scratch_file} for", location.uri),
             gcs_errors("fetch", location, refused=ObjectChangedError),
@@ -127,7 +104,7 @@ class GcsStorage(Storage):
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
         """One request with a checksum, or a resumable upload that is cancelled on any failure."""
-        _address(location)
+        self._address(location)
         with (
             disk_errors(f"publish {path} as", location.uri),
             open_regular(path, follow_links=False) as source,
@@ -139,7 +116,7 @@ class GcsStorage(Storage):
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:
         """One request with a checksum."""
-        _address(location)
+        self._address(location)
         with gcs_errors("write", location, absent=BucketNotFoundError):
             return put(self._connection, location, data, attempts=Attempts())
 
@@ -169,20 +146,24 @@ class GcsStorage(Storage):
                     self.stat(location)
                     raise
 
-    def staging(self, folder: Location) -> Path | None:  # noqa: ARG002  no folder of this machine is in a bucket
-        """Nowhere."""
-        return None
-
     def _blob(self, location: Location) -> Any:
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         return self._connection.client.bucket(bucket).blob(key)
 
-    def _entries(self, bucket: str, prefix: str, *, most: int | None = None) -> Iterator[Any]:
+    def _entries(self, folder: Location, prefix: str, *, only_first: bool = False) -> Iterator[ObjectInfo]:
+        with gcs_errors("list", folder, absent=BucketNotFoundError):
+            for blob in self._blobs(folder.bucket, prefix, only_first=only_first):
+                yield _info(Location(Scheme.GS, folder.bucket, blob.name), blob)
+
+    def _read_range(self, location: Location, first: int, last: int | None) -> bytes:
+        return self._read(location, first=first, last=last)[0]
+
+    def _blobs(self, bucket: str, prefix: str, *, only_first: bool) -> Iterator[Any]:
         attempts = Attempts()
         listing = self._connection.client.list_blobs(
             bucket,
             prefix=prefix,
-            max_results=most,
+            max_results=1 if only_first else None,
             page_size=_PAGE_OBJECTS,
             fields=_LISTED,
             timeout=TIMEOUT,
@@ -193,7 +174,7 @@ class GcsStorage(Storage):
             yield from page
 
     def _read(self, location: Location, *, first: int = 0, last: int | None = None) -> tuple[bytes, str]:
-        _address(location)
+        self._address(location)
         pieces: list[bytes] = []
         download = Download(self._connection, location, pieces.append, first=first, last=last)
         with gcs_errors("read", location, refused=ObjectChangedError):
@@ -207,21 +188,16 @@ class GcsStorage(Storage):
         return b"".join(pieces), str(download.generation)
 
     def _put_instead_of(self, generation: int, location: Location, data: bytes) -> ObjectInfo:
-        """A conditional write; what this very call wrote before its answer was lost counts as written.
-
-        Without this, the winner of a race could believe that it has lost, and nobody would have won.
-        """
-        _address(location)
+        """A conditional write; what an earlier attempt of this very call wrote counts as written."""
+        self._address(location)
         attempts = Attempts()
         try:
             return put(self._connection, location, data, attempts=attempts, generation=generation)
         except PreconditionFailed:
-            if attempts.retried:
-                with suppress(ObjectNotFoundError):
-                    stored, etag = self.read_with_etag(location)
-                    if stored == data:
-                        return ObjectInfo(location, len(data), etag)
-            raise
+            info = self._written_earlier(location, data) if attempts.retried else None
+            if info is None:
+                raise
+            return info
 
     def _check_bucket(self, error: GoogleAPICallError, location: Location) -> None:
         """Google says "no such object" also where there is no bucket: ask for that, once.
@@ -231,26 +207,10 @@ class GcsStorage(Storage):
         if location.bucket in self._seen_buckets:
             return
         try:
-            next(self._entries(location.bucket, "", most=1), None)
+            next(self._blobs(location.bucket, "", only_first=True), None)
         except NotFound:
-            raise BucketNotFoundError(
-                f"Cannot find {location.uri}: there is no bucket {location.bucket!r}; check its name and endpoint.",
-                uri=location.uri,
-            ) from error
+            raise missing_bucket(location) from error
         self._seen_buckets.add(location.bucket)
-
-
-def _bucket(location: Location) -> str:
-    if location.scheme is not Scheme.GS:
-        raise LocationError(f"{location.uri} does not lie in Google Cloud Storage.", uri=location.uri)
-    return location.bucket
-
-
-def _address(location: Location) -> tuple[str, str]:
-    bucket = _bucket(location)
-    if not location.key:
-        raise LocationError(f"{location.uri} is a whole bucket, not an object.", uri=location.uri)
-    return bucket, location.key
 
 
 def _info(location: Location, blob: Any) -> ObjectInfo:

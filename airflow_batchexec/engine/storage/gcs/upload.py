@@ -18,6 +18,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 
 from airflow_batchexec.engine.storage.base import ObjectInfo
+from airflow_batchexec.engine.storage.buckets import read_pieces
 from airflow_batchexec.engine.storage.gcs.client import BYTES_PER_ATTEMPT, TIMEOUT, Attempts, GcsConnection
 from airflow_batchexec.engine.storage.gcs.errors import error_of
 from airflow_batchexec.exceptions import StorageError
@@ -31,7 +32,6 @@ __all__ = ["put", "upload"]
 
 # What Google's client sends in one request. More it would send in several, and compare the checksum too late.
 _SINGLE_BYTES = 8 * 1024 * 1024
-_READ_BYTES = 1024 * 1024
 _CONTENT_TYPE = "application/octet-stream"
 _TAKEN = {200, 201, http.client.PERMANENT_REDIRECT}
 _CANCELLED = {204, 404, 410, 499}
@@ -82,7 +82,7 @@ def upload(connection: GcsConnection, source: int, location: Location) -> Object
         OSError: The file cannot be read.
     """
     size = os.fstat(source).st_size
-    content = _Content(lambda start: _pieces(source, start, size, location), size)
+    content = _Content(lambda start: read_pieces(source, start, size, location), size)
     if size <= _SINGLE_BYTES:
         return put(connection, location, b"".join(content.from_byte(0)), attempts=Attempts())
     return _send(connection, location, content, None)
@@ -218,14 +218,3 @@ def _checksum(content: _Content) -> str:
     for piece in content.from_byte(0):
         total.update(piece)
     return base64.b64encode(total.digest()).decode()
-
-
-def _pieces(source: int, start: int, end: int, location: Location) -> Iterator[bytes]:
-    while start < end:
-        piece = os.pread(source, min(_READ_BYTES, end - start), start)
-        if not piece:
-            raise StorageError(
-                f"The file to publish as {location.uri} became shorter meanwhile.", uri=location.uri
-            )
-        yield piece
-        start += len(piece)

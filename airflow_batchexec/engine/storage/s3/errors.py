@@ -19,12 +19,19 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from airflow_batchexec.engine.storage.buckets import (
+    NO_OBJECT,
+    REFUSED,
+    TRY_LATER,
+    UNREACHABLE,
+    failure,
+    no_bucket,
+)
 from airflow_batchexec.exceptions import (
     AccessDeniedError,
     BucketNotFoundError,
     DiskFullError,
     ObjectChangedError,
-    ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
 )
@@ -33,8 +40,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.exceptions import ObjectExistsError
 
-__all__ = ["error_code", "http_status", "is_refused_condition", "s3_errors"]
+__all__ = ["NO_KEYS", "error_code", "error_text", "http_status", "is_refused_condition", "s3_errors"]
+
+NO_KEYS = (
+    CredentialRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+"""What botocore raises where it has no credentials to sign a request with."""
 
 _BAD_KEYS = {
     "AuthFailure",
@@ -52,18 +70,6 @@ _WRONG_REGION = {
     "PermanentRedirect",
 }
 _FULL = {"EntityTooLarge", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
-_REFUSED: dict[type[StorageError], str] = {
-    ObjectChangedError: "It is no longer what it was when it was listed or read.",
-    ObjectExistsError: "It exists already.",
-}
-_NO_KEYS = (
-    CredentialRetrievalError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
-)
 
 
 @contextmanager
@@ -89,21 +95,26 @@ def s3_errors(
         yield
     except ClientError as error:
         raise _of_answer(error, doing, location, absent, refused) from error
-    except _NO_KEYS as error:
-        raise AccessDeniedError(
-            f"Cannot {doing} {location.uri}: there are no usable credentials ({type(error).__name__}). "
-            f"Set the access key and secret of the connection, or of boto3's default chain.",
-            uri=location.uri,
+    except NO_KEYS as error:
+        raise failure(
+            AccessDeniedError,
+            doing,
+            location,
+            f"there are no usable credentials ({type(error).__name__}).",
+            "Set the access key and secret of the connection, or of boto3's default chain.",
         ) from error
     except BotoCoreError as error:
-        raise StorageError(
-            f"Cannot {doing} {location.uri}: {error} Check the endpoint and the network.", uri=location.uri
-        ) from error
+        raise failure(StorageError, doing, location, str(error), UNREACHABLE) from error
 
 
 def error_code(error: ClientError) -> str:
     """S3's code; where the answer had no body, the HTTP status as text."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def error_text(error: ClientError) -> str:
+    """S3's one-line message, without a full stop; empty where the answer had no body."""
+    return str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
 
 
 def http_status(error: ClientError) -> int:
@@ -124,18 +135,13 @@ def _of_answer(
     refused: type[ObjectChangedError | ObjectExistsError],
 ) -> StorageError:
     code, status = error_code(error), http_status(error)
-    said = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
-    reason = f"Cannot {doing} {location.uri}: {code} ({said})."
-    kind, advice = StorageError, "Try again later."
+    kind, advice = StorageError, TRY_LATER
     if is_refused_condition(error):
-        kind, advice = refused, _REFUSED[refused]
+        kind, advice = refused, REFUSED[refused]
     elif code == "NoSuchBucket":
-        kind, advice = (
-            BucketNotFoundError,
-            f"There is no bucket {location.bucket!r}; check its name and endpoint.",
-        )
+        kind, advice = BucketNotFoundError, no_bucket(location)
     elif code in {"NoSuchKey", "NotFound", "404"}:
-        kind, advice = absent, "There is no such object."
+        kind, advice = absent, NO_OBJECT
     elif code in _BAD_KEYS:
         kind, advice = AccessDeniedError, "Check the access key and its secret; they may be wrong or expired."
     elif code in _EXPIRED:
@@ -148,7 +154,7 @@ def _of_answer(
         kind, advice = DiskFullError, "Free some space in the bucket, or raise its quota."
     elif code in _WRONG_REGION:
         kind, advice = StorageError, f"The bucket is in another region{_region(error)}; set region_name."
-    return kind(f"{reason} {advice}", uri=location.uri, code=code)
+    return failure(kind, doing, location, f"{code} ({error_text(error)}).", advice, code=code)
 
 
 def _region(error: ClientError) -> str:

@@ -12,7 +12,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_batchexec.engine.config.locations import Location, Scheme
-from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
+from airflow_batchexec.engine.storage.base import ObjectInfo
+from airflow_batchexec.engine.storage.buckets import (
+    CONNECT_SECONDS,
+    CONNECTIONS,
+    READ_SECONDS,
+    BucketStorage,
+    byte_range,
+    missing_bucket,
+)
 from airflow_batchexec.engine.storage.disk import disk_errors, open_regular
 from airflow_batchexec.engine.storage.s3.errors import (
     error_code,
@@ -21,14 +29,8 @@ from airflow_batchexec.engine.storage.s3.errors import (
     s3_errors,
 )
 from airflow_batchexec.engine.storage.s3.session import S3Access, keep_usable, open_session, untold
-from airflow_batchexec.engine.storage.s3.transfer import TransferLimits, download, upload
-from airflow_batchexec.exceptions import (
-    BucketNotFoundError,
-    ConfigurationError,
-    LocationError,
-    ObjectChangedError,
-    ObjectExistsError,
-)
+from airflow_batchexec.engine.storage.s3.transfer import TransferLimits, download, plain, quoted, upload
+from airflow_batchexec.exceptions import ConfigurationError, ObjectChangedError, ObjectExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,10 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Storage", "connect"]
 
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 60
 _ATTEMPTS = 3
-_CONNECTIONS = 16
 _DEFAULT_LIMITS = TransferLimits()
 
 
@@ -64,13 +63,16 @@ def connect(access: S3Access | None = None, *, limits: TransferLimits = _DEFAULT
     )
 
 
-class S3Storage(Storage):
+class S3Storage(BucketStorage):
     """``s3://`` locations.
 
     Args:
         client: A boto3 client for S3. It is shared by all threads.
         limits: What is moved in one piece, and how the rest is cut.
     """
+
+    scheme = Scheme.S3
+    store = "S3"
 
     def __init__(self, *, client: S3Client, limits: TransferLimits = _DEFAULT_LIMITS) -> None:
         self._client = client
@@ -102,9 +104,9 @@ class S3Storage(Storage):
         """
         config = Config(
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
-            max_pool_connections=_CONNECTIONS,
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            max_pool_connections=CONNECTIONS,
             tcp_keepalive=True,
             # Servers other than AWS rarely have a name for each bucket.
             s3={"addressing_style": "path"} if endpoint_url else None,
@@ -121,76 +123,35 @@ class S3Storage(Storage):
         keep_usable(client, session, on_secret or untold)
         return cls(client=client, limits=limits)
 
-    def list(self, folder: Location) -> Iterator[ObjectInfo]:
-        """Objects below ``folder/``; the empty ones that only stand for a folder are left out.
-
-        A key is listed as it is stored, also where it is no normal path (``a//b``, ``a/../b``).
-        """
-        bucket, key = _bucket(folder), folder.key
-        with s3_errors("list", folder):
-            if key:
-                # A key sorts before all that it is a prefix of, so one entry tells whether it is an object.
-                first = self._client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-                if first and first[0]["Key"] == key:
-                    yield ObjectInfo(folder, first[0]["Size"], _plain(first[0]["ETag"]))
-                    return
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{key}/" if key else ""
-            )
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    if entry["Size"] or not entry["Key"].endswith("/"):
-                        location = Location(Scheme.S3, bucket, entry["Key"])
-                        yield ObjectInfo(location, entry["Size"], _plain(entry["ETag"]))
-
     def stat(self, location: Location) -> ObjectInfo:
         """The object as S3 knows it now."""
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("look at", location):
             try:
                 answer = self._client.head_object(Bucket=bucket, Key=key)
             except ClientError as error:
                 self._check_bucket(error, location)
                 raise
-        return ObjectInfo(location, answer["ContentLength"], _plain(answer["ETag"]))
-
-    def read(self, location: Location, *, start: int = 0, length: int | None = None) -> bytes:
-        """The content, or a range of it; what lies beyond the end is empty."""
-        if start == 0 and length is None:
-            return self.read_with_etag(location)[0]
-        if length == 0:
-            self.stat(location)
-            return b""
-        bucket, key = _address(location)
-        end = "" if length is None else start + length - 1
-        with s3_errors("read", location):
-            try:
-                answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end}")
-            except ClientError as error:
-                if error_code(error) == "InvalidRange":
-                    return b""
-                raise
-            with closing(answer["Body"]) as body:
-                return body.read()
+        return ObjectInfo(location, answer["ContentLength"], plain(answer["ETag"]))
 
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
         """The content and the etag of one answer."""
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("read", location):
             answer = self._client.get_object(Bucket=bucket, Key=key)
             with closing(answer["Body"]) as body:
-                return body.read(), _plain(answer["ETag"])
+                return body.read(), plain(answer["ETag"])
 
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
         """A download, in parallel ranges where the object is large."""
-        _address(info.location)
+        self._address(info.location)
         with disk_errors(f"write {scratch_file} for", info.location.uri), s3_errors("fetch", info.location):
             download(self._client, info, scratch_file, self._limits)
         return scratch_file
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
         """One request with a checksum, or a multipart upload that is aborted on any failure."""
-        _address(location)
+        self._address(location)
         with (
             disk_errors(f"publish {path} as", location.uri),
             open_regular(path, follow_links=False) as source,
@@ -202,14 +163,14 @@ class S3Storage(Storage):
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:
         """One request with a checksum."""
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("write", location):
             answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="CRC32")
-        return ObjectInfo(location, len(data), _plain(answer["ETag"]))
+        return ObjectInfo(location, len(data), plain(answer["ETag"]))
 
     def create(self, location: Location, data: bytes) -> ObjectInfo:
         """A write that S3 refuses where there is an object."""
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("create", location, refused=ObjectExistsError):
             try:
                 answer = self._client.put_object(
@@ -217,19 +178,19 @@ class S3Storage(Storage):
                 )
             except ClientError as error:
                 return self._own_earlier_write(error, location, data)
-        return ObjectInfo(location, len(data), _plain(answer["ETag"]))
+        return ObjectInfo(location, len(data), plain(answer["ETag"]))
 
     def replace(self, location: Location, data: bytes, *, etag: str) -> ObjectInfo:
         """A write that S3 refuses where the object has another etag."""
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("replace", location, absent=ObjectChangedError):
             try:
                 answer = self._client.put_object(
-                    Bucket=bucket, Key=key, Body=data, IfMatch=_quoted(etag), ChecksumAlgorithm="CRC32"
+                    Bucket=bucket, Key=key, Body=data, IfMatch=quoted(etag), ChecksumAlgorithm="CRC32"
                 )
             except ClientError as error:
                 return self._own_earlier_write(error, location, data)
-        return ObjectInfo(location, len(data), _plain(answer["ETag"]))
+        return ObjectInfo(location, len(data), plain(answer["ETag"]))
 
     def delete(self, location: Location, *, etag: str | None = None) -> None:
         """With an etag: compared first, then deleted on the condition that it has not changed since.
@@ -237,14 +198,14 @@ class S3Storage(Storage):
         A server that does not know conditional deletes ignores the condition or refuses it; there an object that
         is written between the two is deleted too.
         """
-        bucket, key = _address(location)
+        bucket, key = self._address(location)
         with s3_errors("delete", location):
             if etag is None:
                 self._client.delete_object(Bucket=bucket, Key=key)
                 return
             try:
-                self._client.head_object(Bucket=bucket, Key=key, IfMatch=_quoted(etag))
-                self._client.delete_object(Bucket=bucket, Key=key, IfMatch=_quoted(etag))
+                self._client.head_object(Bucket=bucket, Key=key, IfMatch=quoted(etag))
+                self._client.delete_object(Bucket=bucket, Key=key, IfMatch=quoted(etag))
             except ClientError as error:
                 if http_status(error) == 404:  # noqa: PLR2004  HTTP: nothing to delete
                     self._check_bucket(error, location)
@@ -253,9 +214,29 @@ class S3Storage(Storage):
                 else:
                     raise
 
-    def staging(self, folder: Location) -> Path | None:  # noqa: ARG002  no folder of this machine is in a bucket
-        """Nowhere."""
-        return None
+    def _entries(self, folder: Location, prefix: str, *, only_first: bool = False) -> Iterator[ObjectInfo]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=folder.bucket,
+            Prefix=prefix,
+            PaginationConfig={"MaxItems": 1, "PageSize": 1} if only_first else {},
+        )
+        with s3_errors("list", folder):
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    location = Location(Scheme.S3, folder.bucket, entry["Key"])
+                    yield ObjectInfo(location, entry["Size"], plain(entry["ETag"]))
+
+    def _read_range(self, location: Location, first: int, last: int | None) -> bytes:
+        bucket, key = self._address(location)
+        with s3_errors("read", location):
+            try:
+                answer = self._client.get_object(Bucket=bucket, Key=key, Range=byte_range(first, last))
+            except ClientError as error:
+                if error_code(error) == "InvalidRange":
+                    return b""
+                raise
+            with closing(answer["Body"]) as body:
+                return body.read()
 
     def _check_bucket(self, error: ClientError, location: Location) -> None:
         """A HEAD's 404 has no body to say what is missing: ask for the bucket alone."""
@@ -265,40 +246,13 @@ class S3Storage(Storage):
             self._client.head_bucket(Bucket=location.bucket)
         except ClientError as bucket_error:
             if http_status(bucket_error) == 404:  # noqa: PLR2004  HTTP: not found
-                raise BucketNotFoundError(
-                    f"Cannot find {location.uri}: there is no bucket {location.bucket!r}; check its name and endpoint.",
-                    uri=location.uri,
-                ) from error
+                raise missing_bucket(location) from error
 
     def _own_earlier_write(self, error: ClientError, location: Location, data: bytes) -> ObjectInfo:
-        """What this very call wrote before its answer was lost and botocore asked again; else the refusal.
-
-        Without this, the winner of a race could believe that it has lost, and nobody would have won.
-        """
+        """What this very call wrote, where botocore has sent the request again; else the refusal."""
         retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
         if retried and is_refused_condition(error):
-            stored, etag = self.read_with_etag(location)
-            if stored == data:
-                return ObjectInfo(location, len(data), etag)
+            info = self._written_earlier(location, data)
+            if info is not None:
+                return info
         raise error
-
-
-def _bucket(location: Location) -> str:
-    if location.scheme is not Scheme.S3:
-        raise LocationError(f"{location.uri} does not lie in S3.", uri=location.uri)
-    return location.bucket
-
-
-def _address(location: Location) -> tuple[str, str]:
-    bucket = _bucket(location)
-    if not location.key:
-        raise LocationError(f"{location.uri} is a whole bucket, not an object.", uri=location.uri)
-    return bucket, location.key
-
-
-def _plain(etag: str) -> str:
-    return etag.strip('"')
-
-
-def _quoted(etag: str) -> str:
-    return f'"{etag}"'

@@ -13,16 +13,11 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,  # noqa: A004  botocore's own, which is no OSError
-    CredentialRetrievalError,
     HTTPClientError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
 
+from airflow_batchexec.engine.storage.s3.errors import NO_KEYS, error_code, error_text, http_status
 from airflow_batchexec.exceptions import AccessDeniedError, BatchExecError, ConfigurationError, StorageError
 
 if TYPE_CHECKING:
@@ -32,15 +27,6 @@ __all__ = ["NO_STS", "TOKEN_FIELD", "sts_errors"]
 
 TOKEN_FIELD = "web_identity_token_file"  # noqa: S105  a field's name
 NO_STS = "NoSTS"
-
-_NO_KEYS = (
-    CredentialRetrievalError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
-)
 
 
 class _Verdict(NamedTuple):
@@ -146,7 +132,7 @@ def sts_errors(
             _of_answer(error, problem, source, field, by_token=by_token)
             or _no_sts(error, problem, endpoint_field)
         ) from error
-    except _NO_KEYS as error:
+    except NO_KEYS as error:
         raise AccessDeniedError(
             f"{field}: {problem}: there are no usable credentials ({type(error).__name__}) in {source}.",
             field=field,
@@ -164,9 +150,7 @@ def sts_errors(
 def _of_answer(
     error: ClientError, problem: str, source: str, field: str, *, by_token: bool
 ) -> BatchExecError | None:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    text = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    code, status, text = error_code(error), http_status(error), error_text(error)
     if "webidentitytoken" in text.lower():
         text = "a value is malformed"  # the text may quote the token
     verdict = _verdict(code, status, text, by_token=by_token)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
+from airflow_batchexec.engine.parallel import parallel_map
 from airflow_batchexec.engine.storage.base import ObjectInfo
-from airflow_batchexec.exceptions import BatchExecError, StorageError
+from airflow_batchexec.engine.storage.buckets import READ_BYTES, byte_range, check_size, read_pieces
+from airflow_batchexec.engine.storage.disk import scratch, write_all
+from airflow_batchexec.exceptions import BatchExecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from botocore.response import StreamingBody
@@ -27,15 +28,13 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.locations import Location
 
-__all__ = ["TransferLimits", "download", "upload"]
+__all__ = ["TransferLimits", "download", "plain", "quoted", "upload"]
 
 _MOST_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-_READ_BYTES = 1024 * 1024
 _READ_ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_THREADS = "batchexec-s3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +60,13 @@ def download(client: S3Client, info: ObjectInfo, scratch_file: Path, limits: Tra
         OSError: The disk did not take it.
         StorageError: Another number of bytes came.
     """
-    size = info.size_bytes
-    descriptor = os.open(scratch_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            _in_parallel(
-                lambda span: _download_span(client, info, descriptor, span),
-                _spans(size, limits),
-                limits.parallel,
-            )
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        scratch_file.unlink()
-        raise
+    with scratch(scratch_file) as descriptor:
+        parallel_map(
+            lambda span: _download_span(client, info, descriptor, span),
+            _spans(info.size_bytes, limits),
+            threads=limits.parallel,
+            name=_THREADS,
+        )
 
 
 def upload(client: S3Client, source: int, location: Location, limits: TransferLimits) -> ObjectInfo:
@@ -94,7 +86,17 @@ def upload(client: S3Client, source: int, location: Location, limits: TransferLi
         Body=_read_span(source, (0, size), location),
         ChecksumAlgorithm="CRC32",
     )
-    return ObjectInfo(location, size, answer["ETag"].strip('"'))
+    return ObjectInfo(location, size, plain(answer["ETag"]))
+
+
+def plain(etag: str) -> str:
+    """An etag as this package keeps it, from S3's form of it."""
+    return etag.strip('"')
+
+
+def quoted(etag: str) -> str:
+    """The inverse of ``plain``: what a request's condition holds."""
+    return f'"{etag}"'
 
 
 def _upload_parts(
@@ -116,7 +118,9 @@ def _upload_parts(
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": answer["ChecksumCRC32"]}
 
     try:
-        parts = _in_parallel(send, list(enumerate(_spans(size, limits), start=1)), limits.parallel)
+        parts = parallel_map(
+            send, enumerate(_spans(size, limits), start=1), threads=limits.parallel, name=_THREADS
+        )
         # S3 compares the size, each part's etag and each part's checksum with what it holds.
         answer = client.complete_multipart_upload(
             Bucket=bucket,
@@ -128,7 +132,7 @@ def _upload_parts(
     except BaseException:
         _abort(client, location, upload_id)
         raise
-    return ObjectInfo(location, size, answer["ETag"].strip('"'))
+    return ObjectInfo(location, size, plain(answer["ETag"]))
 
 
 def _abort(client: S3Client, location: Location, upload_id: str) -> None:
@@ -155,15 +159,8 @@ def _spans(size: int, limits: TransferLimits) -> list[tuple[int, int]]:
 
 def _read_span(source: int, span: tuple[int, int], location: Location) -> bytes:
     start, end = span
-    pieces = []
-    while start < end and (piece := os.pread(source, end - start, start)):
-        pieces.append(piece)
-        start += len(piece)
-    if start != end:
-        raise StorageError(
-            f"The file to publish as {location.uri} became shorter meanwhile.", uri=location.uri
-        )
-    return b"".join(pieces)
+    # In one piece: joining several would hold all of it twice.
+    return b"".join(read_pieces(source, start, end, location, piece_bytes=end - start))
 
 
 def _download_span(client: S3Client, info: ObjectInfo, descriptor: int, span: tuple[int, int]) -> None:
@@ -171,54 +168,29 @@ def _download_span(client: S3Client, info: ObjectInfo, descriptor: int, span: tu
 
     botocore tries a request again until its answer begins, and not after that.
     """
-    position, end = span
+    start, end = span
+    position = start
     for attempts_left in reversed(range(_READ_ATTEMPTS)):
         body = _open_range(client, info, position, end)
         try:
-            for piece in iter(lambda: body.read(_READ_BYTES), b""):  # noqa: B023  used up within the iteration
-                position += _write_at(descriptor, piece, position)
+            for piece in iter(lambda: body.read(READ_BYTES), b""):  # noqa: B023  used up within the iteration
+                write_all(descriptor, piece, position)
+                position += len(piece)
             break
         except (HTTPClientError, IncompleteReadError):
             if not attempts_left or position == end:
                 raise
         finally:
             body.close()
-    if position != end:
-        raise StorageError(
-            f"{info.location.uri} gave other than {info.size_bytes} bytes.", uri=info.location.uri
-        )
+    check_size(info.location, received=position - start, expected=end - start)
 
 
 def _open_range(client: S3Client, info: ObjectInfo, start: int, end: int) -> StreamingBody:
     request: GetObjectRequestTypeDef = {
         "Bucket": info.location.bucket,
         "Key": info.location.key,
-        "IfMatch": f'"{info.etag}"',
+        "IfMatch": quoted(info.etag),
     }
     if (start, end) != (0, info.size_bytes):  # S3 sends the stored checksum with a whole object only
-        request["Range"] = f"bytes={start}-{end - 1}"
+        request["Range"] = byte_range(start, end - 1)
     return client.get_object(**request)["Body"]
-
-
-def _write_at(descriptor: int, data: bytes, position: int) -> int:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, position)
-        rest, position = rest[written:], position + written
-    return len(data)
-
-
-def _in_parallel(work: Callable[[_Item], _Result], items: Sequence[_Item], workers: int) -> list[_Result]:
-    """The results in the order of the items; the first failure is raised when what was running has ended."""
-    if len(items) == 1:
-        return [work(items[0])]
-    with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="batchexec-s3") as pool:
-        try:
-            futures = [pool.submit(work, item) for item in items]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
