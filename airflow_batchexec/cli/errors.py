@@ -19,7 +19,6 @@ __all__ = [
     "REFUSED",
     "UNREACHABLE",
     "ReportingGroup",
-    "exit_code",
     "report",
 ]
 
@@ -35,7 +34,7 @@ INTERRUPTED = 130
 """The user ended the command."""
 
 
-def exit_code(error: BatchExecError) -> int:
+def _exit_code(error: BatchExecError) -> int:
     """The exit code of a command that ends with this error."""
     if isinstance(error, NotAllowedError):
         return NOT_ALLOWED
@@ -63,4 +62,4 @@ class ReportingGroup(TyperGroup):
             return super().invoke(ctx)
         except BatchExecError as error:
             report(error)
-            raise typer.Exit(exit_code(error)) from error
+            raise typer.Exit(_exit_code(error)) from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.client.settings import ClientSettings
 
-__all__ = ["Credentials", "FixedToken", "PasswordLogin", "TokenFile", "lifetime_seconds", "open_credentials"]
+__all__ = ["Credentials", "FixedToken", "PasswordLogin", "TokenFile", "open_credentials"]
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # A token is replaced when this part of its life is left, but never more than so many seconds before its end.
@@ -133,12 +133,12 @@ class PasswordLogin:
         # Counted from before the request: the token may have been made when it had just arrived.
         begun = self._clock()
         self._token = _checked(self._login(), "token")
-        lifetime = lifetime_seconds(self._token)
+        lifetime = _lifetime_seconds(self._token)
         left = min(lifetime * _LAST_PART, _LAST_SECONDS)
         self._renew_at = begun + lifetime - left
 
 
-def lifetime_seconds(token: str) -> float:
+def _lifetime_seconds(token: str) -> float:
     """How long a token lives from when it is issued; infinite where it does not say.
 
     Both ends are the server's, so it does not matter whether this machine's clock is right.

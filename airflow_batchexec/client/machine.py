@@ -11,27 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.instances import InstanceTable
-from airflow_batchexec.engine.repository.repository import open_repository
+from airflow_batchexec.engine.repository.repository import REPOSITORY_VARIABLE, open_repository
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_batchexec.engine.repository.repository import ModelRepository
 
-__all__ = ["REPOSITORY_VARIABLE", "airflow_setting", "instance_table", "repository"]
-
-REPOSITORY_VARIABLE = "BATCHEXEC_MODEL_REPOSITORY"
-"""Names the model repository in place of Airflow's configuration."""
+__all__ = ["instance_table", "repository"]
 
 
-def airflow_setting(key: str, *, section: str = "batchexec") -> str | None:
-    """An option of Airflow: from the environment, else from ``airflow.cfg``; ``None`` where neither has it.
+def _airflow_setting(key: str) -> str | None:
+    """An option under ``[batchexec]``: from the environment, else from ``airflow.cfg``; ``None`` where neither has it.
 
     Both places, and the order, are those of Airflow's documentation ("Setting Configuration Options").
 
     Raises:
         ConfigurationError: ``airflow.cfg`` cannot be read.
     """
-    value = os.environ.get(f"AIRFLOW__{section.upper()}__{key.upper()}")
+    value = os.environ.get(f"AIRFLOW__BATCHEXEC__{key.upper()}")
     if value is not None:
         return value
     home = os.environ.get("AIRFLOW_HOME") or "~/airflow"
@@ -44,7 +41,7 @@ def airflow_setting(key: str, *, section: str = "batchexec") -> str | None:
         raise ConfigurationError(
             f"{path}: Airflow's configuration cannot be read: {error}", file=str(path)
         ) from error
-    return parser.get(section, key, fallback=None)
+    return parser.get("batchexec", key, fallback=None)
 
 
 def repository(uri: str | None) -> ModelRepository:
@@ -53,7 +50,7 @@ def repository(uri: str | None) -> ModelRepository:
     Raises:
         ConfigurationError: None of them does, or the URI is malformed.
     """
-    return open_repository(uri or os.environ.get(REPOSITORY_VARIABLE) or airflow_setting("model_repository"))
+    return open_repository(uri or os.environ.get(REPOSITORY_VARIABLE) or _airflow_setting("model_repository"))
 
 
 def instance_table() -> InstanceTable:
@@ -62,4 +59,4 @@ def instance_table() -> InstanceTable:
     Raises:
         ConfigurationError: That option is malformed.
     """
-    return InstanceTable.parse(airflow_setting("instances") or "")
+    return InstanceTable.parse(_airflow_setting("instances") or "")

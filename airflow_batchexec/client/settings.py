@@ -19,9 +19,9 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CONFIG_VARIABLE", "PROFILE_VARIABLE", "VARIABLES", "ClientSettings", "server_address"]
+__all__ = ["ClientSettings", "server_address"]
 
-VARIABLES = {
+_VARIABLES = {
     "server": "BATCHEXEC_SERVER",
     "token": "BATCHEXEC_TOKEN",
     "token_file": "BATCHEXEC_TOKEN_FILE",
@@ -31,10 +31,10 @@ VARIABLES = {
 }
 """The environment variable of each setting that has one."""
 
-CONFIG_VARIABLE = "BATCHEXEC_CONFIG"
+_CONFIG_VARIABLE = "BATCHEXEC_CONFIG"
 """Names the client's file in place of the one in the user's configuration folder."""
 
-PROFILE_VARIABLE = "BATCHEXEC_PROFILE"
+_PROFILE_VARIABLE = "BATCHEXEC_PROFILE"
 """Names the table of that file in place of ``default``."""
 
 _KINDS_OF_IDENTITY = ("token", "token_file", "username")
@@ -100,7 +100,7 @@ class ClientSettings:
         Raises:
             ConfigurationError: No server or no identity is named, or a setting is wrong.
         """
-        environment = {name: os.environ.get(variable) for name, variable in VARIABLES.items()}
+        environment = {name: os.environ.get(variable) for name, variable in _VARIABLES.items()}
         places = [
             {name: value for name, value in place.items() if value not in (None, "")}
             for place in (arguments, environment, _from_file(config_file, profile))
@@ -111,7 +111,7 @@ class ClientSettings:
         found.setdefault("server", default_server)
         if not found["server"]:
             raise ConfigurationError(
-                f"server: no server is named. Give its address as server, in {VARIABLES['server']}, or in "
+                f"server: no server is named. Give its address as server, in {_VARIABLES['server']}, or in "
                 f"{default_path()}.",
                 field="server",
             )
@@ -146,8 +146,8 @@ def server_address(text: str) -> str:
 
 
 def _from_file(config_file: str | Path | None, profile: str | None) -> Mapping[str, Any]:
-    named = config_file or os.environ.get(CONFIG_VARIABLE)
-    wanted = profile or os.environ.get(PROFILE_VARIABLE)
+    named = config_file or os.environ.get(_CONFIG_VARIABLE)
+    wanted = profile or os.environ.get(_PROFILE_VARIABLE)
     path = Path(named).expanduser() if named else default_path()
     settings = read_profile(path, wanted or "default")
     if settings is None and (named or wanted):
@@ -179,7 +179,7 @@ def _identity(
         password = _password(places[number:], username, server) or (ask_password or _no_password)(username)
         return {"username": username, "password": password}
     raise ConfigurationError(
-        f"token: nothing says who you are at {server}. Give a token (as token, in {VARIABLES['token']}, in a "
+        f"token: nothing says who you are at {server}. Give a token (as token, in {_VARIABLES['token']}, in a "
         f"token_file), or username and password.{of_others}",
         field="token",
     )
@@ -197,6 +197,6 @@ def _password(places: list[dict[str, Any]], username: str, server: str) -> str:
 
 def _no_password(username: str) -> str:
     raise ConfigurationError(
-        f"password: there is none for {username!r}. Give it as password, or in {VARIABLES['password']}.",
+        f"password: there is none for {username!r}. Give it as password, or in {_VARIABLES['password']}.",
         field="password",
     )

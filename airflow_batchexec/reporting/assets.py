@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.execution.manifest import ManifestHeader
 
-__all__ = ["asset_uri", "execution_alias", "update_asset"]
+__all__ = ["execution_alias", "update_asset"]
 
 
 def execution_alias(operator: BaseOperator, name: str) -> AssetAlias:
@@ -27,7 +27,7 @@ def execution_alias(operator: BaseOperator, name: str) -> AssetAlias:
     return AssetAlias(f"{operator.dag_id}.{name}" if name else operator.dag_id)
 
 
-def asset_uri(destination: str) -> str:
+def _asset_uri(destination: str) -> str:
     """A destination folder's URI as that of an asset.
 
     Airflow keeps an asset's URI as it is written, but for slashes at its end, which it takes away; what it would take
@@ -57,7 +57,7 @@ def update_asset(context: Context, manifest: ManifestHeader) -> None:
     }
     for outlet in context["task"].outlets:
         if isinstance(outlet, AssetAlias):
-            _add_event(context, outlet, asset_uri(manifest.destination), extra)
+            _add_event(context, outlet, _asset_uri(manifest.destination), extra)
 
 
 def _add_event(context: Context, alias: AssetAlias, uri: str, extra: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
 
-__all__ = ["MOST_FILES", "Lineage", "facets_of"]
+__all__ = ["Lineage", "facets_of"]
 
-MOST_FILES = 100
+_MOST_FILES = 100
 """How many files of a task are named one by one; of more, the folders are, with what they add up to."""
 
 
@@ -47,7 +47,7 @@ class Lineage:
         most_files: How many files are named one by one; of more, the folders are.
     """
 
-    def __init__(self, spec: ExecutionSpec, *, most_files: int = MOST_FILES) -> None:
+    def __init__(self, spec: ExecutionSpec, *, most_files: int = _MOST_FILES) -> None:
         self._spec = spec
         self._most_files = most_files
         self._files: list[tuple[StoredFile, StoredFile]] = []

@@ -15,13 +15,13 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["DEFAULT_INSTANCE", "DEFAULT_INSTANCES", "Instance", "InstanceTable"]
+__all__ = ["DEFAULT_INSTANCES", "Instance", "InstanceTable"]
 
 _MIB = 1024**2
 _GIB = 1024**3
 _KEYS = ("cpus", "memory_gib", "gpu_type", "gpu_amount")
 
-DEFAULT_INSTANCE = "small"
+_DEFAULT_INSTANCE = "small"
 """The instance of an execution where neither the request nor the deployment names one."""
 
 
@@ -161,7 +161,9 @@ class InstanceTable:
                 raise ConfigurationError(f"{field}: {value} is no amount; it must be 0 or more.", field=field)
         base = self.get(requested) if requested else None
         if base is None:
-            base = self.get(deployed, field="deployment.instance") if deployed else self.get(DEFAULT_INSTANCE)
+            base = (
+                self.get(deployed, field="deployment.instance") if deployed else self.get(_DEFAULT_INSTANCE)
+            )
         return replace(
             base,
             cpus=cpus or base.cpus,

@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
     from airflow_batchexec.engine.storage.s3.session import S3Access
 
-__all__ = ["Build", "Deployment", "ModelRepository", "ModelSummary", "default_cache", "open_repository"]
+__all__ = ["REPOSITORY_VARIABLE", "ModelRepository", "ModelSummary", "default_cache", "open_repository"]
 
 REPOSITORY_VARIABLE = "BATCHEXEC_MODEL_REPOSITORY"
+"""The environment variable that names the model repository."""
 
 
 def _utc_now() -> datetime:

@@ -54,7 +54,6 @@ def prepare_file(
     instances: InstanceTable,
     open_storage: Callable[[Location], Storage],
     allowed: AllowedLocations,
-    purchase_option_by_default: str = "",
 ) -> PreparedFile:
     """Validate everything, and look at the file. Writes nothing.
 
@@ -66,7 +65,6 @@ def prepare_file(
         instances: The instances of this deployment.
         open_storage: Opens the storage that a location lies in.
         allowed: Which locations may be touched.
-        purchase_option_by_default: The purchase option where neither request nor deployment says; empty for none.
 
     Raises:
         ConfigurationError: A field is wrong, or ``file`` is a folder.
@@ -83,12 +81,7 @@ def prepare_file(
     result = result_of(source, config.execution.output_file_type)
     for place in (source, canonical(source, field="file")):
         refuse_overwriting(place, result=destination.join(result))
-    resolved = resolve(
-        config,
-        repository=repository,
-        instances=instances,
-        purchase_option_by_default=purchase_option_by_default,
-    )
+    resolved = resolve(config, repository=repository, instances=instances)
     info = _look_at(open_storage(source), source)
     spec = ExecutionSpec(
         execution_id=owner.execution_id,

@@ -23,10 +23,10 @@ from airflow_batchexec.exceptions import AccessDeniedError, BatchExecError, Conf
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NO_STS", "TOKEN_FIELD", "sts_errors"]
+__all__ = ["TOKEN_FIELD", "sts_errors"]
 
 TOKEN_FIELD = "web_identity_token_file"  # noqa: S105  a field's name
-NO_STS = "NoSTS"
+_NO_STS = "NoSTS"
 
 
 class _Verdict(NamedTuple):
@@ -122,7 +122,7 @@ def sts_errors(
     Raises:
         AccessDeniedError: STS refuses the caller or its token.
         ConfigurationError: STS cannot do what it is asked; or what answers is no STS: ``details["code"]`` is
-            ``NO_STS``.
+            ``"NoSTS"``.
         StorageError: STS is out of reach or busy.
     """
     try:
@@ -186,5 +186,5 @@ def _no_sts(error: Exception, problem: str, field: str) -> ConfigurationError:
     return ConfigurationError(
         f"{field}: {problem}: what answers there is no STS that can do this: {answer}.",
         field=field,
-        code=NO_STS,
+        code=_NO_STS,
     )

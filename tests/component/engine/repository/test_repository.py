@@ -19,9 +19,8 @@ import pandas as pd
 import pytest
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.repository.builds import BuildKind
+from airflow_batchexec.engine.repository.builds import BuildKind, Deployment
 from airflow_batchexec.engine.repository.repository import (
-    Deployment,
     ModelRepository,
     ModelSummary,
     default_cache,
