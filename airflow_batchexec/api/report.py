@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.api.state import TaskRows
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.journal.replay import replay, report_lines, unpack
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.names import CLIENT_KEY, FILES_ROWS, JOURNAL_ROWS, PLAN_TASK_ID, WARNINGS

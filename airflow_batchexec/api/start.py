@@ -20,7 +20,8 @@ from airflow_batchexec.api.auth import require_permission
 from airflow_batchexec.api.build_check import check_build
 from airflow_batchexec.api.database import dag_bag, in_transaction
 from airflow_batchexec.api.errors import ApiError, read_option
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.execution.ids import next_rest_id, rest_prefix
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 from airflow_batchexec.names import CLIENT_KEY, IDEMPOTENCY_KEY, PLAN_TASK_ID, WARNINGS

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from airflow_batchexec.engine.config.model import flat_fields
-from airflow_batchexec.engine.config.sections import SECTIONS
+from airflow_batchexec.engine.config.sections import SECTIONS, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.model import ExecutionConfig
 
-__all__ = ["STANDARD_INPUT", "ConfigurationFile", "configuration_yaml", "read_configuration_file"]
+__all__ = ["ConfigurationFile", "configuration_yaml", "read_configuration_file"]
 
-STANDARD_INPUT = "-"
+_STANDARD_INPUT = "-"
 _NULL = "tag:yaml.org,2002:null"
 _TEXT = "tag:yaml.org,2002:str"
 # Local file mode asks for the input's, and results may depend on both.
@@ -90,12 +89,12 @@ def read_configuration_file(name: str) -> ConfigurationFile:
         ConfigurationError: It cannot be read, is no YAML, or holds something else than the sections and their fields;
             the message names file and line.
     """
-    return _Reader("standard input" if name == STANDARD_INPUT else name).read(_content(name))
+    return _Reader("standard input" if name == _STANDARD_INPUT else name).read(_content(name))
 
 
 def _content(name: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+        return sys.stdin.buffer.read() if name == _STANDARD_INPUT else Path(name).read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{name}: it cannot be read: {error.strerror}.", file=name) from error
 

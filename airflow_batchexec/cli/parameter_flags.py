@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.cli.completion import among, complete_instance
 from airflow_batchexec.cli.options import flag
-from airflow_batchexec.engine.config.model import FlatField, flat_fields
+from airflow_batchexec.engine.config.sections import FlatField, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from airflow_batchexec.cli.parameter_flags import flag_of
-from airflow_batchexec.engine.config.model import FlatField, flat_fields
+from airflow_batchexec.engine.config.sections import FlatField, flat_fields
 
 __all__ = ["BEGIN", "COMMAND", "END", "parameter_table", "with_parameter_table"]
 

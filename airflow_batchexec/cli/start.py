@@ -15,7 +15,8 @@ from airflow_batchexec.cli.local import is_local, local_fields, run_here
 from airflow_batchexec.cli.options import ModelRepositoryOption, Output, OutputOption, with_flags
 from airflow_batchexec.cli.parameter_flags import flag_of, given_parameters, parameter_flags
 from airflow_batchexec.cli.server import ServerOptions, takes_server
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.config.values import read_parameters
 from airflow_batchexec.exceptions import ConfigurationError
 

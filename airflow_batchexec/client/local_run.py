@@ -11,7 +11,7 @@ from airflow_batchexec.client.interruption import ends_as_interrupts
 from airflow_batchexec.client.machine import instance_table, repository
 from airflow_batchexec.client.progress import bar
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme
-from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.execution.ids import local_id
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionFailedError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.running.local import LocalExecution, Observer
 
-__all__ = ["LocalRunResult", "check_local", "local_execution", "local_folder", "run_here"]
+__all__ = ["LocalRunResult", "local_execution", "local_folder", "run_here"]
 
 logger = logging.getLogger(__name__)
 _model_logger = logger.getChild("model")
@@ -122,7 +122,7 @@ def local_folder(folder: str, field: str) -> str:
     return _FOLDER + str(Path(path).absolute())
 
 
-def check_local(config: ExecutionConfig) -> None:
+def _check_local(config: ExecutionConfig) -> None:
     """Refuse what an execution on this machine could only ignore.
 
     Raises:
@@ -157,7 +157,7 @@ def local_execution(
     from airflow_batchexec.engine.running.local import LocalExecution  # noqa: PLC0415
     from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415
 
-    check_local(config)
+    _check_local(config)
     return LocalExecution(
         execution_id=local_id(),
         config=config,

@@ -26,7 +26,7 @@ from airflow_batchexec.runs.parse_time import check_literals, is_templated
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXECUTION_DAG_ID", "batch_execution_group", "create_execution_dag", "execution_params"]
+__all__ = ["batch_execution_group", "create_execution_dag"]
 
 _RETRIES = 1
 _MAX_ACTIVE_RUNS = 128

@@ -14,7 +14,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_batchexec import settings
-from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.runs.parse_time import check_names
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_batchexec.engine.config.instances import Instance, InstanceTable
-    from airflow_batchexec.engine.config.model import FlatField
+    from airflow_batchexec.engine.config.sections import FlatField
 
 __all__ = ["execution_params"]
 

@@ -16,7 +16,8 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_batchexec import internals, settings
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.execution.ids import operator_id
 from airflow_batchexec.exceptions import ConfigurationError, ExecutionCancelledError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook

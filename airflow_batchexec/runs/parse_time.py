@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
-from airflow_batchexec.engine.config.sections import SECTIONS
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import SECTIONS, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

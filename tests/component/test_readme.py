@@ -22,7 +22,8 @@ from airflow_batchexec.cli.parameter_table import BEGIN, COMMAND, END, with_para
 from airflow_batchexec.client import ClientSettings
 from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.repository.builds import read_build
 from airflow_batchexec.get_provider_info import get_provider_info
 from airflow_batchexec.placement.rules import PlacementRules

@@ -13,7 +13,7 @@ from browser import open_page
 from pandas.testing import assert_frame_equal
 from playwright.sync_api import expect
 
-from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import flat_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

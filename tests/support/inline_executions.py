@@ -29,7 +29,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, XComArg, task
 
 from airflow_batchexec import batch_execution_group, exceptions
-from airflow_batchexec.dags.factory import execution_params
+from airflow_batchexec.dags.trigger_form import execution_params
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.operators.finish_execution import FinishExecutionOperator
 from airflow_batchexec.runs.handle import ExecutionHandle

@@ -19,7 +19,6 @@ from airflow_batchexec.engine.config.sections import (
     SECTIONS,
     AdvancedOptions,
     Execution,
-    FlatField,
     Resources,
     Section,
     flat_fields,
@@ -27,15 +26,7 @@ from airflow_batchexec.engine.config.sections import (
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
-__all__ = [
-    "AdvancedOptions",
-    "Execution",
-    "ExecutionConfig",
-    "FlatField",
-    "Identity",
-    "Resources",
-    "flat_fields",
-]
+__all__ = ["ExecutionConfig", "Identity"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 
-__all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "read_ledger"]
+__all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "now", "read_ledger"]
 
 _SEGMENT_SECONDS = 1.0
 _READ_THREADS = 16

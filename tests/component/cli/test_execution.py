@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from scripted_server import DROP, START, STARTED, Reply, status_of
 
-from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import flat_fields
 
 COMMAND = Path(sys.executable).with_name("batchexec")
 BUCKETS = ("--model-id", "churn", "--bucket", "data", "--source-folder", "in", "--destination-folder", "out")

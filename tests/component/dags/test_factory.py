@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from kubernetes.client import ApiClient
 
 from airflow_batchexec import batch_execution_group, create_execution_dag
-from airflow_batchexec.dags.factory import execution_params
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.dags.trigger_form import execution_params
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.dags.trigger_form import execution_params
-from airflow_batchexec.engine.config.model import ExecutionConfig, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}

@@ -14,7 +14,7 @@ from airflow_batchexec import (
     batch_execution_group,
     create_execution_dag,
 )
-from airflow_batchexec.engine.config.model import flat_fields
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.sensors.batch_execution import BatchExecutionSensor as Sensor
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from airflow_batchexec.engine.config.locations import Scheme
-from airflow_batchexec.engine.config.model import ExecutionConfig, Identity, flat_fields
+from airflow_batchexec.engine.config.model import ExecutionConfig, Identity
+from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError, LocationError
 
