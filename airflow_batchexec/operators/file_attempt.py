@@ -11,8 +11,7 @@ from airflow_batchexec import settings
 from airflow_batchexec.engine.execution.ids import single_file_id
 from airflow_batchexec.exceptions import ExecutionCancelledError, ObjectChangedError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.map_label import label_map_index
-from airflow_batchexec.operators.task_display import FileLog
+from airflow_batchexec.operators.task_display import FileLog, label_map_index
 from airflow_batchexec.operators.task_session import TaskSession
 from airflow_batchexec.reporting.lineage import Lineage
 from airflow_batchexec.runs.handle import generation

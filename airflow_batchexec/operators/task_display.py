@@ -1,4 +1,4 @@
-"""What a task logs about its files: each of a few, the progress of many, and every failure."""
+"""What Airflow shows of a task's files: a label in place of the map index, and lines in the log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ from typing import TYPE_CHECKING
 from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
     from airflow_batchexec.engine.execution.ledger import FileRecord
 
-__all__ = ["FileLog"]
+__all__ = ["FileLog", "label_map_index"]
 
 _FEW_FILES = 20
 _PROGRESS_SECONDS = 1.0
 
 
+def label_map_index(context: Context, label: str) -> None:
+    """Show a label in place of the map index, unless the author of the DAG has set a template for it; theirs finds
+    the label as ``{{ file }}``.
+
+    Airflow reads the template from the mapped operator, which lacks the defaults of an operator's class, so a default
+    there would never be used.
+    """
+    context["file"] = label  # type: ignore[typeddict-unknown-key]  # a key of ours
+    is_mapped = context["ti"].map_index not in {None, -1}
+    if is_mapped and context["map_index_template"] is None:
+        context["map_index_template"] = "{{ file }}"
+
+
 class FileLog:
-    """Writes records to a log.
+    """Writes records to a log: each of a few files, the progress of many, and every failure.
 
     A line in a task's log passes through several processes and costs milliseconds, as much as predicting a small
     file. So for many files only the progress is logged, once a second; the manifest has each file.
