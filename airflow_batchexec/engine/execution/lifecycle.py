@@ -1,6 +1,6 @@
 """An execution's beginning and end: what is decided and written before the first file, and after the last.
 
-The documents that this writes are drawn in ``specification.py``.
+``spec.py`` lists the documents that this writes.
 """
 
 from __future__ import annotations

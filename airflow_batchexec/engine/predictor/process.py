@@ -1,7 +1,7 @@
 """The parent's side of a pod: starts it, asks it, watches it, and ends it.
 
-A pod is a tree of processes: the keeper, which this starts and which outlives no end of the others; the worker, which
-the keeper forks and this speaks with; and whatever the model starts.
+A pod is a tree of processes: the supervisor, which this starts and which outlives no end of the others; the worker,
+which the supervisor forks and this speaks with; and whatever the model starts.
 
 Whatever happens in the pod ends in an answer or in one clear error here: a hang (also inside C code) by the deadline
 that each request carries, too much memory by a watch over the pod's process tree, an exit or a kill by the end of the
@@ -253,7 +253,7 @@ class Pod:
             if not _has_ended(self._process, within_seconds=_GRACE_SECONDS):
                 for process in process_tree(self._process.pid):
                     process.kill()
-            # A keeper that was itself killed has ended nothing.
+            # A supervisor that was itself killed has ended nothing.
             _signal_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
 

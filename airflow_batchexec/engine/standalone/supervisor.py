@@ -2,7 +2,7 @@
 
 It does nothing else, so nothing that a model does keeps it from that: no hang in C code that holds the interpreter's
 lock, no child in a session of its own, no ``os._exit``. On Linux it is the subreaper of all that the model starts: a
-process whose own parent has ended becomes the keeper's child, and is ended and reaped with the rest.
+process whose own parent has ended becomes the supervisor's child, and is ended and reaped with the rest.
 
 Run as a script by the build's interpreter. The worker is forked from it, before anything heavy is imported, and told
 apart by nothing but its parent.
@@ -32,30 +32,30 @@ _PACKAGE = "batchexec_standalone"
 
 
 def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) -> None:
-    """Return in the worker alone; the keeper waits in here, and ends the way the worker has ended.
+    """Return in the worker alone; the supervisor waits in here, and ends the way the worker has ended.
 
     Args:
-        connection: The worker's socket, which the keeper gives up, so that the worker's end closes it.
+        connection: The worker's socket, which the supervisor gives up, so that the worker's end closes it.
         lifeline: A pipe whose other end only the parent holds: it breaks when the parent ends, or cuts it.
         scratch: The pod's folder, which a parent that was killed cannot remove.
-        parent: The process that has started the keeper; it may be gone already.
+        parent: The process that has started the supervisor; it may be gone already.
     """
     child_ended, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken)
     adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    keeper = os.getpid()
+    supervisor = os.getpid()
     worker = os.fork()
     if worker == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for fd in (child_ended, woken, lifeline):
             os.close(fd)
-        _die_with(keeper)
+        _die_with(supervisor)
         return
     os.close(connection)
-    # They end the worker, and its end the keeper.
+    # They end the worker, and its end the supervisor.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     status = _wait(worker, child_ended=child_ended, lifeline=lifeline)
