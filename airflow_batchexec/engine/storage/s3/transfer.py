@@ -34,7 +34,7 @@ _MOST_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qf
 _READ_ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
-_THREADS = "batchexec-s3"
+_THREAD_NAME = "batchexec-s3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def download(client: S3Client, info: ObjectInfo, scratch_file: Path, limits: Tra
             lambda span: _download_span(client, info, descriptor, span),
             _spans(info.size_bytes, limits),
             threads=limits.parallel,
-            name=_THREADS,
+            name=_THREAD_NAME,
         )
 
 
@@ -119,7 +119,7 @@ def _upload_parts(
 
     try:
         parts = parallel_map(
-            send, enumerate(_spans(size, limits), start=1), threads=limits.parallel, name=_THREADS
+            send, enumerate(_spans(size, limits), start=1), threads=limits.parallel, name=_THREAD_NAME
         )
         # S3 compares the size, each part's etag and each part's checksum with what it holds.
         answer = client.complete_multipart_upload(
