@@ -12,8 +12,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airflow_batchexec import internals
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
-from airflow_batchexec.operators.task_display import FileLog, label_map_index
 from airflow_batchexec.operators.shard_steps import Fail, Finish, Predict, Read, Seen, Skip, next_step
+from airflow_batchexec.operators.task_display import FileLog, label_map_index
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.task_session import TaskSession
 from airflow_batchexec.reporting.lineage import Lineage

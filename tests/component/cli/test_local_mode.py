@@ -404,7 +404,8 @@ def test_an_execution_over_its_timeout_names_what_it_left(desk):
     assert manifest["reason"].startswith("The execution exceeded its job_timeout of 20 s.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
-    assert desk.files() == ["a.csv"]
+    # On a busy machine the timeout may come before the first result.
+    assert desk.files() in ([], ["a.csv"])
 
 
 # ---- executions that are ended
