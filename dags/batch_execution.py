@@ -1,4 +1,4 @@
-"""The execution DAG: each run is one execution, and its conf says what is predicted, from where to where."""
+"""The execution DAG: each run is one execution, whose conf sets the model, the source and the destination."""
 
 from __future__ import annotations
 

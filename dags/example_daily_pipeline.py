@@ -1,6 +1,6 @@
-"""A scheduled pipeline: each day's folder of orders goes through a model, and somebody is told what came of it.
+"""A scheduled pipeline: runs each day's folder of orders through a model, then reports a summary.
 
-Its buckets are AWS's, or those of the connection ``batch_execution_default``. Change the params, then unpause it.
+It uses AWS buckets, or those of the connection ``batch_execution_default``. Change the params, then unpause the DAG.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ with DAG(
         source_folder="orders/{{ ds }}/",
         destination_folder="totals/{{ ds }}/",
         output_file_type="parquet",
-        # Names of Airflow Variables; where they are empty, boto3's default chain finds the credentials.
+        # Names of Airflow Variables; if empty, boto3's default credential chain is used.
         access_token_name="{{ params.access_token_name }}",
         access_secret_name="{{ params.access_secret_name }}",
         parameters={"TAX_RATE": "0.2"},
         job_timeout=3600,
         deferrable=True,
-        # A run that fails is tried again from the start; what failed within one has been tried again already.
+        # A retry starts a new run; files that fail within a run have their own retries.
         retries=1,
         retry_delay=timedelta(minutes=5),
     )
 
     @task
     def report(summary: dict[str, Any]) -> str:
-        """Say what the day gave."""
-        return f"{summary['rows']} rows of {summary['finished_files']} files are in {summary['destination']}."
+        """Summarize the day's results."""
+        return (
+            f"{summary['rows']} rows from {summary['finished_files']} files are in {summary['destination']}."
+        )
 
-    report(totals.output)  # type: ignore[arg-type]  # what it will be when it runs
+    report(totals.output)  # type: ignore[arg-type]  # an XComArg until the task runs

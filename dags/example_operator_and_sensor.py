@@ -1,4 +1,4 @@
-"""Start an execution, do something else meanwhile, then wait for it."""
+"""Start an execution, do other work meanwhile, then wait for the execution."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ with DAG(
 
     @task
     def meanwhile() -> str:
-        """Whatever need not wait for the results."""
-        return "The execution goes on by itself."
+        """Do work that does not depend on the results."""
+        return "The execution continues in the background."
 
     wait = BatchExecutionSensor(
         task_id="wait",

@@ -1,4 +1,4 @@
-"""An execution as part of a DAG written by hand: each file is a mapped task of this DAG, with tasks before and after."""
+"""An execution as part of a larger DAG: each file is a mapped task, with other tasks upstream and downstream."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ with DAG(
 
     @task
     def check(folder: str) -> None:
-        """Whatever must be true before the files are predicted."""
+        """Check the preconditions of the prediction."""
         if not folder.endswith(("orders", "orders/")):
-            raise ValueError(f"{folder} is no folder of orders.")
+            raise ValueError(f"{folder} is not a folder of orders.")
 
     totals = batch_execution_group(
         "totals",
@@ -37,7 +37,7 @@ with DAG(
 
     @task
     def report() -> str:
-        """The task ``finish`` of the group has the summary, and it has succeeded where this one begins."""
+        """Report the summary returned by the group's task ``finish``, which has succeeded when this task starts."""
         summary: dict[str, Any] = get_current_context()["ti"].xcom_pull(task_ids="totals.finish")
         return f"{summary['finished_files']} files in {summary['seconds']:.0f} s."
 

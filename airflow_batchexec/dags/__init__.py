@@ -1,1 +1,1 @@
-"""Execution DAGs and task groups, and the form that starts them."""
+"""Execution DAGs and task groups, and their trigger form."""

@@ -1,4 +1,4 @@
-"""The execution as a task group, for any DAG, and as a DAG of its own: plan, then predict (mapped), then finish."""
+"""Executions as task groups and as DAGs: plan, then predict (mapped), then finish."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _MAX_ACTIVE_RUNS = 128
 _RETRY_DELAY = timedelta(seconds=5)
 
 _DOC = """
-One run is one execution: every file of the source folder goes through the model's `predict`, and its result to the
-destination folder. **plan** validates and lists, **predict** is mapped over the files, **finish** accounts for each
-of them and writes the manifest.
+Each run is one execution: it passes every file in the source folder through the model's `predict` and writes the
+result to the destination folder. **plan** validates the parameters and lists the files, **predict** is mapped over the
+files, and **finish** accounts for each file and writes the manifest.
 """
 
 
@@ -49,21 +49,22 @@ def batch_execution_group(
     executor_config: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> TaskGroup:
-    """An execution as a task group of any DAG, mapped once per file.
+    """Create a task group that runs an execution in any DAG, with one mapped task per file.
 
     Args:
-        group_id: The group's id; it tells several executions of one run apart.
+        group_id: The group's ID; it distinguishes the executions in one DAG run.
         batch_execution_conn_id: The connection.
-        retries: How often a failed file is tried again.
-        executor: The executor of the mapped tasks. This and the next two go before what the instance and the purchase
-            option become on Airflow's executors.
+        retries: The number of retries of a failed file.
+        executor: The executor of the mapped tasks. This and the next two arguments take precedence over the values
+            derived from the instance and the purchase option.
         queue: The queue of the mapped tasks.
-        executor_config: The mapped tasks'. A ``pod_override`` in it wins field by field.
-        fields: The execution's parameters by flat name, templated. A literal ``pods`` becomes the number of mapped
-            tasks that run at once.
+        executor_config: The executor config of the mapped tasks. A ``pod_override`` in it takes precedence field by
+            field.
+        fields: The execution's parameters by flat name, templated. A literal ``pods`` limits how many mapped tasks run
+            concurrently.
 
     Raises:
-        ConfigurationError: A name is unknown, or a literal value is wrong.
+        ConfigurationError: A name is unknown, or a literal value is invalid.
 
     Example::
 
@@ -77,16 +78,16 @@ def batch_execution_group(
     check_literals(fields)
     pods = fields.get("pods")
     with TaskGroup(group_id) as group:
-        _tasks(
+        _add_tasks(
             fields=fields,
-            # With the ids of the groups around it: one run may hold the same group twice.
+            # The ID includes the enclosing groups: a DAG may contain groups with the same last name.
             name=group.group_id or group_id,
             map_per_file=isinstance(pods, int),
             batch_execution_conn_id=batch_execution_conn_id,
             retries=retries,
             max_active_tis_per_dagrun=pods if isinstance(pods, int) and pods > 0 else None,
             literals={name: value for name, value in fields.items() if not is_templated(value)},
-            placed={"executor": executor, "queue": queue, "executor_config": executor_config},
+            executor_args={"executor": executor, "queue": queue, "executor_config": executor_config},
         )
     return group
 
@@ -102,25 +103,25 @@ def create_execution_dag(
     defaults: Mapping[str, Any] | None = None,
     **dag_arguments: Any,
 ) -> DAG:
-    """A DAG whose runs are executions; their parameters are the run's conf.
+    """Create a DAG in which each run is an execution, with the run's conf as its parameters.
 
     Args:
-        dag_id: The DAG's id.
+        dag_id: The DAG's ID.
         batch_execution_conn_id: The connection.
-        retries: How often a failed file is tried again.
-        executor: As in :func:`batch_execution_group`.
-        queue: As there.
-        executor_config: As there.
-        defaults: Values of parameters that a run leaves out, by flat name.
-        dag_arguments: More of the DAG's own arguments, such as ``max_active_tasks``: how many pods one execution may
-            have at once; or ``max_active_runs``: how many executions there may be at once, 128 by default.
+        retries: The number of retries of a failed file.
+        executor: As for :func:`batch_execution_group`.
+        queue: As for :func:`batch_execution_group`.
+        executor_config: As for :func:`batch_execution_group`.
+        defaults: Default values of parameters, by flat name.
+        dag_arguments: Other arguments of the DAG, such as ``max_active_tasks``, which limits the concurrent pods of one
+            execution, or ``max_active_runs``, which limits concurrent executions (default: 128).
 
     Raises:
-        ConfigurationError: ``defaults`` names a parameter that does not exist, or gives one a wrong value.
+        ConfigurationError: ``defaults`` names an unknown parameter or contains an invalid value.
     """
     arguments: dict[str, Any] = {
         "catchup": False,
-        # Airflow's own default, 16, would keep the others queued, with whoever waits for them.
+        # Beyond Airflow's default of 16, runs and the tasks waiting for them would stay queued.
         "max_active_runs": _MAX_ACTIVE_RUNS,
         "tags": ["batch-execution"],
         "doc_md": _DOC,
@@ -128,7 +129,7 @@ def create_execution_dag(
         **dag_arguments,
     }
     with DAG(dag_id, schedule=arguments.pop("schedule", None), **arguments) as dag:
-        _tasks(
+        _add_tasks(
             fields=None,
             name="",
             map_per_file=False,
@@ -136,12 +137,12 @@ def create_execution_dag(
             retries=retries,
             max_active_tis_per_dagrun=None,
             literals=defaults or {},
-            placed={"executor": executor, "queue": queue, "executor_config": executor_config},
+            executor_args={"executor": executor, "queue": queue, "executor_config": executor_config},
         )
     return dag
 
 
-def _tasks(
+def _add_tasks(
     *,
     fields: Mapping[str, Any] | None,
     name: str,
@@ -150,7 +151,7 @@ def _tasks(
     retries: int,
     max_active_tis_per_dagrun: int | None,
     literals: Mapping[str, Any],
-    placed: Mapping[str, Any],
+    executor_args: Mapping[str, Any],
 ) -> None:
     plan = PlanExecutionOperator(
         task_id=PLAN_TASK_ID,
@@ -161,28 +162,30 @@ def _tasks(
         retries=_RETRIES,
         retry_delay=_RETRY_DELAY,
     )
-    placing, plan.placement = place_tasks(literals, like=plan, **placed)
+    placement_args, plan.placement = place_tasks(literals, sibling=plan, **executor_args)
     predict = PredictShardOperator.partial(
         task_id=PREDICT_TASK_ID,
         execution=XComArg(plan, key=EXECUTION_KEY),
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,
-        **placing,
+        **placement_args,
     ).expand(shard=plan.output)
-    end: dict[str, Any] = {
+    finish_args: dict[str, Any] = {
         "plan_task_id": plan.task_id,
         "predict_task_id": predict.task_id,
         "name": name,
         "retries": _RETRIES,
         "retry_delay": _RETRY_DELAY,
     }
-    finish = FinishExecutionOperator(task_id=FINISH_TASK_ID, **end)
+    finish = FinishExecutionOperator(task_id=FINISH_TASK_ID, **finish_args)
     plan >> predict >> finish
-    # When somebody fails a run, Airflow still runs its teardowns, so the execution is concluded and its lock released.
-    # What follows a group would not wait for a teardown, so there it is a task of its own.
+    # Airflow runs teardowns even if a user marks the run as failed, so the execution is still concluded and its lock
+    # released. Tasks downstream of a group do not wait for teardowns, so in a group finish is an ordinary task.
     if name:
-        release = FinishExecutionOperator(task_id=RELEASE_TASK_ID, unless_done_by=finish.task_id, **end)
+        release = FinishExecutionOperator(
+            task_id=RELEASE_TASK_ID, unless_done_by=finish.task_id, **finish_args
+        )
         finish >> release.as_teardown()
     else:
         finish.as_teardown(on_failure_fail_dagrun=True)

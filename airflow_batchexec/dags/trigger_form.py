@@ -1,8 +1,8 @@
-"""The parameter table as the params of a DAG: its trigger form, and what Airflow's server checks before a run begins.
+"""The parameter table as DAG params, which define the trigger form and what Airflow's server validates for each run.
 
-Airflow's form draws a list of choices only for a param with an ``enum``, and Airflow's server refuses what is not in
-it. But clients write these values in any case. So the choices stand beside a reference to what the server takes: in
-draft 7 of JSON schema whatever stands beside a ``$ref`` is ignored, and it is all that the form reads.
+Airflow's form shows a drop-down only for a param with an ``enum``, and Airflow's server rejects values that are not in
+the ``enum``. But clients may send these values in any case. So the ``enum`` is placed next to a ``$ref`` to the schema
+of accepted values: JSON Schema draft 7 ignores the siblings of a ``$ref``, while the form reads only them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["execution_params"]
 
-# In the form's order. What has no section stands in Airflow's "Run Parameters", the only one that is open at first.
-_SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+# In the form's order. Params without a section go to Airflow's "Run Parameters", the only one initially expanded.
+_FORM_SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "": (
             *("model_id", "build_id"),
@@ -45,27 +45,26 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _LABELS = {"CSV": "CSV", "PARQUET": "Parquet", "FEATHER": "Feather", "spot": "Spot", "on-demand": "On-demand"}
 _GIB = 1024**3
-# In every task Airflow checks each param, and its schema with it, once or twice; in the newest draft that takes twice
-# as long as in this one.
-_DRAFT = "http://json-schema.org/draft-07/schema#"
+# Airflow validates each param and its schema once or twice in every task, and the latest draft takes twice as long.
+_JSON_SCHEMA_DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def execution_params(defaults: Mapping[str, Any]) -> dict[str, Param]:
-    """The parameters as the params of a DAG, in the order of the form.
+    """The parameters as DAG params, in the order of the form.
 
     Args:
-        defaults: What the form begins with, and what a run has that leaves a parameter out, by flat name.
+        defaults: Default values by flat name, for the form and for runs that do not set the parameter.
 
     Raises:
-        ConfigurationError: ``defaults`` names a parameter that does not exist, or gives one a wrong value; or the
-            option ``[batchexec] instances`` is wrong.
+        ConfigurationError: ``defaults`` names an unknown parameter or contains an invalid value, or the option
+            ``[batchexec] instances`` is invalid.
     """
     check_names(defaults)
     instances = settings.instance_table()
     params = {}
-    for section, names in _SECTIONS.items():
+    for section, names in _FORM_SECTIONS.items():
         for name in names:
-            arguments = _arguments(name, defaults, instances)
+            arguments = _param_arguments(name, defaults, instances)
             if section:
                 arguments["section"] = section
             params[name] = Param(**arguments)
@@ -74,47 +73,47 @@ def execution_params(defaults: Mapping[str, Any]) -> dict[str, Param]:
             params[name].resolve()
         except ParamValidationError as error:
             reason = str(error).partition("\n")[0]
-            raise ConfigurationError(f"{name}: this cannot be its default: {reason}.", field=name) from None
+            raise ConfigurationError(f"{name}: invalid default: {reason}.", field=name) from None
     return params
 
 
-def _arguments(name: str, defaults: Mapping[str, Any], instances: InstanceTable) -> dict[str, Any]:
+def _param_arguments(name: str, defaults: Mapping[str, Any], instances: InstanceTable) -> dict[str, Any]:
     flat = flat_fields()[name]
     arguments = {
         key: value
         for key, value in flat.schema.items()
         if key not in {"unset", "examples", "enum", "default", "description", "type"}
     }
-    # Airflow takes a field for required unless it may be null, which is also what the form sends for an empty one.
+    # Airflow treats a field as required unless it accepts null, which is also what the form sends for an empty field.
     types = [flat.schema["type"]] if isinstance(flat.schema["type"], str) else flat.schema["type"]
     arguments["type"] = types[0] if flat.required else ["null", *types]
-    arguments["$schema"] = _DRAFT
-    # A required one has no default: Airflow then parses the DAG only if it has no schedule, and takes no run without.
+    arguments["$schema"] = _JSON_SCHEMA_DRAFT
+    # Without a default, Airflow rejects runs that do not set the param, and DAGs that have a schedule.
     if name in defaults or not flat.required:
-        arguments["default"] = defaults.get(name, _default(flat))
+        arguments["default"] = defaults.get(name, _default_value(flat))
     has_choices = name == "instance" or "enum" in flat.schema
-    arguments["description"] = _help(flat, unset_is_shown=has_choices)
+    arguments["description"] = _description(flat, unset_is_shown=has_choices)
     if name == "instance":
-        # Only plan knows the instances there are then; what is offered are those of the DAG processor's configuration.
-        labels = {instance.name: _label(instance) for instance in instances}
+        # The form offers the instances that the DAG processor knows; plan may know others.
+        labels = {instance.name: _instance_label(instance) for instance in instances}
         _add_choices(arguments, labels, unset=flat.schema["unset"], accepted={"type": ["null", "string"]})
     elif name == "gpu_type":
         arguments["examples"] = sorted({instance.gpu_type for instance in instances if instance.gpu_type})
     elif "enum" in flat.schema:
         labels = {word: _LABELS[word] for word in flat.schema["enum"] if word}
-        accepted = _in_any_case(flat.schema["enum"])
+        accepted = _case_insensitive(flat.schema["enum"])
         _add_choices(arguments, labels, unset=flat.schema.get("unset"), accepted=accepted)
     return arguments
 
 
-def _default(flat: FlatField) -> Any:
-    """What an optional field shows: nothing where the value then comes from elsewhere."""
-    zero_says_something = str(flat.schema.get("unset", "")).startswith("0")
+def _default_value(flat: FlatField) -> Any:
+    """The default that the form shows: ``None`` if the value of an unset field comes from elsewhere."""
+    zero_is_meaningful = str(flat.schema.get("unset", "")).startswith("0")
     value = getattr(flat.default, "value", flat.default)
-    return value if value or zero_says_something else None
+    return value if value or zero_is_meaningful else None
 
 
-def _help(flat: FlatField, *, unset_is_shown: bool) -> str:
+def _description(flat: FlatField, *, unset_is_shown: bool) -> str:
     sentences = [flat.schema["description"]]
     if "unset" in flat.schema and not unset_is_shown:
         sentences.append(f"Default: {flat.schema['unset']}.")
@@ -126,23 +125,23 @@ def _help(flat: FlatField, *, unset_is_shown: bool) -> str:
 def _add_choices(
     arguments: dict[str, Any], labels: Mapping[str, str], *, unset: str | None, accepted: Mapping[str, Any]
 ) -> None:
-    """Make a field a list of choices; whatever is ``accepted`` may be sent by clients.
+    """Turn a param into a drop-down in the form, while the server takes any ``accepted`` value.
 
     Args:
-        arguments: The param's.
-        labels: What the form shows, by value.
-        unset: What the form shows for "not set"; ``None`` offers no such choice.
-        accepted: The JSON schema of what the server takes.
+        arguments: The param's arguments, which are modified.
+        labels: The labels of the choices, by value.
+        unset: The label of the choice "not set"; ``None`` omits it.
+        accepted: The JSON schema of the values that the server accepts.
     """
-    given = arguments["default"]
+    default = arguments["default"]
     values: list[str | None] = list(labels)
-    if given == "":
+    if default == "":
         arguments["default"] = None
-    elif given is not None and given not in labels:
-        # The form would show nothing at all for a value that is spelled in another way than its choice.
-        spelled = next((value for value in labels if _plain(value) == _plain(str(given))), given)
-        values += [] if spelled in labels else [spelled]
-        arguments["default"] = spelled
+    elif default is not None and default not in labels:
+        # The form shows nothing for a default that is spelled differently from its choice.
+        choice = next((value for value in labels if _normalize(value) == _normalize(str(default))), default)
+        values += [] if choice in labels else [choice]
+        arguments["default"] = choice
     arguments["values_display"] = dict(labels)
     if unset is not None:
         values.insert(0, None)
@@ -154,12 +153,12 @@ def _add_choices(
     }
 
 
-def _in_any_case(words: Sequence[str]) -> dict[str, Any]:
-    """The schema of some words in upper or lower case; a hyphen may be left out, or be an underscore."""
+def _case_insensitive(words: Sequence[str]) -> dict[str, Any]:
+    """The schema of words in any case, in which hyphens may be omitted or replaced by underscores."""
     pattern = "|".join(word.replace("-", "[-_]?") for word in words)
     return {
         "type": ["null", "string"],
-        # The first, which has a type, is the one that the error for a wrong word shows.
+        # The error for an invalid word shows the first schema, because it has a type.
         "anyOf": [
             {"type": "string", "enum": [word for word in words if word]},
             {"pattern": f"^(?i:{pattern})$"},
@@ -167,11 +166,11 @@ def _in_any_case(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _plain(word: str) -> str:
+def _normalize(word: str) -> str:
     return word.strip().lower().replace("-", "").replace("_", "")
 
 
-def _label(instance: Instance) -> str:
+def _instance_label(instance: Instance) -> str:
     cpus = f"{instance.cpus:g} CPU{'' if instance.cpus == 1 else 's'}"
     gpus = f", {instance.gpu_amount} x {instance.gpu_type or 'GPU'}" if instance.gpu_amount else ""
     return f"{instance.name}: {cpus}, {instance.memory_bytes / _GIB:g} GiB{gpus}"

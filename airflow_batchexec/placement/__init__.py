@@ -1,1 +1,1 @@
-"""Which machines Airflow's executors run the tasks on."""
+"""Placement: the machines that Airflow's executors run an execution's tasks on."""

@@ -1,7 +1,7 @@
-"""The Kubernetes pod of a task: what the Kubernetes executor is told of it by ``pod_override``.
+"""The Kubernetes pod of a task, as passed to the Kubernetes executor in ``pod_override``.
 
-Read in Airflow 3.3.2 with version 10.25 of its Kubernetes provider, whose package is the extra ``kubernetes``. It is
-imported where a pod is made, so only where that executor is configured.
+Read in Airflow 3.3.2 and version 10.25 of its Kubernetes provider, which the extra ``kubernetes`` installs. The
+provider is imported only when a pod is created, so only if that executor is configured.
 """
 
 from __future__ import annotations
@@ -18,80 +18,80 @@ if TYPE_CHECKING:
 __all__ = ["pod_document", "pod_override", "sets_resources", "with_override"]
 
 _MIB = 1024**2
-# The container that Airflow's executor runs the task in; the first of the pod's.
+# The container that Airflow's executor runs the task in; the first in the pod.
 _CONTAINER = "base"
 
 
 def pod_document(
     instance: Instance, place: Place, *, gpu_resource: str, task_memory_bytes: int
 ) -> dict[str, Any]:
-    """The part of a Kubernetes pod that an instance and a place decide, as its manifest has it.
+    """The parts of a Kubernetes pod manifest that an instance and a place determine.
 
-    Requests are equal to limits: Kubernetes then gives the pod what it asks for, and evicts others first.
+    Requests equal limits, so Kubernetes reserves the resources for the pod and evicts other pods first.
 
     Args:
-        instance: What the predictor may use.
-        place: Which nodes the pod may run on.
-        gpu_resource: What Kubernetes calls a GPU.
-        task_memory_bytes: The memory of the task's own processes, which comes on top of the instance's.
+        instance: The resources of the predictor.
+        place: The node constraints of the pod.
+        gpu_resource: The name of the GPU resource in Kubernetes.
+        task_memory_bytes: The memory of the task's own processes, added to the instance's memory.
     """
     amounts = {
-        "cpu": _cpus(instance.cpus),
+        "cpu": _cpu_quantity(instance.cpus),
         "memory": f"{math.ceil((instance.memory_bytes + task_memory_bytes) / _MIB)}Mi",
         **place.resources,
     }
     limits = dict(amounts)
     if instance.gpu_amount:
-        # Of a device, the limit alone is written: Kubernetes takes it for the request as well.
+        # For devices, the limit is enough: Kubernetes uses it as the request, too.
         limits[gpu_resource] = str(instance.gpu_amount)
     resources = {"requests": amounts, "limits": limits}
     return {"spec": {"containers": [{"name": _CONTAINER, "resources": resources}], **place.pod}}
 
 
 def pod_override(document: dict[str, Any]) -> Any:
-    """A pod's document as the ``V1Pod`` that Airflow takes.
+    """Convert a pod document to the ``V1Pod`` that Airflow expects.
 
     Raises:
-        ConfigurationError: The extra ``kubernetes`` is not installed; or Kubernetes has no such fields, so that they
-            would be dropped in silence.
+        ConfigurationError: The extra ``kubernetes`` is not installed, or the document has fields that are unknown to
+            Kubernetes and would be dropped silently.
     """
     generator = _pod_generator()
-    from kubernetes.client import ApiClient  # noqa: PLC0415  only where pods are made
+    from kubernetes.client import ApiClient  # noqa: PLC0415  only needed to create pods
 
     try:
         pod = generator.deserialize_model_dict(document)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(
-            f"placement: this is no part of a Kubernetes pod: {error}.", field="placement"
+            f"placement: invalid pod specification: {error}.", field="placement"
         ) from error
-    understood = ApiClient().sanitize_for_serialization(pod)["spec"]
+    parsed = ApiClient().sanitize_for_serialization(pod)["spec"]
     for key, value in document["spec"].items():
-        if understood.get(key) != value:
+        if parsed.get(key) != value:
             raise ConfigurationError(
-                f"placement: Kubernetes reads {key} {value} as {understood.get(key)}; look for a misspelt key, or "
-                f"a number that is written as text.",
+                f"placement: Kubernetes reads {key} {value} as {parsed.get(key)}; check for misspelled keys and "
+                f"for numbers written as strings.",
                 field="placement",
             )
     return pod
 
 
 def with_override(pod: Any, override: Any) -> Any:
-    """A pod with what an override sets in place of its own, as Airflow itself merges pods.
+    """Apply an override to a pod, the way Airflow merges pods.
 
     Raises:
-        ConfigurationError: The override is no ``V1Pod``.
+        ConfigurationError: The override is not a ``V1Pod``.
     """
     if type(override) is not type(pod):
         raise ConfigurationError(
-            f"executor_config: its pod_override is a {type(override).__name__}, not a "
-            f"kubernetes.client.models.V1Pod.",
+            f"executor_config: pod_override must be a kubernetes.client.models.V1Pod, not a "
+            f"{type(override).__name__}.",
             field="executor_config",
         )
     return _pod_generator().reconcile_pods(pod, override)
 
 
 def sets_resources(override: Any) -> bool:
-    """Whether a pod says itself what its first container needs."""
+    """Whether an override sets the resources of its first container."""
     spec = getattr(override, "spec", None)
     containers = getattr(spec, "containers", None) or [None]
     return getattr(containers[0], "resources", None) is not None
@@ -104,14 +104,14 @@ def _pod_generator() -> Any:
         )
     except ImportError as error:
         raise ConfigurationError(
-            f"executor: [core] executor names the Kubernetes executor, and its package cannot be imported ({error}). "
+            f"executor: [core] executor names the Kubernetes executor, but its package cannot be imported ({error}). "
             f"Install it: pip install 'airflow-provider-batchexec[kubernetes]'.",
             field="executor",
         ) from error
     return PodGenerator
 
 
-def _cpus(cpus: float) -> str:
-    """Kubernetes knows thousandths of a cpu."""
-    thousandths = max(1, math.ceil(round(cpus * 1000, 6)))
-    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
+def _cpu_quantity(cpus: float) -> str:
+    """The Kubernetes quantity, rounded up to millicpus, the finest precision that Kubernetes supports."""
+    millicpus = max(1, math.ceil(round(cpus * 1000, 6)))
+    return f"{millicpus}m" if millicpus % 1000 else str(millicpus // 1000)

@@ -1,8 +1,8 @@
-"""Where the tasks of an execution run: what its instance and purchase option become on Airflow's executors.
+"""Placement of an execution's tasks on Airflow's executors, according to its instance and purchase option.
 
-On the Kubernetes executor they become the resources and the nodes of each task's Kubernetes pod, on the Celery
-executor a queue. Airflow takes both when the DAG is parsed, so the literal values decide. What an execution needs is
-known when it is planned; one that needs more than its DAG's tasks were given is refused then.
+On the Kubernetes executor, these determine the resources and nodes of each task's Kubernetes pod; on the Celery
+executor, the queue. Airflow reads both when it parses the DAG, so only literal values count. What an execution needs is
+known only when it is planned; it is then refused if it needs more than its DAG's tasks have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Placement", "admission", "place_tasks", "placement_rules"]
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _MIB = 1024**2
 _KUBERNETES = "KubernetesExecutor"
 _CELERY = "CeleryExecutor"
@@ -36,71 +36,73 @@ _CELERY = "CeleryExecutor"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What a DAG's tasks were given when it was parsed.
+    """The resources and machines that a DAG's tasks were given when it was parsed.
 
     Attributes:
-        executor: The class of the executor that they run on: Kubernetes' or Celery's.
-        instance: What their machines have room for.
-        purchase_option: How their machines are bought; empty where nothing says so.
-        chosen: Whether the machines were chosen by the rules of ``[batchexec] placement`` alone.
+        executor: The class name of the executor that runs them: Kubernetes or Celery.
+        instance: The instance that fits their machines.
+        purchase_option: The purchase option of their machines; empty if unset.
+        by_rules: Whether the rules of ``[batchexec] placement`` alone determined the machines.
     """
 
     executor: str
     instance: Instance
     purchase_option: str
-    chosen: bool = True
+    by_rules: bool = True
 
 
 def place_tasks(
     literals: Mapping[str, Any],
     *,
-    like: BaseOperator,
+    sibling: BaseOperator,
     executor: str | None = None,
     queue: str | None = None,
     executor_config: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Placement | None]:
-    """The arguments that place an execution's tasks, and what an execution in them may need.
+    """Determine the operator arguments that place an execution's tasks, and what the tasks have room for.
 
-    What the author of the DAG says goes before the instance. Nothing is added where neither the Kubernetes nor the
+    The DAG author's settings take precedence over the instance. Nothing is added if neither the Kubernetes nor the
     Celery executor is configured.
 
     Args:
         literals: The parameters that are known when the DAG is parsed, by flat name.
-        like: A task of the same DAG and group: what their ``default_args`` say of executors is the author's word too.
-        executor: The author's choice of an executor.
-        queue: The author's choice of a queue.
-        executor_config: The author's. Of its ``pod_override``, each field that is set wins over the instance's.
+        sibling: A task in the same DAG and group. Executor settings in their ``default_args`` also count as the DAG
+            author's.
+        executor: The DAG author's executor.
+        queue: The DAG author's queue.
+        executor_config: The DAG author's executor config. Each field that its ``pod_override`` sets takes precedence
+            over the instance.
 
     Returns:
-        Arguments of the operator, and the placement; ``None`` where nothing is known of the machines.
+        The operator arguments, and the placement; ``None`` if nothing is known about the machines.
 
     Raises:
-        ConfigurationError: A parameter or a rule is wrong, or the package of the Kubernetes executor is missing.
+        ConfigurationError: A parameter or a rule is invalid, or the package of the Kubernetes executor is missing.
     """
-    own = {"executor": executor, "queue": queue, "executor_config": executor_config}
-    arguments = {name: value for name, value in own.items() if value is not None}
+    given = {"executor": executor, "queue": queue, "executor_config": executor_config}
+    arguments = {name: value for name, value in given.items() if value is not None}
     in_pod = settings.in_kubernetes_pod()
     classes = list(settings.executors().values())
     on_kubernetes = any(name.endswith(_KUBERNETES) for name in classes)
     on_celery = any(name.endswith(_CELERY) for name in classes)
     if not (on_kubernetes or on_celery or in_pod):
         return arguments, None
-    instance, purchase_option = _wanted(literals)
+    instance, purchase_option = _requested(literals)
     place = placement_rules().place(instance, purchase_option)
-    config = dict(executor_config or like.executor_config or {})
+    config = dict(executor_config or sibling.executor_config or {})
     override = config.get("pod_override")
-    if queue is None and like.queue != settings.default_queue():
-        queue = like.queue
-    # The executor reads it of the DAG as it was parsed elsewhere, so a task that it runs need not make it again.
+    if queue is None and sibling.queue != settings.default_queue():
+        queue = sibling.queue
+    # The executor reads pod_override from the DAG as parsed by the DAG processor, so the task in the pod can skip it.
     if on_kubernetes and not in_pod:
         arguments["executor_config"] = {**config, "pod_override": _pod(instance, place, override)}
     if on_celery and queue is None and place.queue is not None:
         arguments["queue"] = place.queue
     placement = Placement(
-        executor=_executor(executor, like, in_pod=in_pod),
+        executor=_executor_class(executor, sibling, in_pod=in_pod),
         instance=instance,
         purchase_option=purchase_option,
-        chosen=override is None,
+        by_rules=override is None,
     )
     if placement.executor.endswith(_KUBERNETES):
         return arguments, None if sets_resources(override) else placement
@@ -108,16 +110,16 @@ def place_tasks(
 
 
 def admission(placement: Placement | None, config: ExecutionConfig) -> Callable[[Instance, str], None]:
-    """What refuses an execution that its DAG's tasks have no room for.
+    """Create a check that refuses executions that do not fit their DAG's tasks.
 
     Args:
-        placement: What the tasks were given.
+        placement: The placement of the tasks.
         config: The request.
 
     Returns:
-        A function of the instance and the purchase option that were resolved. It raises ``ConfigurationError`` where
-        the instance needs more, or where the request asks for another purchase option. It only logs where the
-        deployment asks for one, which nobody can know when the DAG is parsed.
+        A function of the resolved instance and purchase option. It raises ``ConfigurationError`` if the instance needs
+        more than the tasks have, or if the request sets a different purchase option. If the deployment sets a different
+        one, it only logs a warning, because that is not known when the DAG is parsed.
     """
 
     def admit(instance: Instance, purchase_option: str) -> None:
@@ -132,12 +134,12 @@ def placement_rules() -> PlacementRules:
     """The rules of ``[batchexec] placement``.
 
     Raises:
-        ConfigurationError: A rule is wrong.
+        ConfigurationError: A rule is invalid.
     """
     return PlacementRules.parse(settings.placement(), instances=settings.instance_table())
 
 
-def _wanted(literals: Mapping[str, Any]) -> tuple[Instance, str]:
+def _requested(literals: Mapping[str, Any]) -> tuple[Instance, str]:
     resources = Resources(
         instance_size=literals.get("instance"),
         **{name: literals.get(name) for name in ("cpus", "memory", "gpu_type", "gpu_amount")},
@@ -164,41 +166,43 @@ def _pod(instance: Instance, place: Place, override: Any) -> Any:
     return pod if override is None else with_override(pod, override)
 
 
-def _executor(chosen: str | None, like: BaseOperator, *, in_pod: bool) -> str:
-    """The class of the executor that the tasks run on."""
-    if chosen is None and in_pod:
+def _executor_class(executor: str | None, sibling: BaseOperator, *, in_pod: bool) -> str:
+    """The class name of the executor that runs the tasks."""
+    if executor is None and in_pod:
         return _KUBERNETES
     names = settings.executors()
-    name = chosen or like.executor or next(iter(names))
+    name = executor or sibling.executor or next(iter(names))
     return names.get(name, name.rpartition(".")[2])
 
 
 def _check_instance(placement: Placement, instance: Instance, config: ExecutionConfig) -> None:
-    lacking = _lacking(placement.instance, instance)
+    lacking = _lacking_resource(placement.instance, instance)
     if lacking is None:
         return
     rules, option = placement_rules(), placement.purchase_option
     if placement.executor.endswith(_CELERY):
-        queue, other = (rules.place(wanted, option).queue for wanted in (placement.instance, instance))
-        if queue == other:
+        queue, needed_queue = (rules.place(one, option).queue for one in (placement.instance, instance))
+        if queue == needed_queue:
             return
-        has = f"run in {f'the queue {queue!r}' if queue else 'the default queue'}, which is for"
+        placed = f"run in {f'the queue {queue!r}' if queue else 'the default queue'}, which is for"
     else:
-        has = "have Kubernetes pods that were made for"
+        placed = "run in Kubernetes pods made for"
     field, need = lacking
-    asked = {name: getattr(config.resources, name) for name in ("cpus", "memory", "gpu_type", "gpu_amount")}
-    made = {"instance": instance.name, **{name: value for name, value in asked.items() if value}}
-    written = ", ".join(f"{name}={value!r}" for name, value in made.items())
+    requested = {
+        name: getattr(config.resources, name) for name in ("cpus", "memory", "gpu_type", "gpu_amount")
+    }
+    needed = {"instance": instance.name, **{name: value for name, value in requested.items() if value}}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in needed.items())
     raise ConfigurationError(
-        f"{field}: this execution needs {need} for each of its pods, {instance}, and the tasks of this DAG {has} "
-        f"{placement.instance}. Ask for less, or run it in a DAG that is made for it: with {written} "
-        f"as arguments of batch_execution_group, or as defaults of create_execution_dag.",
+        f"{field}: this execution needs {need} per pod: its instance is {instance}, but the tasks of this DAG {placed} "
+        f"{placement.instance}. Request less, or run it in a DAG created for it, with {arguments} as arguments of "
+        f"batch_execution_group or defaults of create_execution_dag.",
         field=field,
     )
 
 
-def _lacking(given: Instance, needed: Instance) -> tuple[str, str] | None:
-    """The first field of which more, or another, is needed; and how much."""
+def _lacking_resource(given: Instance, needed: Instance) -> tuple[str, str] | None:
+    """The first field that is insufficient or different, and what is needed; ``None`` if nothing is lacking."""
     if needed.cpus > given.cpus:
         return "cpus", f"{needed.cpus:g} cpus"
     if needed.memory_bytes > given.memory_bytes:
@@ -207,40 +211,40 @@ def _lacking(given: Instance, needed: Instance) -> tuple[str, str] | None:
         return "gpu_amount", f"{needed.gpu_amount} x {needed.gpu_type or 'GPU'}"
     kinds = [(instance.gpu_type or "").lower() for instance in (given, needed)]
     if needed.gpu_amount and kinds[1] and kinds[0] != kinds[1]:
-        return "gpu_type", f"a GPU {needed.gpu_type}"
+        return "gpu_type", f"GPUs of type {needed.gpu_type}"
     return None
 
 
 def _check_purchase_option(
     placement: Placement, instance: Instance, purchase_option: str, config: ExecutionConfig
 ) -> None:
-    if not purchase_option or not placement.chosen:
+    if not purchase_option or not placement.by_rules:
         return
     rules = placement_rules()
-    if not rules.tell_apart("purchase_option"):
-        _LOG.warning(
-            "The purchase option is %s, and no rule of [batchexec] placement says what that means.",
+    if not rules.use_condition("purchase_option"):
+        log.warning(
+            "The purchase option %s has no effect: no rule of [batchexec] placement uses purchase_option.",
             purchase_option,
         )
         return
-    wanted, given = (rules.place(instance, one) for one in (purchase_option, placement.purchase_option))
+    needed, given = (rules.place(instance, one) for one in (purchase_option, placement.purchase_option))
     if placement.executor.endswith(_CELERY):
-        same = wanted.queue == given.queue
+        same = needed.queue == given.queue
     else:
-        same = (wanted.pod, wanted.resources) == (given.pod, given.resources)
+        same = (needed.pod, needed.resources) == (given.pod, given.resources)
     if same:
         return
-    made_for = placement.purchase_option or "no purchase option"
+    placed_for = placement.purchase_option or "no purchase option"
     if config.advanced_options.purchase_option:
         raise ConfigurationError(
-            f"purchase_option: this execution asks for {purchase_option}, and the tasks of this DAG were placed for "
-            f"{made_for} when it was parsed. Run it in a DAG that is made for it: with purchase_option "
-            f"{purchase_option!r} as an argument of batch_execution_group, or as a default of create_execution_dag.",
+            f"purchase_option: this execution requests {purchase_option}, but the tasks of this DAG were placed for "
+            f"{placed_for} when it was parsed. Run it in a DAG created for it, with "
+            f"purchase_option={purchase_option!r} as an argument of batch_execution_group or a default of create_execution_dag.",
             field="purchase_option",
         )
-    _LOG.warning(
-        "The model's deployment asks for %s, and the tasks of this DAG were placed for %s when it was parsed: they "
-        "run there. Write purchase_option into the DAG to change that.",
+    log.warning(
+        "The model's deployment requests %s, but the tasks of this DAG were placed for %s when it was parsed, and run "
+        "there. To change that, set purchase_option in the DAG.",
         purchase_option,
-        made_for,
+        placed_for,
     )

@@ -1,4 +1,4 @@
-"""What can be told of an execution's parameters while a DAG is parsed."""
+"""Checks of an execution's parameters while a DAG is parsed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["check_literals", "check_names", "given", "is_templated"]
 
 
 def check_literals(fields: Mapping[str, Any]) -> None:
-    """Refuse what is wrong already; templated values are checked when they are rendered.
+    """Check names and literal values; templated values are checked once they are rendered.
 
     Raises:
-        ConfigurationError: A name is unknown, a required one is missing, or a literal value is wrong.
+        ConfigurationError: A name is unknown, a required parameter is missing, or a literal value is invalid.
     """
     check_names(fields)
     if not any(is_templated(value) for value in fields.values()):
         ExecutionConfig.from_fields(**fields)
         return
-    # Whether bucket and folder agree cannot be told yet, so each section is checked by itself.
+    # Whether buckets and folders agree is not known yet, so check each section separately.
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in fields.items():
         flat = flat_fields()[name]
@@ -37,23 +37,23 @@ def check_literals(fields: Mapping[str, Any]) -> None:
 
 
 def check_names(fields: Mapping[str, Any]) -> None:
-    """Refuse names that no parameter has.
+    """Reject unknown parameter names.
 
     Raises:
         ConfigurationError: A name is unknown.
     """
     for name in fields:
         if name not in flat_fields():
-            raise ConfigurationError(f"{name}: there is no such parameter.", field=name)
+            raise ConfigurationError(f"{name}: unknown parameter.", field=name)
 
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set: a template that renders to nothing leaves its parameter out."""
+    """The parameters that are set. A template that renders to an empty string leaves its parameter unset."""
     return {name: value for name, value in fields.items() if value is not None and value != ""}
 
 
 def is_templated(value: Any) -> bool:
-    """Whether a value is known only when the task runs: a Jinja template, or what another task gives."""
+    """Whether a value is known only at run time: a Jinja template or the output of another task."""
     if isinstance(value, dict):
         return any(is_templated(entry) for entry in value.values())
     if isinstance(value, str):

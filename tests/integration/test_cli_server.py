@@ -226,7 +226,7 @@ def test_a_refused_request_exits_with_2(terminal):
         terminal.json("start", *terminal.flags("refused", **{"build-id": "b9"}), code=2)["success"] is False
     )
     refused = terminal.run("start", *terminal.flags("refused", instance="hugo"), code=2)
-    assert refused.stderr.startswith("error: instance: there is no instance 'hugo'.")
+    assert refused.stderr.startswith("error: instance: unknown instance 'hugo'.")
     for command in ("status", "report", "cancel", "wait"):
         assert (
             "rest__unknown__1" in terminal.run(command, "--execution-id", "rest__unknown__1", code=2).stderr

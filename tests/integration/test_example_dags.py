@@ -76,7 +76,7 @@ def test_the_daily_pipeline_starts_paused_and_reads_its_own_day(shop: Deployment
         result = client.get_object(Bucket=shop.bucket, Key=f"totals/{DAY}/{name}.parquet")["Body"].read()
         assert pd.read_parquet(io.BytesIO(result))["total"].tolist() == totals(orders, 0.2)
     report = airflow.xcom("example_daily_pipeline", run_id, "report")
-    assert report == f"3 rows of 2 files are in s3://{shop.bucket}/totals/{DAY}."
+    assert report == f"3 rows from 2 files are in s3://{shop.bucket}/totals/{DAY}."
 
 
 @pytest.mark.parametrize("dag_id", ["example_operator_and_sensor", "example_task_group"])

@@ -1,4 +1,4 @@
-"""Valid flat fields of executions, made by Hypothesis."""
+"""Hypothesis strategies for valid flat fields of executions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = st.integers(0, 2**31 - 1)
 _names = st.text("abcXYZ_019-/", max_size=12)
 _types = st.sampled_from(["CSV", "csv", "Parquet", "FEATHER", FileType.CSV, FileType.FEATHER])
 
-#: What each field may hold, by its flat name.
+#: Strategies for the values of each field, by flat name.
 VALUES = {
     "model_id": _ids,
     "build_id": st.just("") | _ids,
@@ -47,10 +47,10 @@ VALUES = {
     "iam_role_arn": st.sampled_from(["", "arn:aws:iam::123456789012:role/reader"]),
     "purchase_option": st.sampled_from(["", "spot", "ondemand"]),
 }
-_ALWAYS = ("model_id", "source_folder", "destination_folder", "bucket")
+_ALWAYS_SET = ("model_id", "source_folder", "destination_folder", "bucket")
 
-#: The fields of one execution. A Google Cloud key makes the folders gs://, which no bucket may contradict.
+#: The fields of one execution. A Google Cloud key turns the folders into gs:// URIs, which buckets must not contradict.
 valid_fields = st.fixed_dictionaries(
-    {name: VALUES[name] for name in _ALWAYS},
-    optional={name: strategy for name, strategy in VALUES.items() if name not in _ALWAYS},
+    {name: VALUES[name] for name in _ALWAYS_SET},
+    optional={name: strategy for name, strategy in VALUES.items() if name not in _ALWAYS_SET},
 ).filter(lambda f: not (f.get("service_account_key_secret_name") and "://" in f.get("source_bucket", "")))

@@ -1,1 +1,1 @@
-"""What an execution can be told: the parameter table, and the types of its values."""
+"""The configuration of an execution: the parameter table and the types of its values."""

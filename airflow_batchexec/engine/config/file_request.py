@@ -1,6 +1,6 @@
-"""A request for one file, without a folder around it: the parameters of an execution, with ``file`` for a source folder.
+"""Requests for a single file: the parameters of an execution, with ``file`` instead of ``source_folder``.
 
-Pure: what can be told from the request alone, before the file is looked at.
+Pure functions of the request; none of them accesses the file.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ __all__ = ["check_file_request", "file_config", "refuse_overwriting", "result_of
 
 
 def file_config(fields: Mapping[str, Any]) -> ExecutionConfig:
-    """The configuration of a task of one file: its source is the file, its input type is told.
+    """Create the configuration for a single file, inferring the input type from its name if necessary.
 
     Args:
-        fields: Parameters by flat name, with ``file`` in place of ``source_folder``, and without buckets: ``file`` and
+        fields: Parameters by flat name, with ``file`` instead of ``source_folder``, and without buckets: ``file`` and
             ``destination_folder`` are URIs.
 
     Raises:
-        ConfigurationError: A value is wrong, or a required one is missing; ``details["field"]`` names it.
+        ConfigurationError: A value is invalid, or a required one is missing; ``details["field"]`` names it.
         ResultCollisionError: The result would overwrite the file.
     """
-    told = check_file_request(fields)
+    inferred = check_file_request(fields)
     values = {"source_folder" if name == "file" else name: value for name, value in fields.items()}
-    if told is not None:
-        values["input_file_type"] = told
+    if inferred is not None:
+        values["input_file_type"] = inferred
     config = ExecutionConfig.from_fields(**values)
     result = config.destination.join(result_of(config.source, config.execution.output_file_type))
     refuse_overwriting(config.source, result=result)
@@ -42,17 +42,17 @@ def file_config(fields: Mapping[str, Any]) -> ExecutionConfig:
 def check_file_request(
     fields: Mapping[str, Any], *, known_later: Collection[str] = frozenset()
 ) -> FileType | None:
-    """Refuse a file or folder that cannot be one.
+    """Check the locations of a request, and infer the input type.
 
     Args:
-        fields: The parameters that are known.
-        known_later: The names of the others.
+        fields: The parameters whose values are known.
+        known_later: The names of parameters whose values are not known yet.
 
     Returns:
-        The input type that the file's name tells; ``None`` where the request says it, or will.
+        The input type inferred from the file's name; ``None`` if the request sets it, or if the name is not known yet.
 
     Raises:
-        ConfigurationError: A location is missing or malformed, or nothing tells the file's type.
+        ConfigurationError: A location is missing or malformed, or the input type is neither set nor can be inferred.
     """
     for name in ("file", "destination_folder"):
         if name not in fields and name not in known_later:
@@ -64,38 +64,39 @@ def check_file_request(
     source = _file_location(fields["file"])
     if "input_file_type" in fields or "input_file_type" in known_later:
         return None
-    told = infer_file_type(source.name)
-    if told is None:
+    inferred = infer_file_type(source.name)
+    if inferred is None:
         suffixes = ", ".join(suffix for file_type in FileType for suffix in SUFFIXES[file_type])
         raise ConfigurationError(
-            f"input_file_type: the name {source.name!r} does not tell it: it ends in none of {suffixes}. Set it to "
-            f"CSV, PARQUET or FEATHER.",
+            f"input_file_type: cannot be inferred from {source.name!r}, which has none of the suffixes {suffixes}. "
+            f"Set it to CSV, PARQUET or FEATHER.",
             field="input_file_type",
         )
-    return told
+    return inferred
 
 
 def result_of(source: Location, output_type: FileType) -> str:
-    """The name of a file's result: that of the file, with another suffix where it has one that tells a type.
+    """The name of a file's result: the file's name, with the suffix of its type replaced.
 
-    A name with no such suffix stays whole: of ``a.txt`` and ``a.log`` both, ``a.csv`` would be the result.
+    If the name has no such suffix, the new one is appended: otherwise ``a.txt`` and ``a.log`` would both give
+    ``a.csv``.
     """
-    told = infer_file_type(source.name)
-    if told is None:
+    inferred = infer_file_type(source.name)
+    if inferred is None:
         return source.name + SUFFIXES[output_type][0]
-    return result_name(source.name, told, output_type)
+    return result_name(source.name, inferred, output_type)
 
 
 def refuse_overwriting(source: Location, *, result: Location) -> None:
-    """Refuse a request whose result would lie where its input does.
+    """Refuse a request whose result would overwrite its input.
 
     Raises:
-        ResultCollisionError: It would.
+        ResultCollisionError: The result's location is the input's.
     """
     if result == source:
         raise ResultCollisionError(
-            f"destination_folder: the result would overwrite the input {source.uri}. Take another destination folder "
-            f"or output file type.",
+            f"destination_folder: the result would overwrite the input {source.uri}. Choose a different destination "
+            f"folder or output file type.",
             field="destination_folder",
             files=[source.name],
         )
@@ -106,7 +107,7 @@ def _file_location(uri: Any) -> Location:
     root = "/" if location.scheme is Scheme.FILE else ""
     if str(uri).strip().endswith("/") or location.key == root:
         raise ConfigurationError(
-            f"file: {uri!r} is a folder. One file is expected; a folder of them is an execution.",
+            f"file: {uri!r} is a folder; expected a single file. To process a folder, run an execution.",
             field="file",
         )
     return location
@@ -114,5 +115,5 @@ def _file_location(uri: Any) -> Location:
 
 def _location(uri: Any, *, field: str) -> Location:
     if not isinstance(uri, str):
-        raise ConfigurationError(f"{field}: {uri!r} is no s3://, gs:// or file:// URI.", field=field)
+        raise ConfigurationError(f"{field}: {uri!r} is not an s3://, gs:// or file:// URI.", field=field)
     return Location.parse(uri.strip(), field=field)

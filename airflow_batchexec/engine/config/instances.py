@@ -1,7 +1,7 @@
-"""What an instance name stands for: cpus, memory and GPUs of one pod.
+"""Instances: named sets of CPUs, memory and GPUs for one pod.
 
-The names and sizes are those of the guide's platform (JFrog ML, "Instance Sizes"). There, a GPU instance has a little
-less than the machine behind it: one cpu and some memory stay with the node.
+Names and sizes are those of the guide's platform (JFrog ML, "Instance Sizes"). There, a GPU instance is slightly
+smaller than its machine: one CPU and some memory are reserved for the node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GIB = 1024**3
 _KEYS = ("cpus", "memory_gib", "gpu_type", "gpu_amount")
 
 _DEFAULT_INSTANCE = "small"
-"""The instance of an execution where neither the request nor the deployment names one."""
+"""The instance of an execution if neither the request nor the deployment names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Instance:
     """The resources of one pod.
 
     Attributes:
-        name: As the table spells it.
-        cpus: How many cpus; may be a fraction.
-        memory_bytes: A pod that needs more is ended.
-        gpu_type: For example ``NVIDIA_T4``; ``None`` without a GPU.
-        gpu_amount: How many GPUs.
+        name: The name as spelled in the table.
+        cpus: The number of CPUs; may be fractional.
+        memory_bytes: The memory limit in bytes; a pod that exceeds it is terminated.
+        gpu_type: The GPU type, such as ``NVIDIA_T4``; ``None`` without GPUs.
+        gpu_amount: The number of GPUs.
     """
 
     name: str
@@ -74,14 +74,14 @@ DEFAULT_INSTANCES: tuple[Instance, ...] = (
 
 
 class InstanceTable:
-    """Instances by name, without regard to case.
+    """Instances by case-insensitive name.
 
     Args:
-        extra: Instances that a deployment adds, or changes as a whole, by name:
+        extra: Instances to add to the defaults, or to replace them, by name:
             ``{"mine": {"cpus": 1, "memory_gib": 3, "gpu_type": "NVIDIA_T4", "gpu_amount": 1}}``.
 
     Raises:
-        ConfigurationError: A value of ``extra`` is wrong; the message names the instance and the key.
+        ConfigurationError: ``extra`` is invalid; the message names the instance and the key.
     """
 
     def __init__(self, *, extra: Mapping[str, Any] | None = None) -> None:
@@ -93,20 +93,20 @@ class InstanceTable:
 
     @classmethod
     def parse(cls, text: str) -> InstanceTable:
-        """Read the instances that are added from JSON; empty text adds none.
+        """Read additional instances from JSON; an empty string adds none.
 
         Raises:
-            ConfigurationError: The text is no JSON object, or an instance in it is wrong.
+            ConfigurationError: The text is not a JSON object, or an instance in it is invalid.
         """
         if not text.strip():
             return cls()
         try:
             extra = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigurationError(f"instances: this is no JSON: {error}.", field="instances") from error
+            raise ConfigurationError(f"instances: invalid JSON: {error}.", field="instances") from error
         if not isinstance(extra, dict):
             raise ConfigurationError(
-                'instances: write a JSON object of instances by name, as in {"mine": {"cpus": 1, "memory_gib": 3}}.',
+                'instances: expected a JSON object of instances by name, as in {"mine": {"cpus": 1, "memory_gib": 3}}.',
                 field="instances",
             )
         return cls(extra=extra)
@@ -115,21 +115,21 @@ class InstanceTable:
         return iter(self._instances.values())
 
     def get(self, name: str, *, field: str = "instance") -> Instance:
-        """The instance of that name.
+        """The instance with this name.
 
         Raises:
-            ConfigurationError: There is none; the message lists the names.
+            ConfigurationError: The name is unknown; the message lists the known names.
         """
         found = self._instances.get(name.strip().lower())
         if found is not None:
             return found
-        import difflib  # noqa: PLC0415  only for the message
+        import difflib  # noqa: PLC0415  only needed for the message
 
         close = difflib.get_close_matches(name.strip().lower(), self._instances, n=1)
         hint = f" Did you mean {self._instances[close[0]].name!r}?" if close else ""
         names = ", ".join(instance.name for instance in self)
         raise ConfigurationError(
-            f"{field}: there is no instance {name!r}.{hint} There are {names}.", field=field
+            f"{field}: unknown instance {name!r}.{hint} Known instances: {names}.", field=field
         )
 
     def resolve(
@@ -142,23 +142,28 @@ class InstanceTable:
         gpu_type: str | None = None,
         gpu_amount: int | None = None,
     ) -> Instance:
-        """What a pod of an execution gets: the request goes before the deployment, and that before ``small``.
+        """Determine the resources of an execution's pods.
+
+        The request takes precedence over the deployment, and the deployment over ``small``.
 
         Args:
-            requested: The instance that the request names.
-            deployed: The instance that the model's deployment names.
-            cpus: In place of the instance's. In this and the following, 0, like ``None``, is "not set", because
-                clients send 0 for what they leave out.
-            memory_mib: In place of the instance's memory.
-            gpu_type: In place of the instance's.
-            gpu_amount: In place of the instance's; 1 where only ``gpu_type`` is set and the instance has no GPU.
+            requested: The instance named in the request.
+            deployed: The instance named in the model's deployment.
+            cpus: Overrides the instance's CPUs. Here and below, 0 means unset, like ``None``, because clients send 0
+                for fields that are not set.
+            memory_mib: Overrides the instance's memory, in MiB.
+            gpu_type: Overrides the instance's GPU type.
+            gpu_amount: Overrides the instance's number of GPUs; defaults to 1 if ``gpu_type`` is set and the instance
+                has no GPU.
 
         Raises:
-            ConfigurationError: There is no such instance, or a number is negative.
+            ConfigurationError: The instance is unknown, or a number is negative or not finite.
         """
         for field, value in (("cpus", cpus), ("memory", memory_mib), ("gpu_amount", gpu_amount)):
             if value is not None and not 0 <= value < float("inf"):
-                raise ConfigurationError(f"{field}: {value} is no amount; it must be 0 or more.", field=field)
+                raise ConfigurationError(
+                    f"{field}: {value} is not a valid amount; it must be 0 or more.", field=field
+                )
         base = self.get(requested) if requested else None
         if base is None:
             base = (
@@ -176,39 +181,41 @@ class InstanceTable:
 def _read_instance(name: str, entry: Any) -> Instance:
     field = f"instances.{name}"
     if not isinstance(name, str) or not name.strip():
-        raise ConfigurationError(f"instances: {name!r} is no name of an instance.", field="instances")
+        raise ConfigurationError(f"instances: {name!r} is not a valid instance name.", field="instances")
     if not isinstance(entry, dict):
-        raise ConfigurationError(f"{field}: write an object with cpus and memory_gib.", field=field)
+        raise ConfigurationError(f"{field}: expected an object with cpus and memory_gib.", field=field)
     unknown = sorted(str(key) for key in entry if key not in _KEYS)
     if unknown:
         raise ConfigurationError(
-            f"{field}.{unknown[0]}: there is no such key. There are {', '.join(_KEYS)}.",
+            f"{field}.{unknown[0]}: unknown key. Known keys: {', '.join(_KEYS)}.",
             field=f"{field}.{unknown[0]}",
         )
     gpu_type = entry.get("gpu_type")
     if gpu_type is not None and not isinstance(gpu_type, str):
-        raise ConfigurationError(f"{field}.gpu_type: {gpu_type!r} is no text.", field=f"{field}.gpu_type")
-    gpu_amount = _amount(entry, "gpu_amount", field) if "gpu_amount" in entry else 1 if gpu_type else 0
+        raise ConfigurationError(
+            f"{field}.gpu_type: {gpu_type!r} is not a string.", field=f"{field}.gpu_type"
+        )
+    gpu_amount = _read_amount(entry, "gpu_amount", field) if "gpu_amount" in entry else 1 if gpu_type else 0
     if gpu_amount != int(gpu_amount):
         raise ConfigurationError(
-            f"{field}.gpu_amount: {gpu_amount} is no whole number.", field=f"{field}.gpu_amount"
+            f"{field}.gpu_amount: {gpu_amount} is not a whole number.", field=f"{field}.gpu_amount"
         )
     return Instance(
         name=name.strip(),
-        cpus=_amount(entry, "cpus", field, positive=True),
-        memory_bytes=int(_amount(entry, "memory_gib", field, positive=True) * _GIB),
+        cpus=_read_amount(entry, "cpus", field, positive=True),
+        memory_bytes=int(_read_amount(entry, "memory_gib", field, positive=True) * _GIB),
         gpu_type=gpu_type,
         gpu_amount=int(gpu_amount),
     )
 
 
-def _amount(entry: dict[str, Any], key: str, field: str, *, positive: bool = False) -> float:
+def _read_amount(entry: dict[str, Any], key: str, field: str, *, positive: bool = False) -> float:
     value = entry.get(key)
-    # A JSON true is a Python int, and json reads NaN and Infinity.
+    # In Python, true is an int, and json.loads accepts NaN and Infinity.
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
         amount = float(value)
         if amount or not positive:
             return amount
-    wanted = "a number above 0" if positive else "0 or a number above it"
-    shown = "is missing" if value is None else f"is {value!r}"
-    raise ConfigurationError(f"{field}.{key}: it {shown}; write {wanted}.", field=f"{field}.{key}")
+    problem = "required, but missing" if value is None else f"{value!r} is not a valid amount"
+    expected = "a number greater than 0" if positive else "a number of 0 or more"
+    raise ConfigurationError(f"{field}.{key}: {problem}; set it to {expected}.", field=f"{field}.{key}")

@@ -1,8 +1,8 @@
-"""The execution's configuration: the guide's parameter table, once.
+"""The configuration of an execution: the single definition of the guide's parameter table.
 
-Everything that takes an execution's parameters derives them from here: the DAG's form, operator arguments, command
-line flags, the REST API and the table in the README. The sections and their field names are those of the existing
-Python client; the flat names (:meth:`ExecutionConfig.fields`) are those of the guide's table and command line.
+The DAG's trigger form, operator arguments, command line flags, the REST API and the README's table are all derived from
+it. Sections and their fields are named as in the existing Python client; the flat names
+(:meth:`ExecutionConfig.fields`) are those of the guide's table and command line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["ExecutionConfig", "Identity"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The six values that two executions running at once may not share (the guide, "Concurrent Executions")."""
+    """The six values that must differ between concurrent executions (the guide, "Concurrent Executions")."""
 
     model_id: str
     build_id: str
@@ -42,7 +42,7 @@ class Identity:
 
     @classmethod
     def of(cls, *, model_id: str, build_id: str, source: Location, destination: Location) -> Identity:
-        """The identity of an execution whose build and folders are known."""
+        """The identity of an execution with this build and these folders."""
         return cls(
             model_id=model_id,
             build_id=build_id,
@@ -58,17 +58,17 @@ class Identity:
         return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]
 
 
-# Within the class below, the plain names are its attributes.
+# Inside the class below, the unprefixed names are its attributes.
 _Execution: TypeAlias = Execution
 _Resources: TypeAlias = Resources
 _AdvancedOptions: TypeAlias = AdvancedOptions
 
 
 class ExecutionConfig(Section):
-    """One execution's configuration, valid from the moment it exists.
+    """The configuration of one execution, validated on construction.
 
     Raises:
-        ConfigurationError: A value is wrong; ``details["field"]`` is its flat name.
+        ConfigurationError: A value is invalid; ``details["field"]`` is its flat name.
     """
 
     Execution: ClassVar[type[_Execution]] = Execution
@@ -81,7 +81,7 @@ class ExecutionConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_options_of_the_execution(cls, values: Any) -> Any:
+    def _adopt_advanced_options(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         execution = values.get("execution")
@@ -94,7 +94,7 @@ class ExecutionConfig(Section):
             return {**values, "execution": execution}
         if values.get("advanced_options") is not None:
             raise ConfigurationError(
-                "advanced_options: they are given to the configuration and to its execution; give them once.",
+                "advanced_options: set on both the configuration and its execution; set them only once.",
                 field="advanced_options",
             )
         return {**values, "execution": execution, "advanced_options": options}
@@ -106,24 +106,24 @@ class ExecutionConfig(Section):
 
     @property
     def source(self) -> Location:
-        """The folder, or the one file, that is read."""
+        """The folder or single file to read."""
         return self._location("source")
 
     @property
     def destination(self) -> Location:
-        """The folder that results are written to."""
+        """The folder to write results to."""
         return self._location("destination")
 
     @property
     def service_account_key_secret_name(self) -> str:
-        """The name of the Google Cloud key's secret, from whichever section holds it."""
+        """The name of the secret with the Google Cloud key, from either section."""
         return (
             self.advanced_options.service_account_key_secret_name
             or self.execution.service_account_key_secret_name
         )
 
     def identity(self, *, build_id: str) -> Identity:
-        """The execution's identity once its build is known."""
+        """The execution's identity with this build."""
         return Identity.of(
             model_id=self.execution.model_id,
             build_id=build_id,
@@ -133,30 +133,30 @@ class ExecutionConfig(Section):
 
     @classmethod
     def from_fields(cls, **fields: Any) -> ExecutionConfig:
-        """Build a configuration from flat names; ``None`` means unset.
+        """Create a configuration from flat names; ``None`` means unset.
 
         Raises:
-            ConfigurationError: A name is unknown, or a value is wrong.
+            ConfigurationError: A name is unknown, or a value is invalid.
         """
         table = flat_fields()
         sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         for name, value in fields.items():
             if name not in table:
-                raise ConfigurationError(f"{name}: there is no such parameter.", field=name)
+                raise ConfigurationError(f"{name}: unknown parameter.", field=name)
             if value is not None:
                 flat = table[name]
                 sections[flat.section][flat.name] = value
         return cls(**sections)
 
     def fields(self) -> dict[str, Any]:
-        """The flat names of all that is set, with JSON values; ``from_fields`` is its inverse."""
+        """All values that differ from their defaults, as JSON values by flat name; the inverse of ``from_fields``."""
         fields = {}
         for name, flat in flat_fields().items():
             value = getattr(getattr(self, flat.section), flat.name)
             if name == "service_account_key_secret_name":
                 value = self.service_account_key_secret_name
             if value != flat.default:
-                fields[name] = _plain(value)
+                fields[name] = _to_json(value)
         return fields
 
     def _location(self, side: str) -> Location:
@@ -171,8 +171,8 @@ class ExecutionConfig(Section):
         )
 
 
-def _plain(value: Any) -> Any:
-    """A JSON value of its own: a caller who changes it changes no configuration."""
+def _to_json(value: Any) -> Any:
+    """Convert to a JSON value that callers can modify without changing the configuration."""
     if isinstance(value, FileType):
         return value.value
     return dict(value) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""How the machines of an execution's pods are bought."""
+"""Purchase options of the machines that run an execution's pods."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["PurchaseOption"]
 
 
 class PurchaseOption(StrEnum):
-    """Spot machines are cheaper and may be taken away at any time."""
+    """Spot machines are cheaper than on-demand machines, and can be reclaimed at any time."""
 
     SPOT = "spot"
     ON_DEMAND = "on-demand"
 
     @classmethod
     def parse(cls, text: str) -> PurchaseOption:
-        """The option of this name, in any case; ``on_demand`` and ``ondemand`` are spellings of ``on-demand``.
+        """Parse an option, ignoring case; ``on_demand`` and ``ondemand`` are accepted for ``on-demand``.
 
         Raises:
-            ValueError: There is no such option; the message names those there are.
+            ValueError: The option is unknown; the message lists the valid ones.
         """
         try:
             return cls(cls.normalize(text))
@@ -27,5 +27,5 @@ class PurchaseOption(StrEnum):
 
     @staticmethod
     def normalize(text: str) -> str:
-        """The usual spelling of a name or, where names are matched, of a pattern."""
+        """The canonical spelling of an option, or of a pattern that is matched against options."""
         return text.strip().lower().replace("_", "-").replace("ondemand", "on-demand")

@@ -1,30 +1,24 @@
-"""The sections of an execution's configuration: every field of the guide's table, with what it takes.
+"""The sections of an execution's configuration: every field of the guide's table, and its valid values.
 
-The names of sections and fields are those of the existing Python client; a flat name is that of the guide's table and
-command line.
+Sections and fields are named as in the existing Python client; flat names are those of the guide's table and command
+line.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from airflow_batchexec.engine.config.locations import check_id
 from airflow_batchexec.engine.config.purchase_option import PurchaseOption
+from airflow_batchexec.engine.config.section_base import (
+    SECTIONS,
+    FlatField,
+    Section,
+    flat_fields,
+    register_sections,
+)
 from airflow_batchexec.engine.config.values import (
     BUCKET_SCHEMA,
     FOLDER_SCHEMA,
@@ -36,149 +30,135 @@ from airflow_batchexec.engine.config.values import (
     SECRET_NAME,
     SECRET_NAME_SCHEMA,
     check_parameters,
-    instance_by_one_name,
+    merge_instance_names,
     read_parameters,
 )
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["SECTIONS", "AdvancedOptions", "Execution", "FlatField", "Resources", "Section", "flat_fields"]
 
-# What every client of the request can hold; in seconds it is 68 years.
-_MOST = 2**31 - 1
+# The largest number that every client can represent; 68 years in seconds.
+_MAX_NUMBER = 2**31 - 1
 
 
-def _no_boolean(value: Any) -> Any:
+def _refuse_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("input should be a number, not a boolean")  # noqa: TRY004  pydantic collects ValueErrors
     return value
 
 
-_Count = Annotated[int, Field(ge=0, le=_MOST), BeforeValidator(_no_boolean)]
-_Amount = Annotated[float, Field(ge=0, le=_MOST), BeforeValidator(_no_boolean)]
-# White space around the value of an environment variable is part of it.
+_Count = Annotated[int, Field(ge=0, le=_MAX_NUMBER), BeforeValidator(_refuse_boolean)]
+_Amount = Annotated[float, Field(ge=0, le=_MAX_NUMBER), BeforeValidator(_refuse_boolean)]
+# Whitespace around the value of an environment variable is significant.
 _ParameterValue = Annotated[str, StringConstraints(strip_whitespace=False)]
 
 
-class Section(BaseModel):
-    """A frozen section whose errors are ``ConfigurationError`` and name the field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**{name: value for name, value in values.items() if value is not None})
-        except ValidationError as error:
-            raise _configuration_error(error) from None
-
-
 class Execution(Section):
-    """What is predicted, from where to where.
+    """What to predict, where to read the inputs and where to write the results.
 
-    Existing clients may give ``advanced_options`` here, too: the configuration that this becomes part of takes them.
+    Existing clients may also pass ``advanced_options`` here; the configuration that contains the section adopts them.
     """
 
-    # No field: it belongs to the configuration, and stands in no table or schema of this section.
+    # Not a field: it belongs to the configuration, so this section's table and schema must not include it.
     _advanced_options: AdvancedOptions | None = PrivateAttr(None)
 
     model_id: str = Field(
         title="Model ID",
-        description="The model, as it is named in the model repository.",
+        description="ID of the model in the model repository.",
         examples=["arrival_delay"],
         json_schema_extra=ID_SCHEMA,
     )
     build_id: str = Field(
         "",
         title="Build ID",
-        description="The build to use instead of the one that is deployed.",
+        description="ID of the build to run instead of the deployed one.",
         json_schema_extra={"unset": "the deployed build", **OPTIONAL_ID_SCHEMA},
     )
     branch: str = Field(
-        "main", title="Branch", description="Accepted from existing clients; has no meaning here."
+        "main", title="Branch", description="Ignored; accepted for compatibility with existing clients."
     )
     bucket: str = Field(
         "",
         title="Bucket",
-        description="The bucket of both folders. Needed unless both buckets below are set, or the folders are URIs.",
+        description="Bucket of both folders. Required unless each folder has its own bucket or is a URI.",
         json_schema_extra=BUCKET_SCHEMA,
     )
     source_bucket: str = Field(
         "",
         title="Source bucket",
-        description="The bucket that the input files are read from.",
+        description="Bucket to read the input files from.",
         json_schema_extra={"unset": "Bucket", **BUCKET_SCHEMA},
     )
     source_folder: str = Field(
         title="Source folder",
-        description="The folder of the input files, subfolders included, or one file. A path in the bucket, "
-        "or a URI (s3://…, gs://…, file://…).",
+        description="Folder of input files, including its subfolders, or a single file: a path in the bucket or a URI "
+        "(s3://…, gs://…, file://…).",
         examples=["flights/2013"],
         json_schema_extra=FOLDER_SCHEMA,
     )
     destination_bucket: str = Field(
         "",
         title="Destination bucket",
-        description="The bucket that the result files are written to.",
+        description="Bucket to write the result files to.",
         json_schema_extra={"unset": "Bucket", **BUCKET_SCHEMA},
     )
     destination_folder: str = Field(
         title="Destination folder",
-        description="The folder of the result files: a path in the bucket, or a URI. It is made where it is missing; "
-        "results of the same name are overwritten.",
+        description="Folder to write the result files to: a path in the bucket or a URI. Created if it does not exist; "
+        "existing results with the same names are overwritten.",
         examples=["delays/2013"],
         json_schema_extra=FOLDER_SCHEMA,
     )
     input_file_type: FileType = Field(
         FileType.CSV,
         title="Input file type",
-        description="Which files of the source folder are read: CSV (also .csv.gz and .csv.zst), Parquet or Feather.",
+        description="Type of the input files: CSV (including .csv.gz and .csv.zst), Parquet or Feather. Files of "
+        "other types are skipped.",
     )
     output_file_type: FileType = Field(
         FileType.CSV,
         title="Output file type",
-        description="How results are written: CSV, Parquet or Feather.",
+        description="Type of the result files: CSV, Parquet or Feather.",
     )
     access_token_name: str = Field(
         "",
         title="Access token name",
-        description="The name of the secret (an Airflow Variable) that holds the access key of the buckets; not the "
-        "key itself. Name both secrets or neither.",
+        description="Name of the secret (an Airflow Variable) that holds the access key for the buckets, not the key "
+        "itself. Set it together with the access secret name.",
         json_schema_extra=SECRET_NAME_SCHEMA,
     )
     access_secret_name: str = Field(
         "",
         title="Access secret name",
-        description="The name of the secret (an Airflow Variable) that holds the secret key of the buckets; not the "
-        "key itself. Name both secrets or neither.",
+        description="Name of the secret (an Airflow Variable) that holds the secret key for the buckets, not the key "
+        "itself. Set it together with the access token name.",
         json_schema_extra=SECRET_NAME_SCHEMA,
     )
     job_timeout: _Count = Field(
         0,
         title="Job timeout",
-        description="Seconds that the whole execution may take; it fails when they are over.",
+        description="Maximum duration of the whole execution, in seconds. The execution fails if it takes longer.",
         json_schema_extra={"unset": "0 - no timeout"},
     )
     file_timeout: _Count = Field(
         0,
         title="File timeout",
-        description="Seconds that a single file may take; the whole execution fails when one takes longer.",
+        description="Maximum processing time per file, in seconds. The whole execution fails if a file takes longer.",
         json_schema_extra={"unset": "0 - no timeout"},
     )
     parameters: dict[str, _ParameterValue] = Field(
         default_factory=dict,
         title="Parameters",
-        description="What the model finds in its environment variables: lines of NAME=VALUE, or a JSON object.",
+        description="Environment variables for the model, as NAME=VALUE lines or a JSON object.",
         examples=["TAX_RATE=0.2", {"TAX_RATE": "0.2"}],
         json_schema_extra=PARAMETERS_SCHEMA,
     )
     service_account_key_secret_name: str = Field(
         "",
         title="Service account key secret name",
-        description="The name of the secret (an Airflow Variable) that holds the Google Cloud service account key; "
-        "not the key itself.",
+        description="Name of the secret (an Airflow Variable) that holds the Google Cloud service account key, not the "
+        "key itself.",
         json_schema_extra=SECRET_NAME_SCHEMA,
     )
 
@@ -195,12 +175,12 @@ class Execution(Section):
         self._advanced_options = options
 
     def split(self) -> tuple[Execution, AdvancedOptions | None]:
-        """The execution alone, and the advanced options that were given with it."""
+        """The section without its advanced options, and the advanced options that were passed with it, if any."""
         if self._advanced_options is None:
             return self, None
-        alone = self.model_copy()
-        alone._advanced_options = None  # noqa: SLF001  a copy of its own kind
-        return alone, self._advanced_options
+        section = self.model_copy()
+        section._advanced_options = None  # noqa: SLF001  same class
+        return section, self._advanced_options
 
     @field_validator("model_id", "build_id")
     @classmethod
@@ -221,7 +201,7 @@ class Execution(Section):
     def _check_secret_name(cls, value: str, info: Any) -> str:
         if not SECRET_NAME.fullmatch(value):
             raise ConfigurationError(
-                f"{info.field_name}: this is the name of a secret, without white space, not the secret itself.",
+                f"{info.field_name}: expected the name of a secret, without whitespace, not the secret itself.",
                 field=info.field_name,
             )
         return value
@@ -247,74 +227,74 @@ class Execution(Section):
 
 
 class Resources(Section):
-    """What the pods are made of; what is unset comes from the deployment.
+    """The resources of the pods; unset fields are taken from the deployment.
 
-    ``instance`` is another name of ``instance_size``.
+    ``instance`` is an alias of ``instance_size``.
     """
 
     pods: _Count = Field(
         0,
         title="Pods",
-        description="How many predictor processes work at once; each handles one or more files.",
+        description="Number of predictor processes to run in parallel. Each processes one or more files.",
         json_schema_extra={"unset": "the deployment's"},
     )
     instance_size: str = Field(
         "",
         title="Instance",
-        description="The instance of each pod: its cpus, memory and GPUs.",
+        description="Instance type of each pod, which determines its CPUs, memory and GPUs.",
         json_schema_extra={"flat": "instance", "unset": "the deployment's, else small"},
     )
     cpus: _Amount = Field(
         0,
         title="CPUs",
-        description="How many CPUs each pod has; may be a fraction.",
+        description="Number of CPUs per pod. Fractions are allowed.",
         json_schema_extra={"unset": "the instance's"},
     )
     memory: _Count = Field(
         0,
         title="Memory",
-        description="How much memory each pod has, in MiB.",
+        description="Memory per pod, in MiB.",
         json_schema_extra={"unset": "the instance's"},
     )
     gpu_type: str = Field(
         "",
         title="GPU type",
-        description="The kind of GPU that each pod has.",
+        description="Type of the GPUs in each pod.",
         json_schema_extra={"unset": "the instance's"},
     )
     gpu_amount: _Count = Field(
         0,
         title="GPU amount",
-        description="How many GPUs each pod has.",
+        description="Number of GPUs per pod.",
         json_schema_extra={"unset": "the instance's"},
     )
 
     @model_validator(mode="before")
     @classmethod
     def _read_instance(cls, values: Any) -> Any:
-        return instance_by_one_name(values)
+        return merge_instance_names(values)
 
 
 class AdvancedOptions(Section):
-    """How the pods are bought, and the role that reaches the buckets."""
+    """The purchase option of the pods, and the role that accesses the buckets."""
 
     custom_iam_role_arn: str = Field(
         "",
         title="IAM role ARN",
-        description="The AWS role that is assumed to reach the buckets.",
+        description="ARN of the AWS IAM role to assume when accessing the buckets.",
         examples=["arn:aws:iam::123456789012:role/batch"],
         json_schema_extra={"flat": "iam_role_arn", **ROLE_SCHEMA},
     )
     purchase_option: str = Field(
         "",
         title="Purchase option",
-        description="How the machines of the pods are bought: spot or on-demand.",
+        description="Whether the pods run on spot or on-demand machines.",
         json_schema_extra={"unset": "the deployment's", "enum": ["", *PurchaseOption]},
     )
     service_account_key_secret_name: str = Field(
         "",
         title="Service account key secret name",
-        description="The same as the execution's; it wins where both are set.",
+        description="Same as in the execution section; takes precedence if both are set.",
         json_schema_extra={"flat": ""},
     )
 
@@ -336,65 +316,4 @@ class AdvancedOptions(Section):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class FlatField:
-    """One row of the guide's table.
-
-    Attributes:
-        section: The section of ``ExecutionConfig`` that holds it.
-        name: Its name there.
-        required: Whether it has no default.
-        default: Its default; for a required one ``None``.
-        schema: Its JSON schema, with ``title`` and ``description``; ``unset`` says what an unset one means.
-    """
-
-    section: str
-    name: str
-    required: bool
-    default: Any
-    schema: dict[str, Any]
-
-
-@cache
-def flat_fields() -> Mapping[str, FlatField]:
-    """The table by flat name, in its order."""
-    table = {}
-    for section, model in SECTIONS.items():
-        schemas = model.model_json_schema(mode="validation")
-        for name, info in model.model_fields.items():
-            schema = dict(schemas["properties"][name])
-            flat = schema.pop("flat", name)
-            if flat:
-                schema.update(_resolved(schema.pop("$ref", ""), schemas))
-                default = None if info.is_required() else info.get_default(call_default_factory=True)
-                table[flat] = FlatField(section, name, info.is_required(), default, schema)
-    return MappingProxyType(table)
-
-
-SECTIONS: Mapping[str, type[Section]] = MappingProxyType(
-    {"execution": Execution, "resources": Resources, "advanced_options": AdvancedOptions}
-)
-
-
-def _resolved(reference: str, schemas: dict[str, Any]) -> dict[str, Any]:
-    """What a reference adds to a field's own schema: the closed set, not the title of the type behind it."""
-    if not reference:
-        return {}
-    target = schemas["$defs"][reference.rpartition("/")[2]]
-    return {key: target[key] for key in ("enum", "type") if key in target}
-
-
-def _configuration_error(error: ValidationError) -> ConfigurationError:
-    first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"]]
-    flat = {field.name: name for name, field in flat_fields().items()}
-    field = next((flat.get(n, n) for n in names if n not in SECTIONS), ".".join(names))
-    if first["type"] == "missing":
-        reason = "it is required"
-    elif first["type"] == "extra_forbidden":
-        known = flat_fields().get(field)
-        reason = f"it belongs into {known.section}" if known else "there is no such parameter"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        reason = message[:1].lower() + message[1:]
-    return ConfigurationError(f"{field}: {reason}.", field=field)
+register_sections(execution=Execution, resources=Resources, advanced_options=AdvancedOptions)

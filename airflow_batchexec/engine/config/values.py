@@ -1,7 +1,7 @@
-"""What single values of the configuration look like: parameters as they are read, and JSON schemas of texts.
+"""Formats of individual configuration values: parsing of model parameters, and JSON schemas of strings.
 
-The schemas are what Airflow checks before a run begins, and what the configuration itself refuses, too. They allow white
-space around a text: the configuration drops it.
+Airflow checks the schemas before it creates a run; the configuration rejects the same values. The schemas allow
+whitespace around a string, which the configuration strips.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = [
     "SECRET_NAME",
     "SECRET_NAME_SCHEMA",
     "check_parameters",
-    "instance_by_one_name",
+    "merge_instance_names",
     "read_parameters",
 ]
 
 SECRET_NAME = re.compile(r"[^\s\x00-\x1f\x7f]*")
 ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What decides which code the pod runs, or is set by the pod itself from its instance.
+# Variables that determine which code the pod runs, or that the pod itself sets from its instance.
 _RESERVED = re.compile(
     r"PATH|HOME|TMPDIR|SHELL|IFS|BASH_ENV|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_(CONF|ENGINES|MODULES)"
     r"|(CUDA|NVIDIA)_VISIBLE_DEVICES"
@@ -43,7 +43,7 @@ _RESERVED = re.compile(
     r"|VECLIB_MAXIMUM_THREADS|ARROW_IO_THREADS|LOKY_MAX_CPU_COUNT",
     re.IGNORECASE,
 )
-_WHY_RESERVED = "it would change which code the pod runs, or is set from the instance"
+_RESERVED_REASON = "it would change which code the pod runs, or is set from the instance"
 
 _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 ID_SCHEMA: JsonDict = {"pattern": rf"^\s*{_ID}\s*$"}
@@ -54,12 +54,12 @@ SECRET_NAME_SCHEMA: JsonDict = {"pattern": rf"^\s*{SECRET_NAME.pattern}\s*$"}
 ROLE_SCHEMA: JsonDict = {"pattern": rf"^\s*({ROLE.pattern})?\s*$"}
 
 _LINE_START = r"(^|\n)[ \t]*"
-_RESERVED_SCHEMA: JsonDict = {"description": f"reserved: {_WHY_RESERVED}", "type": "string"}
+_RESERVED_SCHEMA: JsonDict = {"description": f"reserved: {_RESERVED_REASON}", "type": "string"}
 PARAMETERS_SCHEMA: JsonDict = {
     "type": ["object", "string"],
     "additionalProperties": {"type": ["string", "number", "boolean"], "pattern": r"^[^\x00]*$"},
     "pattern": r"^[^\x00]*$",
-    # Each is a schema of its own: an error shows the one that it comes from, with its description.
+    # Separate schemas, because an error shows the one that failed, with its description.
     "allOf": [
         {
             "propertyNames": {
@@ -81,25 +81,26 @@ PARAMETERS_SCHEMA: JsonDict = {
 
 
 def read_parameters(value: Any) -> Any:
-    """An object of parameters, or their lines of ``NAME=VALUE``, as names and texts; anything else as it is.
+    """Convert a mapping or ``NAME=VALUE`` lines to a dictionary of strings; return any other value unchanged.
 
-    White space before a name is no part of it, and white space around a value is part of that.
+    Whitespace before a name is ignored; whitespace around a value is kept.
 
     Raises:
-        ConfigurationError: A line is no pair, a name is set twice or cannot be one, or a value cannot become text.
+        ConfigurationError: A line is not ``NAME=VALUE``, a name is invalid or set twice, or a value cannot be converted
+            to a string.
     """
     if isinstance(value, str):
         value = _read_lines(value)
     if not isinstance(value, dict):
         return value
-    return {_name(name): _text(name, entry) for name, entry in value.items()}
+    return {_check_name(name): _to_string(name, entry) for name, entry in value.items()}
 
 
-def instance_by_one_name(values: Any) -> Any:
-    """The values of the resources, with what came as ``instance`` under its other name, ``instance_size``.
+def merge_instance_names(values: Any) -> Any:
+    """Move the value of the alias ``instance`` to ``instance_size``.
 
     Raises:
-        ConfigurationError: Both are set, and to different instances.
+        ConfigurationError: Both are set, to different instances.
     """
     if not isinstance(values, dict) or "instance" not in values:
         return values
@@ -109,25 +110,26 @@ def instance_by_one_name(values: Any) -> Any:
         return {**values, "instance_size": instance}
     if instance and str(instance).strip().lower() != str(size).strip().lower():
         raise ConfigurationError(
-            f"instance: {instance!r} is not the instance_size, {size!r}; set one of them.", field="instance"
+            f"instance: {instance!r} conflicts with instance_size {size!r}. Set only one.", field="instance"
         )
     return values
 
 
 def check_parameters(parameters: Mapping[str, str]) -> None:
-    """Refuse what a pod's environment may not hold.
+    """Reject parameters that a pod's environment must not contain.
 
     Raises:
-        ConfigurationError: A name is reserved, or a value cannot stand in an environment variable.
+        ConfigurationError: A name is reserved, or a value is not valid in an environment variable.
     """
     for name, value in parameters.items():
         if _RESERVED.fullmatch(name):
             raise ConfigurationError(
-                f"parameters: {name!r} is reserved: {_WHY_RESERVED}.", field="parameters"
+                f"parameters: {name!r} is reserved: {_RESERVED_REASON}.", field="parameters"
             )
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise ConfigurationError(
-                f"parameters: the value of {name!r} holds a NUL, or is not valid Unicode.", field="parameters"
+                f"parameters: the value of {name!r} contains a NUL or is not valid Unicode.",
+                field="parameters",
             )
 
 
@@ -145,25 +147,25 @@ def _read_lines(text: str) -> dict[str, str]:
     return pairs
 
 
-def _name(name: Any) -> str:
+def _check_name(name: Any) -> str:
     if not isinstance(name, str) or not _PARAMETER_NAME.fullmatch(name):
         raise ConfigurationError(
-            f"parameters: {name!r} cannot be the name of an environment variable: it begins with a letter or '_', "
-            f"and holds letters, digits and '_'.",
+            f"parameters: {name!r} is not a valid name of an environment variable: it must start with a letter or "
+            f"'_' and contain only letters, digits and '_'.",
             field="parameters",
         )
     return name
 
 
-def _text(name: Any, value: Any) -> str:
+def _to_string(name: Any, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return str(value)
     if not isinstance(value, str):
         raise ConfigurationError(
-            f"parameters: the value of {name!r} is a {type(value).__name__}; only text, numbers and booleans can "
-            f"become environment variables.",
+            f"parameters: the value of {name!r} is of type {type(value).__name__}; environment variables must be "
+            f"strings, numbers or booleans.",
             field="parameters",
         )
     return value

@@ -101,7 +101,7 @@ def test_an_empty_repository_says_so(batchexec, repository):
     ("arguments", "message"),
     [
         (["build", "nowhere", "--model-id", "m"], "nowhere is no folder"),
-        (["build", ".", "--model-id", "../up"], "model_id: '../up' is no id"),
+        (["build", ".", "--model-id", "../up"], "model_id: '../up' is not a valid ID"),
         (["deploy", "--model-id", "m", "--build-id", "v1"], "there is no model 'm'"),
         (["deploy", "--model-id", "m", "--build-id", "v1", "--instance", "smal"], "Did you mean 'small'?"),
         (
@@ -177,7 +177,7 @@ def test_instances_of_airflows_configuration_can_be_deployed(batchexec, folder):
     deploy = ("deploy", "--model-id", "m", "--build-id", "v1", "--instance", "Mine")
     mine = '{"mine": {"cpus": 1, "memory_gib": 3}}'
     assert "instance mine" in batchexec(*deploy, AIRFLOW__BATCHEXEC__INSTANCES=mine).stdout
-    assert "there is no instance 'Mine'" in batchexec(*deploy, code=2).stderr
+    assert "unknown instance 'Mine'" in batchexec(*deploy, code=2).stderr
 
 
 def run_program(environment, *arguments):

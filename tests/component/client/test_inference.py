@@ -153,7 +153,7 @@ def test_what_this_machine_cannot_do_is_refused_by_name(inference, orders, tmp_p
         ),
         ({"task_timeout": -1}, ConfigurationError, "^task_timeout: "),
         ({"executors": -1}, ConfigurationError, "^executors: "),
-        ({"instance": "huge"}, ConfigurationError, "^instance: there is no instance 'huge'"),
+        ({"instance": "huge"}, ConfigurationError, "^instance: unknown instance 'huge'"),
         ({"model_id": "kelvin"}, ModelNotFoundError, "there is no model 'kelvin'"),
         ({"input_file_type": "feather"}, NoInputFilesError, "feather|FEATHER"),
     ],
@@ -371,5 +371,5 @@ def test_a_result_that_is_not_there_is_an_error_that_names_it(server, inference,
 
 
 def test_a_staging_folder_is_a_uri(inference, df):
-    with pytest.raises(LocationError, match=r"^staging: 'bucket' is no s3://"):
+    with pytest.raises(LocationError, match=r"^staging: 'bucket' is not an s3://"):
         inference.run(df, 2, staging="bucket")

@@ -185,7 +185,7 @@ def test_the_dags_of_the_package_are_parsed_without_an_error():
 
 
 def test_an_unknown_name_is_refused_when_the_dag_is_parsed():
-    with pytest.raises(ConfigurationError, match=r"^podz: there is no such parameter") as caught:
+    with pytest.raises(ConfigurationError, match=r"^podz: unknown parameter") as caught:
         group_in_a_dag(**REQUIRED, podz=3)
 
     assert caught.value.details["field"] == "podz"

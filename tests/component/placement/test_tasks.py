@@ -61,8 +61,8 @@ def task(**default_args) -> BaseOperator:
         return BaseOperator(task_id="plan")
 
 
-def place(literals=None, *, like: BaseOperator | None = None, **own):
-    return place_tasks(literals or {}, like=like or task(), **own)
+def place(literals=None, *, sibling: BaseOperator | None = None, **own):
+    return place_tasks(literals or {}, sibling=sibling or task(), **own)
 
 
 def constructed(override: k8s.V1Pod) -> dict:
@@ -318,12 +318,12 @@ def test_where_the_authors_pod_has_resources_of_its_own_nothing_is_refused(confi
 
 def test_what_the_default_args_of_a_dag_say_is_the_authors_word_too(configure):
     configure("CeleryExecutor", [{"queue": "big"}])
-    assert place(like=task(queue="theirs")) == ({}, None)
+    assert place(sibling=task(queue="theirs")) == ({}, None)
 
     configure("CeleryExecutor,KubernetesExecutor")
     own = k8s.V1Pod(metadata=k8s.V1ObjectMeta(labels={"a": "b"}), spec=None)
-    like = task(executor="KubernetesExecutor", executor_config={"pod_override": own})
-    arguments, placement = place(like=like)
+    sibling = task(executor="KubernetesExecutor", executor_config={"pod_override": own})
+    arguments, placement = place(sibling=sibling)
     assert arguments["executor_config"]["pod_override"].metadata.labels == {"a": "b"}
     assert placement.executor == "KubernetesExecutor"
 
@@ -331,7 +331,7 @@ def test_what_the_default_args_of_a_dag_say_is_the_authors_word_too(configure):
 def test_a_pod_override_that_is_no_pod_is_refused(configure):
     configure()
 
-    with pytest.raises(ConfigurationError, match=r"^executor_config: its pod_override is a dict") as caught:
+    with pytest.raises(ConfigurationError, match=r"^executor_config: pod_override must be a .*V1Pod, not a dict") as caught:
         place(executor_config={"pod_override": {"spec": {}}})
 
     assert caught.value.details["field"] == "executor_config"
@@ -394,7 +394,7 @@ def test_another_kind_of_gpu_is_refused_and_less_of_everything_is_not(configure)
 
     table = InstanceTable()
     assert refused(placement, table.get("gpu.a10.xl")).startswith(
-        "gpu_type: this execution needs a GPU NVIDIA_A10G"
+        "gpu_type: this execution needs GPUs of type NVIDIA_A10G"
     )
     for name in ("tiny", "gpu.t4.xl", "gpu.t4.2xl"):
         admitted(placement, table.get(name), "spot", purchase_option="spot")
@@ -441,12 +441,12 @@ def test_another_purchase_option_is_refused_where_it_was_asked_for_and_told_wher
 
     admitted(placement, small, "spot", purchase_option="spot")
     message = refused(placement, small, "on-demand", purchase_option="on-demand")
-    assert message.startswith("purchase_option: this execution asks for on-demand")
+    assert message.startswith("purchase_option: this execution requests on-demand")
     assert "placed for spot" in message
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         admitted(placement, small, "on-demand")
-    assert "deployment asks for on-demand" in caplog.text
+    assert "deployment requests on-demand" in caplog.text
 
 
 def test_a_purchase_option_that_no_rule_is_for_is_told(configure, caplog):
@@ -455,7 +455,7 @@ def test_a_purchase_option_that_no_rule_is_for_is_told(configure, caplog):
 
     admitted(placement, InstanceTable().get("small"), "on-demand", purchase_option="on-demand")
 
-    assert "no rule of [batchexec] placement says what that means" in caplog.text
+    assert "no rule of [batchexec] placement uses purchase_option" in caplog.text
 
 
 def test_the_configured_purchase_option_is_the_one_of_dags_that_name_none(configure):

@@ -42,7 +42,7 @@ def test_a_name_is_found_in_any_case(name, upper):
 
 
 def test_an_unknown_name_lists_the_names_and_the_closest():
-    with pytest.raises(ConfigurationError, match=r"instance: there is no instance 'smal'") as caught:
+    with pytest.raises(ConfigurationError, match=r"instance: unknown instance 'smal'") as caught:
         InstanceTable().get("smal")
     assert "Did you mean 'small'?" in str(caught.value)
     assert all(instance.name in str(caught.value) for instance in DEFAULT_INSTANCES)
@@ -131,12 +131,12 @@ def test_a_gpu_type_alone_means_one_gpu_unless_the_instance_has_more():
     [({"cpus": -1}, "cpus"), ({"memory_mib": -1}, "memory"), ({"gpu_amount": -1}, "gpu_amount")],
 )
 def test_a_negative_amount_is_refused(wrong, field):
-    with pytest.raises(ConfigurationError, match=f"^{field}: -1 is no amount"):
+    with pytest.raises(ConfigurationError, match=f"^{field}: -1 is not a valid amount"):
         InstanceTable().resolve(**wrong)
 
 
 def test_an_unknown_deployed_instance_is_blamed_on_the_deployment():
-    with pytest.raises(ConfigurationError, match=r"^deployment\.instance: there is no instance 'huge'"):
+    with pytest.raises(ConfigurationError, match=r"^deployment\.instance: unknown instance 'huge'"):
         InstanceTable().resolve(deployed="huge")
 
 

@@ -132,7 +132,7 @@ def test_an_error_in_a_nested_section_names_the_flat_field():
 
 
 def test_a_field_in_the_wrong_section_is_sent_to_the_right_one():
-    with pytest.raises(ConfigurationError, match="pods: it belongs into resources"):
+    with pytest.raises(ConfigurationError, match="pods: it belongs in section resources"):
         ExecutionConfig.Execution(**REQUIRED, pods=3)
 
 
@@ -425,7 +425,7 @@ def test_the_guide_calls_the_instance_size_instance(names):
 
 def test_two_names_cannot_mean_two_instances():
     with pytest.raises(
-        ConfigurationError, match="instance: 'small' is not the instance_size, 'medium'"
+        ConfigurationError, match="instance: 'small' conflicts with instance_size 'medium'"
     ) as caught:
         ExecutionConfig.Resources(instance="small", instance_size="medium")
     assert caught.value.details["field"] == "instance"
@@ -470,7 +470,7 @@ def test_an_execution_serves_more_than_one_configuration():
 
 def test_advanced_options_are_given_once():
     execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=OPTIONS)
-    with pytest.raises(ConfigurationError, match=r"advanced_options: .* give them once") as caught:
+    with pytest.raises(ConfigurationError, match=r"advanced_options: .* set them only once") as caught:
         ExecutionConfig(execution=execution, advanced_options=OPTIONS)
     assert caught.value.details["field"] == "advanced_options"
 
