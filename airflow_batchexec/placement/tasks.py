@@ -239,7 +239,8 @@ def _check_purchase_option(
         raise ConfigurationError(
             f"purchase_option: this execution requests {purchase_option}, but the tasks of this DAG were placed for "
             f"{placed_for} when it was parsed. Run it in a DAG created for it, with "
-            f"purchase_option={purchase_option!r} as an argument of batch_execution_group or a default of create_execution_dag.",
+            f"purchase_option={purchase_option!r} as an argument of batch_execution_group or a default of "
+            f"create_execution_dag.",
             field="purchase_option",
         )
     log.warning(

@@ -1,4 +1,4 @@
-"""The execution as a DAG and as a task group: the form, what is refused at parsing, and how the tasks hang together."""
+"""Execution DAGs and task groups: the form, errors at parse time, and the dependencies between the tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destinatio
 
 
 def run_params(**conf):
-    """The params that a run with this conf has, as Airflow validates them."""
+    """The params of a run with this conf, as validated by Airflow."""
     params = ParamsDict(execution_params({}))
     params.update(conf)
     return params.validate()
@@ -43,7 +43,7 @@ def group_in_a_dag(**fields) -> DAG:
 # ---- the DAG
 
 
-def test_the_form_is_the_whole_parameter_table():
+def test_form_contains_the_whole_parameter_table():
     params = create_execution_dag().params
 
     assert sorted(params) == sorted(flat_fields())
@@ -53,14 +53,14 @@ def test_the_form_is_the_whole_parameter_table():
         assert param.description.startswith(flat.schema["description"])
 
 
-def test_a_run_with_the_required_params_alone_is_the_default_configuration():
+def test_run_with_only_required_params_has_the_default_configuration():
     config = ExecutionConfig.from_fields(**run_params(**REQUIRED))
 
     assert config == ExecutionConfig.from_fields(**REQUIRED)
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_run_without_a_required_param_is_refused(name: str):
+def test_run_without_a_required_param_is_rejected(name: str):
     conf = {key: value for key, value in REQUIRED.items() if key != name}
 
     for missing in (conf, {**conf, name: ""}):
@@ -72,7 +72,7 @@ def test_a_run_without_a_required_param_is_refused(name: str):
     file_type=st.sampled_from([t.value for t in FileType]),
     upper=st.lists(st.booleans(), min_size=8, max_size=8),
 )
-def test_a_file_type_is_taken_in_any_case(file_type: str, upper: list[bool]):
+def test_file_type_is_case_insensitive(file_type: str, upper: list[bool]):
     written = "".join(c.upper() if up else c.lower() for c, up in zip(file_type, upper, strict=False))
 
     params = run_params(**REQUIRED, input_file_type=written)
@@ -81,7 +81,7 @@ def test_a_file_type_is_taken_in_any_case(file_type: str, upper: list[bool]):
 
 
 @pytest.mark.parametrize("written", ["spot", "SPOT", "on-demand", "On_Demand", "ONDEMAND"])
-def test_a_purchase_option_is_taken_as_the_configuration_takes_it(written: str):
+def test_purchase_option_accepts_the_spellings_of_the_configuration(written: str):
     params = run_params(**REQUIRED, purchase_option=written)
 
     assert ExecutionConfig.from_fields(**params).advanced_options.purchase_option in {"spot", "on-demand"}
@@ -100,12 +100,12 @@ def test_a_purchase_option_is_taken_as_the_configuration_takes_it(written: str):
     ],
     ids=str,
 )
-def test_a_wrong_value_is_refused_before_the_run_begins(wrong):
+def test_invalid_value_is_rejected_before_the_run_starts(wrong):
     with pytest.raises(ParamValidationError):
         run_params(**REQUIRED, **wrong)
 
 
-def test_an_optional_text_that_the_form_sends_empty_is_unset():
+def test_empty_optional_string_from_the_form_is_unset():
     texts = [
         name
         for name, flat in flat_fields().items()
@@ -125,7 +125,7 @@ def test_parameters_may_be_numbers_and_booleans():
     assert parameters == {"FACTOR": "3", "SHARP": "true", "NAME": "x"}
 
 
-def test_defaults_stand_in_for_what_a_run_leaves_out():
+def test_defaults_apply_to_params_that_a_run_does_not_set():
     dag = create_execution_dag(defaults={**REQUIRED, "pods": 2})
 
     assert dag.params.validate()["pods"] == 2
@@ -140,7 +140,7 @@ def test_defaults_stand_in_for_what_a_run_leaves_out():
         ({"output_file_type": "xlsx"}, "output_file_type"),
     ],
 )
-def test_a_default_that_no_run_could_use_is_refused_when_the_dag_is_parsed(defaults, field: str):
+def test_invalid_default_is_rejected_at_parse_time(defaults, field: str):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
         create_execution_dag(defaults=defaults)
 
@@ -148,7 +148,7 @@ def test_a_default_that_no_run_could_use_is_refused_when_the_dag_is_parsed(defau
     assert "\n" not in caught.value.message
 
 
-def test_the_dag_survives_airflows_serialization():
+def test_dag_survives_airflows_serialization():
     dag = create_execution_dag(defaults={"pods": 2}, max_active_tasks=7)
     document = json.loads(json.dumps(DagSerialization.to_dict(dag)))
 
@@ -162,7 +162,7 @@ def test_the_dag_survives_airflows_serialization():
     assert restored.get_task("finish").is_teardown
 
 
-def test_the_dag_takes_more_of_a_dags_own_arguments():
+def test_dag_arguments_are_passed_on():
     dag = create_execution_dag(
         "nightly", defaults=REQUIRED, schedule=timedelta(days=1), tags=["night"], retries=3
     )
@@ -174,7 +174,7 @@ def test_the_dag_takes_more_of_a_dags_own_arguments():
     assert create_execution_dag().schedule is None
 
 
-def test_the_dags_of_the_package_are_parsed_without_an_error():
+def test_example_dags_parse_without_errors():
     bag = DagBag(_DAGS)
 
     assert bag.import_errors == {}
@@ -184,7 +184,7 @@ def test_the_dags_of_the_package_are_parsed_without_an_error():
 # ---- the group
 
 
-def test_an_unknown_name_is_refused_when_the_dag_is_parsed():
+def test_unknown_name_is_rejected_at_parse_time():
     with pytest.raises(ConfigurationError, match=r"^podz: unknown parameter") as caught:
         group_in_a_dag(**REQUIRED, podz=3)
 
@@ -201,7 +201,7 @@ def test_an_unknown_name_is_refused_when_the_dag_is_parsed():
     ],
 )
 @pytest.mark.parametrize("source_folder", ["s3://flights/in", "s3://flights/{{ ds }}"])
-def test_a_wrong_literal_is_refused_when_the_dag_is_parsed_also_beside_a_template(
+def test_invalid_literal_is_rejected_at_parse_time_even_next_to_a_template(
     wrong, field: str, source_folder: str
 ):
     with pytest.raises(ConfigurationError) as caught:
@@ -211,7 +211,7 @@ def test_a_wrong_literal_is_refused_when_the_dag_is_parsed_also_beside_a_templat
 
 
 @pytest.mark.parametrize("missing", REQUIRED)
-def test_a_missing_required_parameter_is_refused_when_the_dag_is_parsed(missing: str):
+def test_missing_required_parameter_is_rejected_at_parse_time(missing: str):
     fields = {name: "{{ ds }}" for name in REQUIRED if name != missing}
 
     with pytest.raises(ConfigurationError, match=f"^{missing}: it is required"):
@@ -227,13 +227,13 @@ def test_every_parameter_may_be_a_template(templated: str):
     assert dag.get_task("score.plan").fields[templated] == "{{ params.some }}"
 
 
-def test_a_bucket_that_is_a_template_need_not_agree_with_the_folders_yet():
+def test_templated_bucket_is_not_checked_against_the_folders():
     group_in_a_dag(
         model_id="delay", bucket="{{ var.value.bucket }}", source_folder="in", destination_folder="out"
     )
 
 
-def test_a_parameter_may_come_from_another_task():
+def test_parameter_may_be_the_output_of_another_task():
     with DAG("pipeline", schedule=None) as dag:
         first = BaseOperator(task_id="first")
         batch_execution_group("score", **{**REQUIRED, "source_folder": first.output})
@@ -241,17 +241,17 @@ def test_a_parameter_may_come_from_another_task():
     assert dag.get_task("score.plan").upstream_task_ids == {"first"}
 
 
-@pytest.mark.parametrize(("pods", "at_once"), [(3, 3), (None, None), ("{{ params.pods }}", None), (0, None)])
-def test_literal_pods_say_how_many_mapped_tasks_run_at_once(pods, at_once):
+@pytest.mark.parametrize(("pods", "limit"), [(3, 3), (None, None), ("{{ params.pods }}", None), (0, None)])
+def test_literal_pods_limit_concurrent_mapped_tasks(pods, limit):
     fields = REQUIRED if pods is None else {**REQUIRED, "pods": pods}
 
     dag = group_in_a_dag(**fields)
 
-    assert dag.get_task("score.predict").max_active_tis_per_dagrun == at_once
+    assert dag.get_task("score.predict").max_active_tis_per_dagrun == limit
     assert dag.get_task("score.plan").map_per_file == isinstance(pods, int)
 
 
-def test_a_groups_tasks_carry_its_name_and_find_its_own_plan():
+def test_tasks_of_a_group_have_its_name_and_use_its_plan():
     dag = group_in_a_dag(**REQUIRED)
 
     assert set(dag.task_ids) == {"score.plan", "score.predict", "score.finish", "score.release"}
@@ -262,7 +262,7 @@ def test_a_groups_tasks_carry_its_name_and_find_its_own_plan():
     assert execution.key == "execution"
 
 
-def test_groups_of_one_dag_are_executions_of_their_own_also_where_their_last_names_are_equal():
+def test_groups_with_equal_last_names_are_separate_executions():
     with DAG("pipeline", schedule=None) as dag:
         first = batch_execution_group("first", **REQUIRED)
         second = batch_execution_group("second", **REQUIRED)
@@ -282,11 +282,11 @@ def test_groups_of_one_dag_are_executions_of_their_own_also_where_their_last_nam
 
 
 def serialized(dag: DAG):
-    """The DAG as Airflow's scheduler has it, through the document in its database."""
+    """The DAG as the scheduler sees it, after a round trip through its serialized form."""
     return DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
 
 
-def test_literal_resources_are_the_kubernetes_pod_of_predict_also_after_airflows_serialization(monkeypatch):
+def test_literal_resources_set_the_kubernetes_pod_of_predict_and_survive_serialization(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
     rules = '[{"purchase_option": "spot", "nodeSelector": {"capacity": "spot"}, "tolerations": [{"key": "spot"}]}]'
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", rules)
@@ -310,7 +310,7 @@ def test_literal_resources_are_the_kubernetes_pod_of_predict_also_after_airflows
         assert (placement.instance.name, placement.purchase_option) == ("gpu.t4.xl", "spot")
 
 
-def test_a_dag_that_is_parsed_again_is_no_new_version(monkeypatch):
+def test_parsing_a_dag_again_does_not_create_a_new_version(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
 
     documents = [DagSerialization.to_dict(create_execution_dag(defaults={"instance": "tiny"})) for _ in "ab"]
@@ -318,7 +318,7 @@ def test_a_dag_that_is_parsed_again_is_no_new_version(monkeypatch):
     assert json.dumps(documents[0], sort_keys=True) == json.dumps(documents[1], sort_keys=True)
 
 
-def test_an_instance_that_is_a_template_is_not_known_yet_so_the_default_one_is_placed(monkeypatch):
+def test_templated_instance_is_placed_as_the_default_instance(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "KubernetesExecutor")
 
     dag = group_in_a_dag(**REQUIRED, instance="{{ params.size }}", cpus=1)
@@ -327,7 +327,7 @@ def test_an_instance_that_is_a_template_is_not_known_yet_so_the_default_one_is_p
     assert dag.get_task("score.plan").placement.instance.cpus == 1
 
 
-def test_on_celery_the_queue_of_predict_is_in_the_serialized_dag_and_no_other_task_has_it(monkeypatch):
+def test_on_celery_only_predict_has_the_queue_in_the_serialized_dag(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", '[{"instance": "large", "queue": "big"}]')
 
@@ -342,7 +342,7 @@ def test_on_celery_the_queue_of_predict_is_in_the_serialized_dag_and_no_other_ta
 
 
 @pytest.mark.parametrize("executor", ["LocalExecutor", "CeleryExecutor"])
-def test_what_the_author_says_of_executors_is_predicts_own(monkeypatch, executor: str):
+def test_executor_settings_of_the_author_apply_to_predict_only(monkeypatch, executor: str):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", f"{executor},mine:acme.executors.Executor")
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", '[{"queue": "any"}]')
     own = {"executor": "mine", "queue": "theirs", "executor_config": {"some": "thing"}}

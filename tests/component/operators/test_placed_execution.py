@@ -41,7 +41,9 @@ def test_a_kubernetes_pod_too_small_for_the_deployment_is_refused_and_nothing_is
         assert outcome.ends(f"{group}.plan") == [("failed", 1)]
         refused = outcome.xcom(f"{group}.plan", "refused")
         assert refused["error"] == "ConfigurationError"
-        assert refused["reason"].startswith("cpus: this execution needs 8 cpus per pod: its instance is large")
+        assert refused["reason"].startswith(
+            "cpus: this execution needs 8 cpus per pod: its instance is large"
+        )
         assert "instance='large' as arguments of batch_execution_group" in refused["reason"]
         assert not (tmp_path / f"out-{group}").exists()
 

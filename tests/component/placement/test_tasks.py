@@ -1,5 +1,5 @@
-"""What an instance and a purchase option become on Airflow's executors, checked against Airflow's and Kubernetes' own
-code: what is given to the Kubernetes executor goes through the functions that it makes its pods with.
+"""Placement on Airflow's executors, checked against Airflow's and Kubernetes' own code: overrides pass through the
+functions with which the Kubernetes executor creates pods.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def place(literals=None, *, sibling: BaseOperator | None = None, **own):
 
 
 def constructed(override: k8s.V1Pod) -> dict:
-    """The pod that the Kubernetes executor makes of an override and a template of the deployment's own."""
+    """The spec of the pod that the Kubernetes executor creates from an override and the deployment's template."""
     template = k8s.V1Pod(
         spec=k8s.V1PodSpec(
             containers=[
@@ -99,7 +99,7 @@ def constructed(override: k8s.V1Pod) -> dict:
 
 
 def refused(placement: Placement | None, instance: Instance, option: str = "", **request) -> str:
-    """Why an execution is refused; the message begins with the field that the details name."""
+    """The message with which an execution is refused; it starts with the field named in the details."""
     with pytest.raises(ConfigurationError) as caught:
         admission(placement, ExecutionConfig.from_fields(**REQUIRED, **request))(instance, option)
     assert caught.value.message.startswith(f"{caught.value.details['field']}: ")
@@ -110,7 +110,7 @@ def admitted(placement: Placement | None, instance: Instance, option: str = "", 
     admission(placement, ExecutionConfig.from_fields(**REQUIRED, **request))(instance, option)
 
 
-# ---- where nothing is set
+# ---- other executors
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def admitted(placement: Placement | None, instance: Instance, option: str = "", 
         "acme.Executor",
     ],
 )
-def test_on_another_executor_nothing_is_added(configure, executor: str):
+def test_other_executors_get_no_arguments(configure, executor: str):
     configure(executor, [SPOT, {"queue": "big"}])
 
     assert place({"instance": "xlarge", "purchase_option": "spot"}) == ({}, None)
@@ -130,7 +130,7 @@ def test_on_another_executor_nothing_is_added(configure, executor: str):
     assert place(**own) == (own, None)
 
 
-def test_on_another_executor_kubernetes_is_not_imported():
+def test_other_executors_do_not_import_kubernetes():
     program = (
         "import sys\n"
         "from airflow_batchexec import create_execution_dag\n"
@@ -161,7 +161,7 @@ def test_on_another_executor_kubernetes_is_not_imported():
         "acme.executors.OurKubernetesExecutor",
     ],
 )
-def test_wherever_the_kubernetes_executor_is_configured_a_task_gets_its_pod(configure, executor: str):
+def test_task_gets_a_pod_if_the_kubernetes_executor_is_configured(configure, executor: str):
     configure(executor)
 
     arguments, _ = place({"instance": "tiny"})
@@ -171,7 +171,7 @@ def test_wherever_the_kubernetes_executor_is_configured_a_task_gets_its_pod(conf
     assert (container.name, container.resources.limits["cpu"]) == ("base", "1")
 
 
-def test_the_pod_that_airflow_makes_has_exactly_the_instances_resources_and_the_places_nodes(configure):
+def test_airflows_pod_has_exactly_the_resources_of_the_instance_and_the_nodes_of_the_rules(configure):
     toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     configure(rules=[SPOT, T4, ON_DEMAND, {"gpu_type": "*", "tolerations": [toleration]}])
 
@@ -190,14 +190,14 @@ def test_the_pod_that_airflow_makes_has_exactly_the_instances_resources_and_the_
     }
     amounts = {"cpu": "3", "memory": f"{14 * 1024 + 512}Mi"}
     assert container["resources"] == {"requests": amounts, "limits": {**amounts, "nvidia.com/gpu": "1"}}
-    # The image is the executor's own, and the template's variables are still there.
+    # The image is the executor's, and the template's variables are kept.
     assert (container["name"], container["image"]) == ("base", "airflow:3.3.2")
     assert {"AIRFLOW__CORE__EXECUTOR", "AIRFLOW_IS_K8S_EXECUTOR_POD"} == {e["name"] for e in container["env"]}
     assert placement.instance.name == "gpu.t4.xl"
     assert placement.purchase_option == "spot"
 
 
-def test_without_rules_and_literals_the_pod_is_the_default_instances_and_may_run_anywhere(configure):
+def test_pod_without_rules_and_literals_has_the_default_instance_and_no_node_constraints(configure):
     configure()
 
     arguments, _ = place()
@@ -207,7 +207,7 @@ def test_without_rules_and_literals_the_pod_is_the_default_instances_and_may_run
     assert not {"nodeSelector", "tolerations", "affinity"} & set(spec)
 
 
-def test_literal_amounts_replace_the_instances_and_the_configuration_names_the_rest(configure):
+def test_literal_amounts_override_the_instance_and_options_are_applied(configure):
     configure(
         instances='{"mine": {"cpus": 0.25, "memory_gib": 0.5}}',
         task_memory="300",
@@ -227,7 +227,7 @@ def test_literal_amounts_replace_the_instances_and_the_configuration_names_the_r
     memory=st.integers(1, 2**44),
     own=st.integers(0, 2**34),
 )
-def test_as_kubernetes_reads_them_the_amounts_are_never_too_small(cpus: float, memory: int, own: int):
+def test_quantities_are_never_too_small(cpus: float, memory: int, own: int):
     document = pod_document(
         Instance("any", cpus, memory), Place(), gpu_resource="nvidia.com/gpu", task_memory_bytes=own
     )
@@ -248,7 +248,7 @@ def test_every_default_instance_can_be_placed(configure):
         assert parse_quantity(limits.get("nvidia.com/gpu", "0")) == instance.gpu_amount
 
 
-def test_a_missing_package_is_an_error_that_names_the_extra(configure, monkeypatch):
+def test_error_for_a_missing_package_names_the_extra(configure, monkeypatch):
     configure()
     monkeypatch.setitem(sys.modules, "airflow.providers.cncf.kubernetes.pod_generator", None)
 
@@ -260,11 +260,9 @@ def test_a_missing_package_is_an_error_that_names_the_extra(configure, monkeypat
     assert caught.value.details["field"] == "executor"
 
 
-# Within the pod, Airflow's Helm chart configures the local executor.
+# Inside the pod, Airflow's Helm chart configures the local executor.
 @pytest.mark.parametrize("executor", ["LocalExecutor", "KubernetesExecutor"])
-def test_in_the_tasks_own_pod_no_pod_is_made_but_the_plan_knows_what_it_has_been_given(
-    configure, monkeypatch, executor: str
-):
+def test_in_its_pod_a_task_creates_no_pod_but_keeps_its_placement(configure, monkeypatch, executor: str):
     configure(executor)
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
     monkeypatch.setitem(sys.modules, "airflow.providers.cncf.kubernetes.pod_generator", None)
@@ -276,10 +274,10 @@ def test_in_the_tasks_own_pod_no_pod_is_made_but_the_plan_knows_what_it_has_been
     assert placement.instance.name == "large"
 
 
-# ---- what the author says himself
+# ---- overrides in the DAG
 
 
-def test_each_field_that_the_authors_pod_sets_wins_and_the_rest_is_the_instances(configure):
+def test_pod_override_of_the_author_wins_field_by_field(configure):
     configure(rules=[SPOT])
     own = k8s.V1Pod(
         metadata=k8s.V1ObjectMeta(labels={"team": "red"}),
@@ -298,13 +296,13 @@ def test_each_field_that_the_authors_pod_sets_wins_and_the_rest_is_the_instances
     assert spec["nodeSelector"] == {"pool": "theirs"}
     assert spec["containers"][0]["image"] == "theirs:2"
     assert spec["containers"][0]["resources"]["limits"]["cpu"] == "1"
-    # The nodes are the author's, so nothing is known of how they are bought; what fits in the pod is.
+    # The author selects the nodes, so their purchase option is unknown; what fits into the pod is known.
     admitted(placement, InstanceTable().get("tiny"), "on-demand", purchase_option="on-demand")
     assert refused(placement, InstanceTable().get("small")).startswith("cpus: ")
     assert own.spec.containers[0].resources is None
 
 
-def test_where_the_authors_pod_has_resources_of_its_own_nothing_is_refused(configure):
+def test_nothing_is_refused_if_the_authors_pod_sets_resources(configure):
     configure()
     resources = k8s.V1ResourceRequirements(limits={"cpu": "64"})
     own = k8s.V1Pod(spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", resources=resources)]))
@@ -316,7 +314,7 @@ def test_where_the_authors_pod_has_resources_of_its_own_nothing_is_refused(confi
     assert placement is None
 
 
-def test_what_the_default_args_of_a_dag_say_is_the_authors_word_too(configure):
+def test_default_args_of_the_dag_count_as_the_authors(configure):
     configure("CeleryExecutor", [{"queue": "big"}])
     assert place(sibling=task(queue="theirs")) == ({}, None)
 
@@ -328,10 +326,12 @@ def test_what_the_default_args_of_a_dag_say_is_the_authors_word_too(configure):
     assert placement.executor == "KubernetesExecutor"
 
 
-def test_a_pod_override_that_is_no_pod_is_refused(configure):
+def test_pod_override_must_be_a_pod(configure):
     configure()
 
-    with pytest.raises(ConfigurationError, match=r"^executor_config: pod_override must be a .*V1Pod, not a dict") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^executor_config: pod_override must be a .*V1Pod, not a dict"
+    ) as caught:
         place(executor_config={"pod_override": {"spec": {}}})
 
     assert caught.value.details["field"] == "executor_config"
@@ -343,7 +343,7 @@ def test_a_pod_override_that_is_no_pod_is_refused(configure):
 @pytest.mark.parametrize(
     "executor", ["CeleryExecutor", CELERY, "c:CeleryExecutor", "LocalExecutor,CeleryExecutor"]
 )
-def test_on_celery_the_last_rule_that_holds_gives_the_queue(configure, executor: str):
+def test_on_celery_the_last_matching_rule_sets_the_queue(configure, executor: str):
     configure(
         executor,
         [
@@ -363,32 +363,32 @@ def test_on_celery_the_last_rule_that_holds_gives_the_queue(configure, executor:
     assert place({"purchase_option": "spot"}, queue="mine")[0] == {"queue": "mine"}
 
 
-# ---- what an execution may need
+# ---- executions that do not fit
 
 
 @pytest.mark.parametrize(
-    ("needed", "field", "says"),
+    ("needed", "field", "need"),
     [
         (Instance("huge", 3, 8 * 1024 * MIB), "cpus", "3 cpus"),
         (Instance("small", 2, 9000 * MIB), "memory", "9000 MiB"),
         (Instance("g", 2, 1, "NVIDIA_T4", 1), "gpu_amount", "1 x NVIDIA_T4"),
     ],
 )
-def test_on_kubernetes_an_instance_that_needs_more_is_refused_with_what_to_do(
-    configure, needed: Instance, field: str, says: str
+def test_on_kubernetes_an_instance_that_needs_more_is_refused_with_a_remedy(
+    configure, needed: Instance, field: str, need: str
 ):
     configure()
     _, placement = place({"instance": "small"})
 
     message = refused(placement, needed, memory=9000 if field == "memory" else 0)
 
-    assert message.startswith(f"{field}: this execution needs {says}")
+    assert message.startswith(f"{field}: this execution needs {need}")
     assert "made for small (2 cpus, 8 GiB)" in message
     assert f"instance={needed.name!r}" in message
     assert ("memory=9000" in message) == (field == "memory")
 
 
-def test_another_kind_of_gpu_is_refused_and_less_of_everything_is_not(configure):
+def test_different_gpu_type_is_refused_but_less_of_everything_is_not(configure):
     configure()
     _, placement = place({"instance": "gpu.t4.2xl"})
 
@@ -400,7 +400,7 @@ def test_another_kind_of_gpu_is_refused_and_less_of_everything_is_not(configure)
         admitted(placement, table.get(name), "spot", purchase_option="spot")
 
 
-def test_where_the_tasks_run_on_another_executor_than_kubernetes_nothing_is_refused(configure):
+def test_nothing_is_refused_if_the_tasks_run_on_another_executor(configure):
     configure("LocalExecutor,KubernetesExecutor")
     for own in ({}, {"executor": "LocalExecutor"}):
         _, placement = place(**own)
@@ -412,7 +412,7 @@ def test_where_the_tasks_run_on_another_executor_than_kubernetes_nothing_is_refu
         assert "cpus" in refused(placement, InstanceTable().get("4xlarge"))
 
 
-def test_on_celery_an_instance_that_needs_more_is_refused_where_it_has_another_queue(configure):
+def test_on_celery_an_instance_that_needs_more_is_refused_if_its_queue_differs(configure):
     configure("CeleryExecutor", [{"instance": ["xlarge", "2xlarge"], "queue": "big"}])
     _, placement = place({"instance": "small"})
 
@@ -432,7 +432,7 @@ def test_on_celery_an_instance_that_needs_more_is_refused_where_it_has_another_q
         ("CeleryExecutor", [{"purchase_option": "spot", "queue": "spot"}]),
     ],
 )
-def test_another_purchase_option_is_refused_where_it_was_asked_for_and_told_where_it_was_deployed(
+def test_different_purchase_option_is_refused_if_requested_and_logged_if_deployed(
     configure, caplog, executor: str, rules
 ):
     configure(executor, rules)
@@ -449,7 +449,7 @@ def test_another_purchase_option_is_refused_where_it_was_asked_for_and_told_wher
     assert "deployment requests on-demand" in caplog.text
 
 
-def test_a_purchase_option_that_no_rule_is_for_is_told(configure, caplog):
+def test_purchase_option_without_a_rule_is_logged(configure, caplog):
     configure(rules=[T4])
     _, placement = place({"purchase_option": "spot"})
 
@@ -458,7 +458,7 @@ def test_a_purchase_option_that_no_rule_is_for_is_told(configure, caplog):
     assert "no rule of [batchexec] placement uses purchase_option" in caplog.text
 
 
-def test_the_configured_purchase_option_is_the_one_of_dags_that_name_none(configure):
+def test_configured_purchase_option_applies_to_dags_that_set_none(configure):
     configure(rules=[SPOT, ON_DEMAND], purchase_option="Spot")
 
     assert place()[1].purchase_option == "spot"
@@ -471,7 +471,7 @@ def test_the_configured_purchase_option_is_the_one_of_dags_that_name_none(config
 # ---- rules
 
 
-def test_rules_that_hold_apply_together_and_the_later_wins_where_they_set_the_same():
+def test_matching_rules_are_merged_and_later_ones_win():
     def affinity(*expressions):
         terms = [{"matchExpressions": [expression]} for expression in expressions]
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
@@ -493,7 +493,7 @@ def test_rules_that_hold_apply_together_and_the_later_wins_where_they_set_the_sa
     assert place.pod["nodeSelector"] == {"pool": "small", "zone": "a"}
     assert place.pod["tolerations"] == [{"key": "a"}, {"key": "b"}]
     assert place.resources == {"x": "1"}
-    # A node must be not spot, and fast or large.
+    # A node must not be spot, and must be fast or large.
     required = place.pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert required["nodeSelectorTerms"] == [
         {"matchExpressions": [NOT_SPOT, fast]},
@@ -501,7 +501,7 @@ def test_rules_that_hold_apply_together_and_the_later_wins_where_they_set_the_sa
     ]
 
 
-def test_a_condition_holds_only_for_what_is_set():
+def test_condition_does_not_match_an_unset_value():
     rules = PlacementRules.parse(
         '[{"gpu_type": "*", "queue": "gpu"}, {"purchase_option": "*", "queue": "bought"}]',
         instances=InstanceTable(),
@@ -535,7 +535,7 @@ def test_a_condition_holds_only_for_what_is_set():
         ('[{"resources": "1Gi"}]', "placement[0].resources"),
     ],
 )
-def test_a_wrong_rule_is_refused_by_its_number_and_key(configure, monkeypatch, rules: str, field: str):
+def test_error_for_an_invalid_rule_names_its_number_and_key(configure, monkeypatch, rules: str, field: str):
     configure()
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__PLACEMENT", rules)
 
@@ -557,7 +557,7 @@ def test_a_wrong_rule_is_refused_by_its_number_and_key(configure, monkeypatch, r
     ],
     ids=str,
 )
-def test_what_kubernetes_would_drop_or_read_otherwise_is_refused(configure, asks):
+def test_fields_that_kubernetes_would_drop_or_misread_are_rejected(configure, asks):
     configure(rules=[asks])
 
     with pytest.raises(ConfigurationError, match=r"^placement: ") as caught:
@@ -573,7 +573,7 @@ def test_what_kubernetes_would_drop_or_read_otherwise_is_refused(configure, asks
     ("wrong", "field"),
     [({"instance": "smal"}, "instance"), ({"purchase_option": "sport"}, "purchase_option")],
 )
-def test_a_wrong_default_is_refused_when_the_dag_is_parsed(configure, wrong, field: str):
+def test_invalid_default_is_rejected_at_parse_time(configure, wrong, field: str):
     configure()
 
     with pytest.raises(ConfigurationError) as caught:
@@ -582,10 +582,10 @@ def test_a_wrong_default_is_refused_when_the_dag_is_parsed(configure, wrong, fie
     assert caught.value.details["field"] == field
 
 
-# ---- what the documents and descriptions say
+# ---- documentation
 
 
-def test_the_documents_table_of_instances_is_the_default_one():
+def test_documented_instances_are_the_defaults():
     rows = re.findall(r"^\| `(.+?)` \| (\S+) \| (\S+) \| (.*)\|$", RESOURCES.read_text("utf-8"), re.MULTILINE)
 
     assert rows == [
@@ -599,7 +599,7 @@ def test_the_documents_table_of_instances_is_the_default_one():
     ]
 
 
-def test_every_rule_of_the_document_is_taken_by_kubernetes_as_it_is_written():
+def test_kubernetes_accepts_every_documented_rule_unchanged():
     parser = configparser.ConfigParser(interpolation=None)
     blocks_of_rules = [block.text for block in blocks(RESOURCES) if block.language == "ini"]
     assert len(blocks_of_rules) == 5
@@ -618,7 +618,7 @@ def test_every_rule_of_the_document_is_taken_by_kubernetes_as_it_is_written():
         assert rules.place(InstanceTable().get("gpu.t4.xl"), "spot") != Place()
 
 
-def test_the_options_example_is_a_rule(configure):
+def test_example_of_the_option_is_a_valid_rule(configure):
     configure(placement=get_provider_info()["config"]["batchexec"]["options"]["placement"]["example"])
 
     override = place({"purchase_option": "spot"})[0]["executor_config"]["pod_override"]

@@ -15,13 +15,13 @@ EVERY_SUFFIX = [(suffix, file_type) for file_type, suffixes in SUFFIXES.items() 
 
 
 @given(STEMS, st.sampled_from(EVERY_SUFFIX))
-def test_the_suffix_of_a_name_tells_its_type_in_any_case(stem: str, suffix: tuple[str, FileType]):
+def test_file_type_is_inferred_from_the_suffix_in_any_case(stem: str, suffix: tuple[str, FileType]):
     text, file_type = suffix
     assert infer_file_type(f"in/{stem}{text}") is infer_file_type(f"in/{stem}{text.upper()}") is file_type
 
 
 @pytest.mark.parametrize("name", ["day", "day.txt", "day.gz", "csv", ".csv", "day.csv/part-0", ""])
-def test_other_names_tell_nothing(name: str):
+def test_file_type_is_not_inferred_from_other_names(name: str):
     assert infer_file_type(name) is None
 
 
@@ -37,18 +37,18 @@ def test_other_names_tell_nothing(name: str):
         (".csv", FileType.CSV, ".csv.csv"),
     ],
 )
-def test_a_result_is_named_after_its_file(name: str, output_type: FileType, result: str):
+def test_result_is_named_after_its_file(name: str, output_type: FileType, result: str):
     assert result_of(Location.parse(f"s3://shop/in/{name}"), output_type) == result
 
 
 @given(STEMS, STEMS, st.sampled_from(FileType))
-def test_files_whose_names_tell_no_type_never_share_a_result(one: str, other: str, output_type: FileType):
+def test_files_of_unknown_type_never_share_a_result(one: str, other: str, output_type: FileType):
     names = {f"{name}.data" for name in (one, other)}
     places = [Location.parse("s3://shop/in").join(name) for name in names]
     assert len({result_of(place, output_type) for place in places}) == len(names)
 
 
-def test_the_configuration_of_a_file_has_it_for_its_source():
+def test_file_is_the_source_of_its_configuration():
     config = file_config({**REQUEST, "file": " s3a://shop/in/day.feather ", "cpus": "2"})
 
     assert config.source == Location.parse("s3://shop/in/day.feather")
@@ -57,19 +57,19 @@ def test_the_configuration_of_a_file_has_it_for_its_source():
     assert config.resources.cpus == 2
 
 
-def test_a_type_that_is_given_wins_over_the_one_that_the_name_tells():
+def test_explicit_type_overrides_the_inferred_one():
     config = file_config({**REQUEST, "input_file_type": "parquet"})
     assert config.execution.input_file_type is FileType.PARQUET
 
 
 @pytest.mark.parametrize("file", [None, 7, ["s3://shop/a.csv"], b"s3://shop/a.csv"])
-def test_what_is_no_text_is_no_file(file: object):
+def test_file_must_be_a_string(file: object):
     with pytest.raises(ConfigurationError, match=r"^file: ") as refused:
         check_file_request({**REQUEST, "file": file})
     assert refused.value.details["field"] == "file"
 
 
-def test_what_is_known_later_is_not_missing():
+def test_parameters_known_later_are_not_missing():
     assert check_file_request({}, known_later={"file", "destination_folder"}) is None
     with pytest.raises(ConfigurationError, match=r"^file: it is required"):
         check_file_request({}, known_later={"destination_folder"})

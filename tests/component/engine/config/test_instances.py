@@ -24,24 +24,24 @@ NAMES = st.sampled_from([instance.name for instance in DEFAULT_INSTANCES])
         ("2xlarge", 32, 128),
     ],
 )
-def test_the_default_sizes_are_the_guides(name, cpus, memory_gib):
+def test_default_sizes_match_the_guide(name, cpus, memory_gib):
     instance = InstanceTable().get(name)
     assert (instance.cpus, instance.memory_bytes) == (cpus, memory_gib * GIB)
     assert instance.gpu_amount == 0
 
 
-def test_a_gpu_instance_has_a_type_and_an_amount():
+def test_gpu_instance_has_type_and_amount():
     instance = InstanceTable().get("gpu.a10.12xl")
     assert (instance.gpu_type, instance.gpu_amount) == ("NVIDIA_A10G", 4)
     assert str(instance) == "gpu.a10.12xl (47 cpus, 189 GiB, 4 x NVIDIA_A10G)"
 
 
 @given(name=NAMES, upper=st.booleans())
-def test_a_name_is_found_in_any_case(name, upper):
+def test_names_are_case_insensitive(name, upper):
     assert InstanceTable().get(name.upper() if upper else name.title()).name == name
 
 
-def test_an_unknown_name_lists_the_names_and_the_closest():
+def test_unknown_name_lists_known_names_and_suggests_the_closest():
     with pytest.raises(ConfigurationError, match=r"instance: unknown instance 'smal'") as caught:
         InstanceTable().get("smal")
     assert "Did you mean 'small'?" in str(caught.value)
@@ -49,7 +49,7 @@ def test_an_unknown_name_lists_the_names_and_the_closest():
     assert caught.value.details == {"field": "instance"}
 
 
-def test_configured_instances_are_merged_over_the_defaults():
+def test_configured_instances_override_the_defaults():
     table = InstanceTable.parse(
         '{"mine": {"cpus": 0.5, "memory_gib": 3}, "Small": {"cpus": 3, "memory_gib": 1.5}}'
     )
@@ -58,12 +58,12 @@ def test_configured_instances_are_merged_over_the_defaults():
     assert table.get("tiny").cpus == 1
 
 
-def test_a_configured_gpu_type_alone_means_one_gpu():
+def test_configured_gpu_type_alone_means_one_gpu():
     table = InstanceTable(extra={"g": {"cpus": 1, "memory_gib": 1, "gpu_type": "NVIDIA_T4"}})
     assert table.get("g").gpu_amount == 1
 
 
-def test_empty_text_adds_nothing():
+def test_empty_string_adds_no_instances():
     assert list(InstanceTable.parse("  ")) == list(DEFAULT_INSTANCES)
 
 
@@ -86,7 +86,7 @@ def test_empty_text_adds_nothing():
         ("{", "instances"),
     ],
 )
-def test_a_wrong_table_names_the_instance_and_the_key(extra, field):
+def test_error_in_the_table_names_instance_and_key(extra, field):
     with pytest.raises(ConfigurationError) as caught:
         InstanceTable.parse(extra)
     assert caught.value.details["field"] == field
@@ -94,32 +94,32 @@ def test_a_wrong_table_names_the_instance_and_the_key(extra, field):
 
 
 @given(requested=NAMES, deployed=st.none() | NAMES)
-def test_the_request_goes_before_the_deployment(requested, deployed):
+def test_request_takes_precedence_over_deployment(requested, deployed):
     table = InstanceTable()
     assert table.resolve(requested=requested, deployed=deployed) == table.get(requested)
 
 
 @given(deployed=NAMES)
-def test_the_deployment_goes_before_the_default(deployed):
+def test_deployment_takes_precedence_over_default(deployed):
     table = InstanceTable()
     assert table.resolve(requested="", deployed=deployed) == table.get(deployed)
     assert table.resolve() == table.get("small")
 
 
 @given(name=NAMES, cpus=st.integers(1, 99), memory_mib=st.integers(1, 10**6))
-def test_explicit_resources_take_the_place_of_the_instances(name, cpus, memory_mib):
+def test_explicit_resources_override_the_instance(name, cpus, memory_mib):
     resolved = InstanceTable().resolve(requested=name, cpus=cpus, memory_mib=memory_mib)
     assert (resolved.cpus, resolved.memory_bytes) == (cpus, memory_mib * 1024**2)
     assert resolved.gpu_type == InstanceTable().get(name).gpu_type
 
 
 @given(name=NAMES)
-def test_zero_is_not_set(name):
+def test_zero_means_unset(name):
     table = InstanceTable()
     assert table.resolve(requested=name, cpus=0, memory_mib=0, gpu_type="", gpu_amount=0) == table.get(name)
 
 
-def test_a_gpu_type_alone_means_one_gpu_unless_the_instance_has_more():
+def test_gpu_type_alone_means_one_gpu_unless_the_instance_has_more():
     table = InstanceTable()
     assert table.resolve(gpu_type="NVIDIA_T4").gpu_amount == 1
     assert table.resolve(requested="gpu.a10.12xl", gpu_type="NVIDIA_T4").gpu_amount == 4
@@ -130,12 +130,12 @@ def test_a_gpu_type_alone_means_one_gpu_unless_the_instance_has_more():
     ("wrong", "field"),
     [({"cpus": -1}, "cpus"), ({"memory_mib": -1}, "memory"), ({"gpu_amount": -1}, "gpu_amount")],
 )
-def test_a_negative_amount_is_refused(wrong, field):
+def test_negative_amount_is_rejected(wrong, field):
     with pytest.raises(ConfigurationError, match=f"^{field}: -1 is not a valid amount"):
         InstanceTable().resolve(**wrong)
 
 
-def test_an_unknown_deployed_instance_is_blamed_on_the_deployment():
+def test_unknown_deployed_instance_is_reported_as_the_deployments():
     with pytest.raises(ConfigurationError, match=r"^deployment\.instance: unknown instance 'huge'"):
         InstanceTable().resolve(deployed="huge")
 
@@ -147,7 +147,7 @@ def test_an_unknown_deployed_instance_is_blamed_on_the_deployment():
         max_size=4,
     )
 )
-def test_every_configured_instance_can_be_found(extra):
+def test_every_configured_instance_is_found(extra):
     table = InstanceTable.parse(json.dumps(extra))
     for name, entry in extra.items():
         assert table.get(name) == Instance(name, entry["cpus"], entry["memory_gib"] * GIB)

@@ -34,13 +34,13 @@ def _locations(draw):
 
 
 @given(_locations())
-def test_a_location_is_its_own_uri_read_again(location):
+def test_uri_round_trips(location):
     assert Location.parse(location.uri) == location
     assert str(location) == location.uri
 
 
 @given(_locations(), _relative_paths)
-def test_what_is_joined_lies_below_and_is_found_again(folder, relative):
+def test_joined_location_is_contained_and_relative_inverts_join(folder, relative):
     inner = folder.join(relative)
     assert folder.contains(inner)
     assert folder.relative(inner) == relative
@@ -49,24 +49,24 @@ def test_what_is_joined_lies_below_and_is_found_again(folder, relative):
 
 
 @given(_locations(), _parts)
-def test_the_parent_of_what_is_joined_is_the_folder(folder, name):
+def test_parent_of_a_joined_location_is_the_folder(folder, name):
     assert folder.join(name).parent == folder
 
 
 @given(_locations())
-def test_every_location_contains_itself_and_lies_in_its_parent(location):
+def test_location_contains_itself_and_is_contained_in_its_parent(location):
     assert location.contains(location)
     assert location.relative(location) == ""
     assert location.parent.contains(location)
 
 
 @given(_locations(), _locations())
-def test_two_locations_that_contain_each_other_are_one(one, other):
+def test_locations_that_contain_each_other_are_equal(one, other):
     assert (one.contains(other) and other.contains(one)) == (one == other)
 
 
 @given(_locations(), _any_text)
-def test_no_text_that_is_joined_climbs_out(folder, text):
+def test_join_never_escapes_the_folder(folder, text):
     try:
         inner = folder.join(text)
     except LocationError:
@@ -77,7 +77,7 @@ def test_no_text_that_is_joined_climbs_out(folder, text):
 
 
 @given(st.sampled_from(["", "s3://", "s3a://", "file://", "file:///", "gs://bucket/"]), _any_text)
-def test_whatever_text_is_read_is_a_location_or_a_location_error(prefix, text):
+def test_parse_returns_a_location_or_raises_location_error(prefix, text):
     try:
         location = Location.parse(prefix + text)
     except LocationError:
@@ -86,7 +86,7 @@ def test_whatever_text_is_read_is_a_location_or_a_location_error(prefix, text):
 
 
 @given(_buckets, _keys)
-def test_a_bucket_and_a_folder_are_the_uri_of_both(bucket, folder):
+def test_bucket_and_folder_equal_their_uri(bucket, folder):
     expected = Location.parse(f"s3://{bucket}/{folder}")
     for name in (bucket, f"s3://{bucket}", f"s3://{bucket}/"):
         assert Location.of(bucket=name, folder=folder, field="folder", bucket_field="bucket") == expected
@@ -108,7 +108,7 @@ def test_a_bucket_and_a_folder_are_the_uri_of_both(bucket, folder):
         ("s3://b/100%25 a+b=c", Location(Scheme.S3, "b", "100%25 a+b=c")),
     ],
 )
-def test_a_uri_is_read_as_it_is_written(uri, expected):
+def test_uri_is_parsed(uri, expected):
     assert Location.parse(uri) == expected
 
 
@@ -139,7 +139,7 @@ def test_a_uri_is_read_as_it_is_written(uri, expected):
         "file:///data/../etc",
     ],
 )
-def test_a_malformed_uri_is_refused_by_the_name_of_its_field(uri):
+def test_error_for_a_malformed_uri_names_the_field(uri):
     with pytest.raises(LocationError, match=r"^source: ") as refused:
         Location.parse(uri, field="source")
     assert refused.value.details["field"] == "source"
@@ -159,19 +159,19 @@ def test_a_malformed_uri_is_refused_by_the_name_of_its_field(uri):
         ("b", "http://b/in", "folder"),
     ],
 )
-def test_a_bucket_and_a_folder_that_do_not_fit_are_refused(bucket, folder, field):
+def test_invalid_bucket_and_folder_are_rejected(bucket, folder, field):
     with pytest.raises(LocationError) as refused:
         Location.of(bucket=bucket, folder=folder, field="folder", bucket_field="bucket")
     assert refused.value.details["field"] == field
 
 
-def test_a_folder_on_disk_needs_no_bucket_and_ignores_one():
+def test_local_folder_ignores_the_bucket():
     expected = Location.parse("file:///data")
     for bucket in ("", "b"):
         assert Location.of(bucket=bucket, folder="file:///data", field="f", bucket_field="b") == expected
 
 
-def test_a_bucket_without_a_scheme_lies_in_the_storage_that_is_asked_for():
+def test_bucket_without_scheme_uses_the_given_one():
     location = Location.of(bucket="b", folder="in", scheme=Scheme.GS, field="f", bucket_field="b")
     assert location.uri == "gs://b/in"
     for scheme in (Scheme.S3, Scheme.GS):
@@ -183,7 +183,7 @@ def test_a_bucket_without_a_scheme_lies_in_the_storage_that_is_asked_for():
         )
 
 
-def test_a_folder_whose_name_begins_like_another_does_not_lie_in_it():
+def test_common_name_prefix_is_not_containment():
     assert not Location.parse("s3://b/in").contains(Location.parse("s3://b/in-2"))
     assert not Location.parse("s3://b/in").contains(Location.parse("gs://b/in"))
     with pytest.raises(LocationError, match="is not below"):
@@ -191,27 +191,27 @@ def test_a_folder_whose_name_begins_like_another_does_not_lie_in_it():
 
 
 @pytest.mark.parametrize("key", ["in//x", "in/../x", "in/./x", "in/x/"])
-def test_a_stored_key_that_is_no_normal_path_gives_no_relative_path_that_passes(key):
+def test_relative_path_of_an_unnormalized_key_is_rejected(key):
     relative = Location.parse("s3://b/in").relative(Location(Scheme.S3, "b", key))
     assert f"in/{relative}" == key
     with pytest.raises(LocationError, match=r"^file: "):
         check_relative_path(relative, field="file")
 
 
-def test_only_a_file_has_a_path_on_disk():
+def test_only_local_locations_have_a_path():
     assert Location.parse("file:///data/in").path == Path("/data/in")
     with pytest.raises(LocationError, match="s3://b/in"):
         _ = Location.parse("s3://b/in").path
 
 
-def test_a_path_on_disk_is_made_absolute_and_followed_upwards(tmp_path, monkeypatch):
+def test_local_path_is_made_absolute_and_parent_references_are_resolved(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")
     assert Location.of_path(Path("x.csv")).path == tmp_path / "in" / "x.csv"
     assert Location.of_path(Path("../out")).path == tmp_path.resolve() / "out"
 
 
-def test_without_a_list_buckets_are_allowed_and_the_disk_is_not():
+def test_by_default_buckets_are_allowed_and_local_files_are_not():
     allowed = AllowedLocations.parse("  ")
     allowed.check(Location.parse("s3://any/thing"), field="source")
     allowed.check(Location.parse("gs://any/thing"), field="source")
@@ -219,7 +219,7 @@ def test_without_a_list_buckets_are_allowed_and_the_disk_is_not():
         allowed.check(Location.parse("file:///data"), field="source")
 
 
-def test_with_a_list_only_what_lies_below_its_roots_is_allowed(tmp_path):
+def test_only_locations_below_the_listed_roots_are_allowed(tmp_path):
     allowed = AllowedLocations.parse(f"s3://b/in, gs://g, file://{tmp_path}")
     for uri in ("s3://b/in", "s3://b/in/x", "gs://g", "gs://g/any", f"file://{tmp_path}/x"):
         allowed.check(Location.parse(uri), field="source")
@@ -228,7 +228,7 @@ def test_with_a_list_only_what_lies_below_its_roots_is_allowed(tmp_path):
             allowed.check(Location.parse(uri), field="source")
 
 
-def test_a_link_that_leads_out_of_what_is_allowed_is_refused(tmp_path):
+def test_symlink_out_of_the_allowed_locations_is_refused(tmp_path):
     (tmp_path / "allowed").mkdir()
     (tmp_path / "allowed" / "link").symlink_to(tmp_path)
     allowed = AllowedLocations.parse(f"file://{tmp_path}/allowed")
@@ -240,7 +240,7 @@ def test_a_link_that_leads_out_of_what_is_allowed_is_refused(tmp_path):
 @pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="this Python resolves a loop to itself, inside the folder"
 )
-def test_a_loop_of_links_is_refused_by_the_name_of_its_field(tmp_path):
+def test_error_for_a_symlink_loop_names_the_field(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     allowed = AllowedLocations.parse(f"file://{tmp_path}")
     with pytest.raises(LocationError, match=r"^source: .*loop"):
@@ -248,7 +248,7 @@ def test_a_loop_of_links_is_refused_by_the_name_of_its_field(tmp_path):
 
 
 @given(_any_text)
-def test_an_id_that_passes_is_one_folder_of_its_repository(text):
+def test_valid_id_is_a_single_folder_name(text):
     try:
         check_id(text, field="model_id")
     except ConfigurationError:
@@ -260,12 +260,12 @@ def test_an_id_that_passes_is_one_folder_of_its_repository(text):
 @pytest.mark.parametrize(
     "value", ["", ".", "..", "a/b", "../a", "/a", "a b", "é", "a\n", "x" * 129, "-rf", "_x"]
 )
-def test_a_value_that_is_no_plain_name_is_no_id(value):
+def test_invalid_id_is_rejected(value):
     with pytest.raises(ConfigurationError) as refused:
         check_id(value, field="build_id")
     assert refused.value.details["field"] == "build_id"
 
 
 @pytest.mark.parametrize("value", ["m", "arrival-delay", "2013_v1.0", "x" * 128])
-def test_a_plain_name_is_an_id(value):
+def test_valid_id_is_accepted(value):
     check_id(value, field="model_id")

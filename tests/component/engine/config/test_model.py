@@ -1,4 +1,4 @@
-"""The configuration: the guide's table, what each field takes, and the forms that it travels in."""
+"""The configuration: the guide's table, valid values, and conversions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_batchexec.exceptions import ConfigurationError, LocationError
 
 REQUIRED = {"model_id": "delay", "source_folder": "s3://flights/in", "destination_folder": "s3://flights/out"}
 
-# The guide's rows: parameter, flat name, default, and what an unset one means.
+# The guide's rows: title, flat name, default, and what applies if unset.
 GUIDE = [
     ("Model ID", "model_id", None, None),
     ("Build ID", "build_id", "", "the deployed build"),
@@ -70,17 +70,17 @@ def test_every_row_of_the_guide_is_a_field(title, name, default, unset):
     assert field.schema.get("unset") == unset
 
 
-def test_there_is_no_field_beyond_the_guide_and_what_clients_send():
+def test_fields_are_those_of_the_guide_and_of_existing_clients():
     assert set(flat_fields()) == {name for _, name, _, _ in GUIDE} | CLIENT_NAMES
 
 
-def test_the_schemas_are_json():
+def test_schemas_are_json():
     for field in flat_fields().values():
         assert json.loads(json.dumps(field.schema)) == field.schema
 
 
 @pytest.mark.parametrize("name", flat_fields())
-def test_the_schema_of_a_field_takes_its_own_default_and_examples(name):
+def test_schema_accepts_the_fields_default_and_examples(name):
     field = flat_fields()[name]
     jsonschema.Draft202012Validator.check_schema(field.schema)
     defaults = (
@@ -93,14 +93,14 @@ def test_the_schema_of_a_field_takes_its_own_default_and_examples(name):
 
 
 @pytest.mark.parametrize("name", ["job_timeout", "file_timeout", "pods", "cpus", "memory", "gpu_amount"])
-def test_the_schema_and_the_configuration_refuse_the_same_numbers(name):
+def test_schema_and_configuration_reject_the_same_numbers(name):
     for value in (-1, 2**31):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(value, flat_fields()[name].schema)
         assert refused_field(**{name: value}) == name
 
 
-def test_the_table_cannot_be_changed_by_its_readers():
+def test_table_is_read_only():
     with pytest.raises(TypeError):
         flat_fields()["pods"] = None
 
@@ -110,28 +110,28 @@ def test_the_table_cannot_be_changed_by_its_readers():
 
 @pytest.mark.parametrize("name", REQUIRED)
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_a_required_field_must_be_set(name, nothing):
+def test_required_field_must_be_set(name, nothing):
     assert refused_field(**{name: nothing}) == name
 
 
-def test_none_is_unset():
+def test_none_means_unset():
     assert config(**{name: None for name in flat_fields() if name not in REQUIRED}) == config()
 
 
 @pytest.mark.parametrize("name", ["task_timeout", "instance_size", "custom_iam_role_arn", "execution", ""])
-def test_an_unknown_flat_name_is_refused(name):
+def test_unknown_flat_name_is_rejected(name):
     with pytest.raises(ConfigurationError) as caught:
         config(**{name: "x"})
     assert caught.value.details["field"] == name
 
 
-def test_an_error_in_a_nested_section_names_the_flat_field():
+def test_error_in_a_nested_section_names_the_flat_field():
     with pytest.raises(ConfigurationError) as caught:
         ExecutionConfig(execution=REQUIRED, resources={"instance_size": 7})
     assert caught.value.details["field"] == "instance"
 
 
-def test_a_field_in_the_wrong_section_is_sent_to_the_right_one():
+def test_error_for_a_field_in_the_wrong_section_names_the_right_one():
     with pytest.raises(ConfigurationError, match="pods: it belongs in section resources"):
         ExecutionConfig.Execution(**REQUIRED, pods=3)
 
@@ -140,29 +140,29 @@ def test_a_field_in_the_wrong_section_is_sent_to_the_right_one():
 
 
 @pytest.mark.parametrize("text", ["parquet", "Parquet", "PARQUET", " parquet "])
-def test_file_types_are_read_in_any_case(text):
+def test_file_types_are_case_insensitive(text):
     execution = config(input_file_type=text, output_file_type="feather").execution
     assert (execution.input_file_type, execution.output_file_type) == (FileType.PARQUET, FileType.FEATHER)
 
 
-def test_an_unknown_file_type_is_refused_with_those_there_are():
+def test_error_for_an_unknown_file_type_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"output_file_type: 'orc' .* CSV, PARQUET, FEATHER"):
         config(output_file_type="orc")
 
 
-def test_numbers_may_arrive_as_text():
+def test_numeric_strings_are_converted():
     c = config(pods="4", cpus="1.5", memory="512", job_timeout="60", file_timeout="5")
     assert (c.resources.pods, c.resources.cpus, c.resources.memory) == (4, 1.5, 512)
     assert (c.execution.job_timeout, c.execution.file_timeout) == (60, 5)
 
 
 @pytest.mark.parametrize("value", ["many", 1.5, True, "", "nan", [1]])
-def test_what_is_no_whole_number_is_refused(value):
+def test_count_must_be_a_whole_number(value):
     assert refused_field(pods=value) == "pods"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "inf", True])
-def test_an_amount_is_finite(value):
+def test_amount_must_be_a_finite_number(value):
     assert refused_field(cpus=value) == "cpus"
 
 
@@ -180,30 +180,30 @@ def test_an_amount_is_finite(value):
         ("", ""),
     ],
 )
-def test_the_purchase_option_is_read_as_clients_spell_it(spelling, option):
+def test_purchase_option_accepts_the_spellings_of_clients(spelling, option):
     assert config(purchase_option=spelling).advanced_options.purchase_option == option
 
 
-def test_another_purchase_option_is_refused():
+def test_unknown_purchase_option_is_rejected():
     assert refused_field(purchase_option="reserved") == "purchase_option"
 
 
 @pytest.mark.parametrize(
     "arn", ["arn:aws:iam::123456789012:role/reader", "arn:aws-cn:iam::123456789012:role/a/b+c=d@e"]
 )
-def test_a_role_is_taken(arn):
+def test_valid_role_is_accepted(arn):
     assert config(iam_role_arn=arn).advanced_options.custom_iam_role_arn == arn
 
 
 @pytest.mark.parametrize("arn", ["reader", "arn:aws:iam::1:role/x", "arn:aws:iam::123456789012:user/x"])
-def test_what_is_no_role_is_refused_by_its_flat_name(arn):
+def test_error_for_an_invalid_role_names_the_flat_field(arn):
     assert refused_field(iam_role_arn=arn) == "iam_role_arn"
 
 
 @pytest.mark.parametrize(
     "name", ["access_token_name", "access_secret_name", "service_account_key_secret_name"]
 )
-def test_a_secret_that_stands_where_its_name_should_is_refused_and_not_repeated(name):
+def test_secret_in_place_of_its_name_is_rejected_and_not_repeated(name):
     with pytest.raises(ConfigurationError) as caught:
         config(**{name: '{"private_key": "hunter2"}'})
     assert caught.value.details["field"] == name
@@ -213,7 +213,7 @@ def test_a_secret_that_stands_where_its_name_should_is_refused_and_not_repeated(
 
 @pytest.mark.parametrize("name", ["model_id", "build_id"])
 @pytest.mark.parametrize("value", ["../other", "/etc", "a/b", "..", "a\0b", "x" * 129, "ünï"])
-def test_an_id_is_a_plain_name(name, value):
+def test_malformed_id_is_rejected(name, value):
     assert refused_field(**{name: value}) == name
 
 
@@ -233,7 +233,7 @@ def test_an_id_is_a_plain_name(name, value):
         ({"bucket": "b", "service_account_key_secret_name": "key"}, "gs://b/in", "gs://b/out"),
     ],
 )
-def test_bucket_and_folder_make_a_location(fields, source, destination):
+def test_bucket_and_folder_are_combined_to_a_location(fields, source, destination):
     c = config(**{"source_folder": "in", "destination_folder": "out", **fields})
     assert (c.source.uri, c.destination.uri) == (source, destination)
 
@@ -248,7 +248,7 @@ def test_bucket_and_folder_make_a_location(fields, source, destination):
         ({"source_folder": "s3://b/in"}, "destination_bucket"),
     ],
 )
-def test_a_folder_that_is_no_uri_needs_a_bucket(fields, field):
+def test_folder_that_is_not_a_uri_needs_a_bucket(fields, field):
     assert refused_field(**{"source_folder": "in", "destination_folder": "out", **fields}) == field
 
 
@@ -257,13 +257,13 @@ def test_a_folder_that_is_no_uri_needs_a_bucket(fields, field):
     "folder",
     ["../x", "a/../../x", "/etc", "a//b", "./a", "s3://flights/../x", "file://relative", "a\0b", "ftp://b/x"],
 )
-def test_a_folder_that_climbs_out_or_is_malformed_is_refused(name, folder):
+def test_escaping_or_malformed_folder_is_rejected(name, folder):
     with pytest.raises(LocationError) as caught:
         config(bucket="flights", **{name: folder})
     assert caught.value.details["field"] == name
 
 
-def test_a_uri_and_a_bucket_that_disagree_are_refused():
+def test_conflicting_uri_and_bucket_are_rejected():
     assert refused_field(source_bucket="other") == "source_folder"
 
 
@@ -302,7 +302,7 @@ def test_a_uri_and_a_bucket_that_disagree_are_refused():
         *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "BASH_FUNC_ls"),
     ],
 )
-def test_a_parameter_that_decides_what_runs_is_refused(name):
+def test_reserved_parameter_name_is_rejected(name):
     with pytest.raises(ConfigurationError, match=f"parameters: '{name}' is reserved") as caught:
         config(parameters={name: "x"})
     assert caught.value.details["field"] == "parameters"
@@ -325,16 +325,16 @@ def test_a_parameter_that_decides_what_runs_is_refused(name):
         "A1",
     ],
 )
-def test_an_ordinary_parameter_is_taken(name):
+def test_ordinary_parameter_name_is_accepted(name):
     assert config(parameters={name: "x"}).execution.parameters == {name: "x"}
 
 
 @pytest.mark.parametrize("value", ["a=b=c", "", "  padded\t", "line\nline", "ünï ☃", "{{ ds }}"])
-def test_the_value_of_a_parameter_is_kept_as_it_is(value):
+def test_parameter_value_is_kept_unchanged(value):
     assert config(parameters={"A": value}).execution.parameters == {"A": value}
 
 
-def test_numbers_and_booleans_become_text():
+def test_numbers_and_booleans_are_converted_to_strings():
     assert config(parameters={"A": 1, "B": 0.5, "C": True, "D": False}).execution.parameters == {
         "A": "1",
         "B": "0.5",
@@ -366,7 +366,7 @@ def test_numbers_and_booleans_become_text():
         [("A", "b")],
     ],
 )
-def test_what_cannot_be_an_environment_variable_is_refused(parameters):
+def test_invalid_environment_variables_are_rejected(parameters):
     assert refused_field(parameters=parameters) == "parameters"
 
 
@@ -380,14 +380,14 @@ def test_what_cannot_be_an_environment_variable_is_refused(parameters):
         (" \n ", {}),
     ],
 )
-def test_parameters_may_be_lines_as_somebody_types_them(lines, parameters):
+def test_parameters_may_be_name_value_lines(lines, parameters):
     assert config(parameters=lines).execution.parameters == parameters
 
 
 # ---- sections, copies
 
 
-def test_the_sections_of_the_guide_and_nested_dictionaries_give_the_same():
+def test_sections_dictionaries_and_flat_fields_are_equivalent():
     execution = {**REQUIRED, "file_timeout": 5, "parameters": {"A": "b"}}
     by_class = ExecutionConfig(
         execution=ExecutionConfig.Execution(**execution),
@@ -417,13 +417,13 @@ def test_the_sections_of_the_guide_and_nested_dictionaries_give_the_same():
         {"instance": "", "instance_size": "medium"},
     ],
 )
-def test_the_guide_calls_the_instance_size_instance(names):
+def test_instance_is_an_alias_of_instance_size(names):
     resources = ExecutionConfig.Resources(pods=2, **names)
     assert resources == ExecutionConfig.Resources(pods=2, instance_size="medium")
     assert ExecutionConfig(execution=REQUIRED, resources={"pods": 2, **names}).resources == resources
 
 
-def test_two_names_cannot_mean_two_instances():
+def test_conflicting_instance_names_are_rejected():
     with pytest.raises(
         ConfigurationError, match="instance: 'small' conflicts with instance_size 'medium'"
     ) as caught:
@@ -431,7 +431,7 @@ def test_two_names_cannot_mean_two_instances():
     assert caught.value.details["field"] == "instance"
 
 
-def test_an_instance_is_a_text_under_either_name():
+def test_instance_must_be_a_string_under_either_name():
     for name in ("instance", "instance_size"):
         with pytest.raises(ConfigurationError, match="instance: input should be a valid string"):
             ExecutionConfig.Resources(**{name: 7})
@@ -441,7 +441,7 @@ OPTIONS = {"purchase_option": "spot", "custom_iam_role_arn": "arn:aws:iam::12345
 
 
 @pytest.mark.parametrize("options", [OPTIONS, ExecutionConfig.AdvancedOptions(**OPTIONS)])
-def test_advanced_options_may_come_with_the_execution_as_in_the_guide(options):
+def test_advanced_options_may_be_passed_to_the_execution_as_in_the_guide(options):
     apart = ExecutionConfig(execution=REQUIRED, advanced_options=OPTIONS)
     execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=options)
 
@@ -456,19 +456,19 @@ def test_advanced_options_may_come_with_the_execution_as_in_the_guide(options):
         assert (c.fields(), c.model_dump()) == (apart.fields(), apart.model_dump())
 
 
-def test_no_advanced_options_with_the_execution_leave_those_of_the_configuration():
+def test_execution_without_advanced_options_keeps_those_of_the_configuration():
     execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=None)
     assert ExecutionConfig(execution=execution, advanced_options=OPTIONS) == ExecutionConfig(
         execution=REQUIRED, advanced_options=OPTIONS
     )
 
 
-def test_an_execution_serves_more_than_one_configuration():
+def test_execution_can_be_reused_for_several_configurations():
     execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=OPTIONS)
     assert ExecutionConfig(execution=execution) == ExecutionConfig(execution=execution)
 
 
-def test_advanced_options_are_given_once():
+def test_advanced_options_on_both_levels_are_rejected():
     execution = ExecutionConfig.Execution(**REQUIRED, advanced_options=OPTIONS)
     with pytest.raises(ConfigurationError, match=r"advanced_options: .* set them only once") as caught:
         ExecutionConfig(execution=execution, advanced_options=OPTIONS)
@@ -476,7 +476,7 @@ def test_advanced_options_are_given_once():
 
 
 @pytest.mark.parametrize("options", ["spot", [], ExecutionConfig.Resources(pods=2)])
-def test_advanced_options_of_another_kind_are_refused(options):
+def test_advanced_options_of_another_type_are_rejected(options):
     with pytest.raises(
         ConfigurationError, match="advanced_options: input should be AdvancedOptions"
     ) as caught:
@@ -485,7 +485,7 @@ def test_advanced_options_of_another_kind_are_refused(options):
 
 
 @pytest.mark.parametrize("options", [{"purchase_option": "reserved"}, {"pods": 3}])
-def test_wrong_advanced_options_are_refused_with_the_execution_as_without(options):
+def test_invalid_advanced_options_give_the_same_error_in_the_execution(options):
     with pytest.raises(ConfigurationError) as apart:
         ExecutionConfig.AdvancedOptions(**options)
     with pytest.raises(ConfigurationError) as together:
@@ -493,12 +493,12 @@ def test_wrong_advanced_options_are_refused_with_the_execution_as_without(option
     assert together.value.details == apart.value.details
 
 
-def test_what_clients_call_otherwise_is_no_field_of_its_own():
+def test_aliases_are_not_fields_of_the_schema():
     assert "advanced_options" not in ExecutionConfig.Execution.model_json_schema()["properties"]
     assert "instance" not in ExecutionConfig.Resources.model_json_schema()["properties"]
 
 
-def test_a_section_of_another_kind_is_refused():
+def test_section_of_another_type_is_rejected():
     with pytest.raises(ConfigurationError, match="execution: input should be"):
         ExecutionConfig(execution=ExecutionConfig.Resources(pods=2))
     with pytest.raises(ConfigurationError, match="execution: it is required"):
@@ -506,12 +506,12 @@ def test_a_section_of_another_kind_is_refused():
 
 
 @pytest.mark.parametrize("cls", [ExecutionConfig, ExecutionConfig.Execution, ExecutionConfig.Resources])
-def test_arguments_have_names(cls):
+def test_arguments_are_keyword_only(cls):
     with pytest.raises(TypeError, match="positional argument"):
         cls("delay")
 
 
-def test_a_configuration_does_not_change():
+def test_configuration_is_immutable():
     c = config(parameters={"A": "b"})
     with pytest.raises(ValidationError, match="frozen"):
         c.execution.model_id = "other"
@@ -519,7 +519,7 @@ def test_a_configuration_does_not_change():
     assert c.execution.parameters == {"A": "b"}
 
 
-def test_a_copy_and_a_pickle_are_equal():
+def test_copies_and_pickles_are_equal():
     c = config(pods=3, parameters={"A": "b"})
     assert c.model_copy() == c
     assert c.model_copy(deep=True) == c
@@ -528,7 +528,7 @@ def test_a_copy_and_a_pickle_are_equal():
     assert (more.resources.pods, c.resources.pods) == (4, 3)
 
 
-def test_the_google_key_is_found_in_either_section():
+def test_google_key_may_be_set_in_either_section():
     advanced = ExecutionConfig.AdvancedOptions(service_account_key_secret_name="key")
     execution = {**REQUIRED, "source_folder": "in", "bucket": "b", "destination_folder": "out"}
     c = ExecutionConfig(execution=execution, advanced_options=advanced)
@@ -537,12 +537,12 @@ def test_the_google_key_is_found_in_either_section():
     assert ExecutionConfig.from_fields(**c.fields()).fields() == c.fields()
 
 
-def test_the_property_covers_every_field():
+def test_strategies_cover_every_field():
     assert set(VALUES) == set(flat_fields())
 
 
 @given(valid_fields)
-def test_the_flat_fields_of_a_configuration_give_it_back(fields):
+def test_flat_fields_round_trip(fields):
     c = ExecutionConfig.from_fields(**fields)
     flat = c.fields()
     assert ExecutionConfig.from_fields(**flat) == c
@@ -557,7 +557,7 @@ def test_the_flat_fields_of_a_configuration_give_it_back(fields):
 SIX = Identity("m", "b", "s3://x", "in", "s3://y", "out")
 
 
-def test_an_identity_has_the_six_values_of_the_guide():
+def test_identity_has_the_six_values_of_the_guide():
     assert [field.name for field in dataclass_fields(Identity)] == [
         "model_id",
         "build_id",
@@ -569,13 +569,13 @@ def test_an_identity_has_the_six_values_of_the_guide():
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclass_fields(Identity)])
-def test_an_identity_differs_where_any_of_the_six_does(name):
+def test_identity_depends_on_each_of_the_six_values(name):
     other = replace(SIX, **{name: getattr(SIX, name) + "x"})
     assert other != SIX
     assert other.digest != SIX.digest
 
 
-def test_values_do_not_run_into_each_other():
+def test_adjacent_values_do_not_collide():
     assert replace(SIX, model_id="mb", build_id="").digest != replace(SIX, model_id="m", build_id="b").digest
 
 
@@ -589,11 +589,11 @@ def test_values_do_not_run_into_each_other():
         {"file_timeout": 7, "pods": 3, "parameters": {"A": "b"}, "input_file_type": "feather"},
     ],
 )
-def test_one_place_has_one_identity_however_it_is_written(fields):
+def test_equivalent_locations_have_the_same_identity(fields):
     assert config(**fields).identity(build_id="1").digest == config().identity(build_id="1").digest
 
 
-def test_a_disk_and_a_bucket_are_not_the_same_place():
+def test_local_folder_and_bucket_have_different_identities():
     on_disk = config(source_folder="file:///flights/in").identity(build_id="1")
     assert on_disk.digest != config().identity(build_id="1").digest
     assert (on_disk.source_bucket, on_disk.source_folder) == ("file://", "/flights/in")
