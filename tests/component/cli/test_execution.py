@@ -142,7 +142,10 @@ def test_a_refusal_names_the_parameter_as_the_command_line_does(execution, serve
     [
         (BUCKETS[2:], "model_id: it is required. Give --model-id, or write it into the file of --from-file."),
         (BUCKETS[:-2], "destination_folder: it is required. Give --destination-folder,"),
-        (("--model-id=m", "--source-folder=in", "--destination-folder=out"), "source_bucket: there is no"),
+        (
+            ("--model-id=m", "--source-folder=in", "--destination-folder=out"),
+            "source_bucket: source_folder 'in' needs a bucket",
+        ),
         ((*BUCKETS, "--input-file-type", "xlsx"), "input_file_type: 'xlsx' is not a supported file type"),
         ((*BUCKETS, "--purchase-option", "free"), "purchase_option: 'free'"),
         ((*BUCKETS, "-P", "A"), "parameters: 'A' is not NAME=VALUE."),
