@@ -188,13 +188,16 @@ MURDERS = {
     "predict-supervisor": [Murder("predict", 3.0, who=psutil.Process.parent)],
     "predict-for-good": [Murder("predict", 1.5, tries=(1, 2)), Murder("finish", 6.0)],
     "pod-worker": [Murder("predict", 2.0, who=worker_of)],
-    "pod-keeper": [Murder("predict", 2.0, who=pod_of)],
+    "pod-supervisor": [Murder("predict", 2.0, who=pod_of)],
     "finish": [Murder("finish", 0.6)],
     "all-tasks": [Murder("plan", 0.6), Murder("predict", 1.5), Murder("finish", 0.6)],
     "lasting": [],
 }
 CERTAIN = {
-    *(f"{name}: predict of try 1" for name in ("predict", "predict-supervisor", "pod-worker", "pod-keeper")),
+    *(
+        f"{name}: predict of try 1"
+        for name in ("predict", "predict-supervisor", "pod-worker", "pod-supervisor")
+    ),
     *(f"predict-for-good: predict of try {number}" for number in (1, 2)),
     "all-tasks: predict of try 1",
 }

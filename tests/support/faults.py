@@ -51,8 +51,8 @@ def pod_of(task: psutil.Process) -> psutil.Process | None:
 
 def worker_of(task: psutil.Process) -> psutil.Process | None:
     """The process of a task's pod that has the model."""
-    keeper = pod_of(task)
-    return next(iter(keeper.children()), None) if keeper else None
+    supervisor = pod_of(task)
+    return next(iter(supervisor.children()), None) if supervisor else None
 
 
 class Murderer:

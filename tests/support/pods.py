@@ -1,4 +1,4 @@
-"""Pods for tests: builds written into a temporary folder, started as the real processes that they are."""
+"""Predictors for tests: builds written to a temporary folder, started as real processes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import psutil
 
 from airflow_batchexec.engine.config.instances import Instance
-from airflow_batchexec.engine.predictor.process import Pod
-from airflow_batchexec.engine.predictor.spec import PodSpec
+from airflow_batchexec.engine.predictor.process import Predictor
+from airflow_batchexec.engine.predictor.spec import PredictorSpec
 from airflow_batchexec.engine.standalone.file_types import FileType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from airflow_batchexec.engine.predictor.process import Answer
+    from airflow_batchexec.engine.predictor.process import Prediction
 
 MIB = 1024**2
 ROOMY = Instance("roomy", 2, 2048 * MIB)
 
 
 def write_build(folder: Path, source: str, **files: str) -> Path:
-    """A build's folder with ``model.py``, and further modules by name."""
+    """Write a build with ``model.py`` and further modules by name; return its folder."""
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text('entrypoint = "model:predict"\n')
     for name, text in {"model": source, **files}.items():
@@ -35,15 +35,15 @@ def write_build(folder: Path, source: str, **files: str) -> Path:
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 120.0) -> None:
-    """Return when the condition holds; fail where it does not come to hold."""
+    """Wait until the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s it still does not hold"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process lives; one that has ended and waits to be reaped does not."""
+    """Whether the process is running; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -52,24 +52,24 @@ def is_running(pid: int) -> bool:
 
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """Fail where a child process lives on, or a file descriptor was not closed."""
+    """Fail if a child process is still running, or a file descriptor was not closed."""
     me = psutil.Process()
     gc.collect()
-    # What is there need not be looked through again.
+    # Exclude existing objects from the second collection, to speed it up.
     gc.freeze()
     children, fds = set(me.children(recursive=True)), me.num_fds()
     yield
     gc.collect()
-    # What other tests have left may be gone meanwhile.
+    # Fewer are fine: leftovers of other tests may have gone.
     assert set(me.children(recursive=True)) <= children
     assert me.num_fds() <= fds
 
 
 class PodStarter:
-    """Starts pods and writes inputs below one temporary folder.
+    """Starts predictors and writes inputs below a temporary folder.
 
     Attributes:
-        printed: What the pods have printed, as (stream, line).
+        printed: What the predictors have printed, as (stream, line).
         printed_for: The file that each of these lines was printed for.
     """
 
@@ -90,10 +90,10 @@ class PodStarter:
         threads: int = 1,
         parameters: dict[str, str] | None = None,
         load_timeout_seconds: float = 120.0,
-    ) -> PodSpec:
-        """What a pod of a module with this source is made of."""
+    ) -> PredictorSpec:
+        """A spec for a build with this source."""
         self._builds += 1
-        return PodSpec(
+        return PredictorSpec(
             kind="python",
             folder=write_build(self.folder / f"build-{self._builds}", source),
             entrypoint=entrypoint,
@@ -106,31 +106,31 @@ class PodStarter:
             load_timeout_seconds=load_timeout_seconds,
         )
 
-    def pod(self, spec: PodSpec) -> Pod:
-        """A pod that has not been started."""
+    def pod(self, spec: PredictorSpec) -> Predictor:
+        """A predictor that has not been started."""
 
-        def take(stream: str, line: str) -> None:
+        def on_line(stream: str, line: str) -> None:
             self.printed.append((stream, line))
             self.printed_for.append(pod.file)
 
-        pod = Pod(spec=spec, name="pod-0", on_line=take)
+        pod = Predictor(spec=spec, name="pod-0", on_line=on_line)
         return pod
 
     @contextmanager
-    def started(self, source: str, **options: object) -> Iterator[Pod]:
-        """A pod that has loaded a module with this source."""
-        with self.pod(self.spec(source, **options)) as pod:  # type: ignore[arg-type]  # spec checks them
+    def started(self, source: str, **options: object) -> Iterator[Predictor]:
+        """A predictor that has loaded a build with this source."""
+        with self.pod(self.spec(source, **options)) as pod:  # type: ignore[arg-type]  # options of spec()
             pod.start()
             yield pod
 
     def csv(self, text: str = "a\n1\n2\n", name: str = "in.csv") -> Path:
-        """An input file."""
+        """Write an input file."""
         path = self.folder / name
         path.write_text(text)
         return path
 
-    def predict(self, pod: Pod, text: str = "a\n1\n2\n", **options: object) -> Answer:
-        """Send a CSV file with this text through a pod; the result is :attr:`result`."""
+    def predict(self, pod: Predictor, text: str = "a\n1\n2\n", **options: object) -> Prediction:
+        """Send a CSV file with this text through a predictor; the result is in :attr:`result`."""
         arguments = {
             "input_path": self.csv(text),
             "input_name": "in.csv",
@@ -139,13 +139,13 @@ class PodStarter:
             "output_type": FileType.CSV,
             **options,
         }
-        return pod.predict(**arguments)  # type: ignore[arg-type]  # as above
+        return pod.predict(**arguments)  # type: ignore[arg-type]  # options of Predictor.predict()
 
     @property
     def result(self) -> str:
-        """The last result's text."""
+        """The text of the last result."""
         return (self.folder / "out.csv").read_text()
 
     def lines(self, stream: str) -> list[str]:
-        """What has been printed on one stream."""
+        """The lines printed to one stream."""
         return [line for name, line in self.printed if name == stream]

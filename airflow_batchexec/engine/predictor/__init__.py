@@ -1,1 +1,1 @@
-"""The pod: one child process with the model loaded. ``process`` is the parent's side, ``worker`` the child's."""
+"""The predictor: a child process with the build loaded. ``process`` is its interface, ``child`` the process itself."""

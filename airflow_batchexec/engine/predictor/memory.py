@@ -1,4 +1,4 @@
-"""How much memory a pod uses: all of its processes together."""
+"""The memory use of a predictor: of all its processes together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryWatch", "process_tree"]
 
-_TREE_SECONDS = 1.0
+_TREE_REFRESH_SECONDS = 1.0
 
 
 class MemoryWatch:
-    """How much memory a process and its descendants use, looked at often and cheaply."""
+    """Watches the memory use of a process and its descendants; cheap enough to call often."""
 
     def __init__(self, *, pid: int, limit_bytes: int) -> None:
         self._pid = pid
@@ -26,15 +26,15 @@ class MemoryWatch:
         self._tree_at = float("-inf")
 
     def excess_bytes(self) -> int:
-        """The memory in use where it is over the limit, else 0.
+        """Return the memory use in bytes if it exceeds the limit, else 0.
 
-        Resident sizes are summed first; they count what processes share once for each. Only a sum over the limit
-        pays for the exact, proportional sizes.
+        Resident sizes are summed first; they count shared memory once per process. Only if the sum exceeds the limit,
+        the exact but expensive proportional sizes are read.
         """
-        import psutil  # noqa: PLC0415  a pod whose files are quick never gets here
+        import psutil  # noqa: PLC0415  never needed if all files are quick
 
         now = time.monotonic()
-        if now - self._tree_at >= _TREE_SECONDS:
+        if now - self._tree_at >= _TREE_REFRESH_SECONDS:
             self._tree, self._tree_at = process_tree(self._pid), now
         resident = _sum(self._tree, lambda process: process.memory_info().rss)
         if resident <= self._limit_bytes:
@@ -56,7 +56,7 @@ def _sum(processes: list[psutil.Process], measure: Callable[[psutil.Process], in
 
 
 def process_tree(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it; nothing where it has ended."""
+    """Return a process and its descendants; an empty list if it has exited."""
     import psutil  # noqa: PLC0415  as above
 
     try:

@@ -1,4 +1,4 @@
-"""What a pod prints, line by line and within bounds, so that a chatty model can neither block nor bury a log."""
+"""Forward what a model prints, line by line and within limits, so that it can neither block nor flood a log."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ if TYPE_CHECKING:
 
 __all__ = ["LineForwarder"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
-_LINE_BYTES = 8 << 10
+_MAX_LINE_BYTES = 8 << 10
 _BUDGET_BYTES = 1 << 20
 _BUDGET_LINES = 10_000
 _POLL_SECONDS = 0.5
 
 
 class LineForwarder:
-    """Reads one stream of a pod to its end in a thread of its own.
+    """Reads one output stream of a predictor to its end, in a separate thread.
 
-    Everything is read; of each file's output the first mebibyte or 10,000 lines are passed on, and a long line in its
-    first 8 KiB. What is left out is counted and said.
+    Everything is read, but only the first MiB or 10,000 lines of each file's output are passed on, and only the first
+    8 KiB of each line. The number of omitted bytes is reported.
 
     Args:
         stream: The pipe to read.
         name: ``stdout`` or ``stderr``.
-        on_line: Is given (name, line); from one thread at a time, mostly the forwarder's own.
+        on_line: Receives (name, line), from one thread at a time, mostly the forwarder's.
     """
 
     def __init__(self, *, stream: IO[bytes], name: str, on_line: Callable[[str, str], None]) -> None:
         self._stream = stream
         self._name = name
         self._on_line = on_line
-        # Whoever holds it reads, and passes on what was read.
+        # Held while reading and passing on what was read.
         self._lock = threading.Lock()
-        self._rest = b""
+        self._partial_line = b""
         self._skipping = False
         self._bytes_left = _BUDGET_BYTES
         self._lines_left = _BUDGET_LINES
         self._dropped_bytes = 0
         self._broken = False
         self._abandoned = False
-        # Another thread may have read what this one was told of.
+        # Another thread may read what poll() has reported to this one.
         os.set_blocking(stream.fileno(), False)
         self._thread = threading.Thread(target=self._run, name=f"pod-{name}", daemon=True)
         self._thread.start()
 
     def end_file(self) -> None:
-        """Pass on all that is in the pipe by now; what comes later is the next file's, and has a budget of its own."""
+        """Pass on everything in the pipe now; later output belongs to the next file, and has its own budget."""
         with self._lock:
-            left = _unread_bytes(self._stream)
-            while left > 0 and (piece := self._read(min(left, _READ_BYTES))):
-                left -= len(piece)
+            unread = _unread_bytes(self._stream)
+            while unread > 0 and (piece := self._read(min(unread, _READ_BYTES))):
+                unread -= len(piece)
             self._end_line()
             self._renew_budget()
 
     def join(self, timeout: float) -> None:
-        """Wait until the stream has ended and all of it has been passed on.
+        """Wait until the stream has ended and has been passed on completely.
 
-        A process that outlives the pod may hold the stream open; after ``timeout`` seconds it is closed all the same.
+        A process that outlives the predictor may keep the stream open; it is closed after ``timeout`` seconds anyway.
         """
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
@@ -75,7 +75,7 @@ class LineForwarder:
             self._thread.join(2 * _POLL_SECONDS)
 
     def _run(self) -> None:
-        # Not select: it takes no descriptor above 1023.
+        # Not select, which cannot handle descriptors above 1023.
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
         while True:
@@ -88,51 +88,51 @@ class LineForwarder:
                     return
 
     def _read(self, size: int) -> bytes | None:
-        """Read once, and pass on the lines of it.
+        """Read once, and pass on the complete lines.
 
         Returns:
-            What was read; empty at the stream's end, ``None`` where there is nothing yet.
+            The bytes read; empty at the end of the stream, ``None`` if nothing is available yet.
         """
         try:
             piece = os.read(self._stream.fileno(), size)
         except BlockingIOError:
             return None
         if piece and self._is_spent():
-            # Not worth splitting: a model may print faster than its lines could be looked at.
-            self._dropped_bytes += len(self._rest) + len(piece)
-            self._rest, self._skipping = b"", not piece.endswith(b"\n")
+            # Do not split: a model may print faster than its lines can be examined.
+            self._dropped_bytes += len(self._partial_line) + len(piece)
+            self._partial_line, self._skipping = b"", not piece.endswith(b"\n")
             return piece
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
-            self._take(line)
+            self._handle_line(line)
             self._skipping = False
-        if len(self._rest) > _LINE_BYTES:
-            self._take(self._rest)
-            self._rest, self._skipping = b"", True
+        if len(self._partial_line) > _MAX_LINE_BYTES:
+            self._handle_line(self._partial_line)
+            self._partial_line, self._skipping = b"", True
         return piece
 
     def _end_line(self) -> None:
-        """Pass on a line that has no end."""
-        if self._rest:
-            self._take(self._rest)
-        self._rest, self._skipping = b"", False
+        """Pass on a line without a line end."""
+        if self._partial_line:
+            self._handle_line(self._partial_line)
+        self._partial_line, self._skipping = b"", False
 
     def _renew_budget(self) -> None:
-        """Begin the next file's budget, and say what the last one left out."""
+        """Start the next file's budget, and report how many bytes of the last file were omitted."""
         dropped, self._dropped_bytes = self._dropped_bytes, 0
         self._bytes_left, self._lines_left = _BUDGET_BYTES, _BUDGET_LINES
         if dropped:
-            self._say(f"… {dropped:,} more bytes of output were left out of the log")
+            self._emit(f"… {dropped:,} more bytes of output were omitted from the log")
 
     def _is_spent(self) -> bool:
         return self._bytes_left <= 0 or self._lines_left <= 0
 
-    def _take(self, line: bytes) -> None:
-        """Pass a line on, or leave it out where the budget is spent or its beginning has been passed on already."""
+    def _handle_line(self, line: bytes) -> None:
+        """Pass on a line, or drop it if the budget is spent or the start of the line has already been handled."""
         if self._skipping:
             self._dropped_bytes += len(line)
             return
-        kept = line[:_LINE_BYTES]
+        kept = line[:_MAX_LINE_BYTES]
         self._dropped_bytes += len(line) - len(kept)
         if self._lines_left <= 0 or self._bytes_left < len(kept):
             self._bytes_left = 0
@@ -140,21 +140,21 @@ class LineForwarder:
             return
         self._lines_left -= 1
         self._bytes_left -= len(kept)
-        self._say(kept.decode("utf-8", errors="replace").rstrip("\r"))
+        self._emit(kept.decode("utf-8", errors="replace").rstrip("\r"))
 
-    def _say(self, line: str) -> None:
-        """A log that cannot be written must not block the model: its pipe is read on, and the error shown once."""
+    def _emit(self, line: str) -> None:
+        """Call ``on_line``. After an error, log it once and only drain the pipe, so that the model is not blocked."""
         if self._broken:
             return
         try:
             self._on_line(self._name, line)
-        except Exception:  # noqa: BLE001  whatever it is, the stream is read to its end
+        except Exception:
             self._broken = True
-            _log.exception("What the pod prints on %s cannot be passed on any more.", self._name)
+            log.exception("Cannot forward the pod's %s any longer; further output is discarded.", self._name)
 
 
 def _unread_bytes(stream: IO[bytes]) -> int:
-    """How much there is to read at once; nothing where the stream has ended."""
+    """Return how many bytes can be read without blocking; 0 if the stream has ended."""
     if stream.closed:
         return 0
     size: int = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0" * 4))[0]

@@ -1,4 +1,4 @@
-"""What a pod is made of, and what it finds around it: a working folder and an environment, both made from nothing."""
+"""What a predictor runs, and the working folder and environment that it runs in, both built from scratch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.instances import Instance
 
-__all__ = ["PodSpec", "link_tree", "pod_environment"]
+__all__ = ["PredictorSpec", "link_tree", "predictor_environment"]
 
 _THREAD_CAPS = (
     "OMP_NUM_THREADS",
@@ -30,21 +30,21 @@ _THREAD_CAPS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodSpec:
-    """What a pod is made of.
+class PredictorSpec:
+    """What a predictor runs, and with which resources.
 
     Attributes:
         kind: ``python`` or ``mlflow``.
-        folder: The build's folder on this machine; it is only read.
+        folder: The build's folder on this machine; never written to.
         entrypoint: ``module:attribute``; ``None`` for MLflow.
-        interpreter: The Python that runs the build; ``None`` for this process's own.
-        requirements: What must be installed there.
-        instance: The cpus, memory and GPUs it may use.
-        threads: Threads that its libraries may use; never more than the instance's cpus.
-        parameters: The execution's parameters, its environment variables.
-        scratch: A folder of its own, which is removed with the pod, even where its parent is killed; its home and
-            temporary folder lie there.
-        load_timeout_seconds: How long loading the build may take.
+        interpreter: The Python interpreter that runs the build; ``None`` for this process's.
+        requirements: The packages that must be installed there.
+        instance: The cpus, memory and GPUs that the predictor may use.
+        threads: The number of threads that its libraries may use; at most the instance's cpus.
+        parameters: The execution's parameters, passed as environment variables.
+        scratch: A folder for this predictor alone, with its home and temporary folder. It is removed with the
+            predictor, even if the parent is killed.
+        load_timeout_seconds: The maximum duration of loading the build.
     """
 
     kind: str
@@ -60,8 +60,9 @@ class PodSpec:
 
 
 def link_tree(build: Path, work: Path) -> None:
-    """Folders like the build's, with links to its files: a model may open them by a relative path, and what it
-    writes beside them does not land in the build.
+    """Mirror the build's folders, with symbolic links to its files.
+
+    A model can open them by a relative path, and new files that it writes beside them do not end up in the build.
     """
     for folder, folders, files in os.walk(build):
         copy = work / Path(folder).relative_to(build)
@@ -70,8 +71,8 @@ def link_tree(build: Path, work: Path) -> None:
             (copy / name).symlink_to(Path(folder, name).resolve())
 
 
-def pod_environment(spec: PodSpec, interpreter: str) -> dict[str, str]:
-    """The pod's whole environment: nothing of the parent's, which may hold credentials."""
+def predictor_environment(spec: PredictorSpec, interpreter: str) -> dict[str, str]:
+    """Return the predictor's complete environment; it does not inherit the parent's, which may contain credentials."""
     threads = str(spec.threads)
     environment = {
         **spec.parameters,

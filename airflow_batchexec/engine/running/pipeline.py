@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
-from airflow_batchexec.engine.predictor.process import Answer, DeadlineExceeded
+from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Prediction
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
 from airflow_batchexec.engine.storage.base import ObjectInfo
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
-    from airflow_batchexec.engine.predictor.process import Pod
+    from airflow_batchexec.engine.predictor.process import Predictor
     from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FileRoute", "Limits", "run_files"]
@@ -115,13 +115,13 @@ class _Job:
     seconds: dict[str, float] = field(default_factory=dict)
     input_path: Path | None = None
     output_path: Path | None = None
-    answer: Answer | None = None
+    answer: Prediction | None = None
 
 
 def run_files(
     *,
     tasks: Iterator[FileTask],
-    pod: Pod,
+    pod: Predictor,
     attempt: int,
     generation: int = 0,
     route: FileRoute,
@@ -160,7 +160,7 @@ class _Pipeline:
     def __init__(
         self,
         *,
-        pod: Pod,
+        pod: Predictor,
         attempt: int,
         generation: int,
         route: FileRoute,
@@ -233,7 +233,7 @@ class _Pipeline:
         job.seconds.update(job.answer.seconds)
         return None
 
-    def _ask(self, job: _Job, input_path: Path, output: Path) -> Answer:
+    def _ask(self, job: _Job, input_path: Path, output: Path) -> Prediction:
         limits, route = self._limits, self._route
         deadlines = [] if limits.job.at is None else [limits.job.at]
         if limits.file_timeout:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Pod
-from airflow_batchexec.engine.predictor.spec import PodSpec
+from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Predictor
+from airflow_batchexec.engine.predictor.spec import PredictorSpec
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
 from airflow_batchexec.engine.storage.disk import disk_errors
@@ -60,7 +60,7 @@ class PredictorSession:
         self._threads = _threads(spec, predictors_on_machine)
         self._load_timeout_seconds = load_timeout_seconds
         self._scratch_root = scratch_root
-        self._pod: Pod | None = None
+        self._pod: Predictor | None = None
         self._ended_by: BatchExecError | None = None
 
     @contextmanager
@@ -76,7 +76,7 @@ class PredictorSession:
         """
         with scratch_folder(self._scratch_root) as scratch:
             pod_spec = self._pod_spec(build_folder, scratch)
-            with Pod(spec=pod_spec, name=self.name, on_line=self._print) as pod:
+            with Predictor(spec=pod_spec, name=self.name, on_line=self._print) as pod:
                 self._pod = pod
                 if self._ended_by is not None:
                     raise self._ended_by
@@ -144,9 +144,9 @@ class PredictorSession:
     def _print(self, stream: str, line: str) -> None:
         self._on_line(self._pod.file if self._pod else "", stream, line)
 
-    def _pod_spec(self, build_folder: Path, scratch: Path) -> PodSpec:
+    def _pod_spec(self, build_folder: Path, scratch: Path) -> PredictorSpec:
         spec = self.spec
-        return PodSpec(
+        return PredictorSpec(
             kind=spec.build.kind.value,
             folder=build_folder,
             entrypoint=spec.build.entrypoint,

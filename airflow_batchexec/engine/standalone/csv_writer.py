@@ -1,12 +1,12 @@
-"""A frame as CSV: the text that ``DataFrame.to_csv`` gives, several times faster.
+"""Write a frame as CSV: the output of ``DataFrame.to_csv``, several times faster.
 
-``to_csv`` makes a Python object of every value. Here each column is a sequence of texts that Arrow gathers, and the
-texts of a slice of rows, gathered row by row, lie in memory as the file's very bytes. A column of few different values
-is a table of texts and a code for each row; commas and line ends are tables of one text, and neighbouring tables are
-merged while they stay small: fewer texts to gather for each row.
+``to_csv`` creates a Python object for every value. Here each column is a sequence of strings; Arrow gathers those of a
+slice of rows, row by row, into a buffer that holds the very bytes of the file. A column with few distinct values
+becomes a table of strings and a code for each row. Commas and line ends are tables of one string. Adjacent tables are
+merged while they stay small, which leaves fewer strings to gather for each row.
 """
 
-# ruff: noqa: PLC0415  pandas, NumPy and pyarrow are imported where they are used, as in reading.py
+# ruff: noqa: PLC0415  pandas, NumPy and pyarrow are imported in functions, as in reading.py
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["UnencodableTextError", "write_csv"]
 
 _Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 
 class UnencodableTextError(Exception):
-    """A column holds text that UTF-8 cannot encode; the message names it and a way out."""
+    """A column contains text that UTF-8 cannot encode; the message names the column and a fix."""
 
 
-_CHUNK_CELLS = 100_000  # DataFrame.to_csv formats that many values at a time
-_SLICE_CHUNKS = 6  # what is rendered at a time: some megabytes for each thread, in the processor's cache
-_TABLE_TEXTS = 1 << 18  # all tables of a frame together; each slice copies them
-_COLUMN_TEXTS = 1 << 15  # one column's table
-_MERGED_TEXTS = 1 << 12  # a merged table: building it must stay cheap
-_MASKED = {
+_CHUNK_CELLS = 100_000  # DataFrame.to_csv formats this many values at a time
+_CHUNKS_PER_SLICE = 6  # a slice is rendered at a time: a few megabytes per thread, which fit the CPU cache
+_MAX_TABLE_STRINGS = 1 << 18  # in all tables of a frame, since each slice copies them
+_MAX_COLUMN_STRINGS = 1 << 15  # in the table of one column
+_MAX_MERGED_STRINGS = 1 << 12  # in a merged table, to keep building it cheap
+_MASKED_DTYPES = {
     **{f"{sign}Int{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
     "boolean": "bool",
     "Float64": "float64",
@@ -46,134 +46,136 @@ _MASKED = {
 
 
 class _Lookup(NamedTuple):
-    """Part of a row: one of the texts of a small table.
+    """Part of a row: a string from a small table.
 
     Attributes:
-        texts: The table, without nulls.
-        codes: For a slice of the rows, the positions in the table: an array, or one number for all of them.
+        strings: The table, without nulls.
+        codes: Returns the positions in the table for a slice of the rows: an array, or one number for all of them.
     """
 
-    texts: pa.LargeStringArray
+    strings: pa.LargeStringArray
     codes: Callable[[slice], Any]
 
 
-class _Text(NamedTuple):
-    """Part of a row: a text of its own.
+class _Strings(NamedTuple):
+    """Part of a row: a separate string for each row.
 
     Attributes:
-        texts: For a slice of the rows, their texts, without nulls.
+        strings: Returns the strings for a slice of the rows, without nulls.
     """
 
-    texts: Callable[[slice], pa.LargeStringArray]
+    strings: Callable[[slice], pa.LargeStringArray]
 
 
 def write_csv(frame: pd.DataFrame, path: Path, *, threads: int) -> None:
     """Write a frame without its index.
 
     Args:
-        frame: Its column names are unique strings.
-        path: Where to.
-        threads: How many threads may turn rows into text.
+        frame: The frame; its column names are unique strings.
+        path: The file to write.
+        threads: The maximum number of threads that render rows.
 
     Raises:
-        UnencodableTextError: A text cannot be written.
-        OSError: The disk is full, or fails otherwise.
+        UnencodableTextError: A string cannot be encoded in UTF-8.
+        OSError: The disk is full, or failed otherwise.
     """
     rows, columns = frame.shape
     if rows == 0 or columns == 0:
         frame.to_csv(path, index=False, lineterminator="\n")
         return
-    step = _SLICE_CHUNKS * _to_csv_chunk(columns)
+    step = _CHUNKS_PER_SLICE * _to_csv_chunk(columns)
     slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    # What ends a line here must not end it in a name: so a name that holds either character is quoted.
+    # With both characters in the line terminator, a name that contains either of them is quoted.
     header = frame.iloc[:0].to_csv(index=False, lineterminator="\r\n").removesuffix("\r\n") + "\n"
     with path.open("wb") as file:
         file.write(header.encode())
         parts = _row_parts(frame, threads if len(slices) > 1 else 1)
-        for text in _in_order(lambda rows: _render(parts, rows), slices, threads):
-            file.write(text)
+        for rendered in _map_in_order(lambda rows: _render(parts, rows), slices, threads):
+            file.write(rendered)
 
 
 def _to_csv_chunk(columns: int) -> int:
     return max(1, _CHUNK_CELLS // columns)
 
 
-def _in_order(make: Callable[[_Item], _Made], items: Sequence[_Item], threads: int) -> Iterator[_Made]:
-    """``map`` on a few threads, never more than one item for each ahead of the consumer: memory stays bounded."""
+def _map_in_order(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
+) -> Iterator[_Result]:
+    """``map`` on several threads, at most one item per thread ahead of the consumer, to bound memory."""
     if threads <= 1 or len(items) <= 1:
-        yield from map(make, items)
+        yield from map(function, items)
         return
     with ThreadPoolExecutor(threads) as pool:
-        pending = deque(pool.submit(make, item) for item in items[: threads + 1])
+        pending = deque(pool.submit(function, item) for item in items[: threads + 1])
         for item in items[threads + 1 :]:
             yield pending.popleft().result()
-            pending.append(pool.submit(make, item))
+            pending.append(pool.submit(function, item))
         while pending:
             yield pending.popleft().result()
 
 
-def _row_parts(frame: pd.DataFrame, threads: int) -> list[_Lookup | _Text]:
-    """What a row consists of, from left to right: columns, commas, the line's end."""
+def _row_parts(frame: pd.DataFrame, threads: int) -> list[_Lookup | _Strings]:
+    """Return the parts of a row, from left to right: columns, commas and the line end."""
     rows, columns = frame.shape
-    # csv writes the only column's null as "": a blank line would be skipped on reading.
+    # csv writes the null of a single column as "", since readers would skip a blank line.
     null = '""' if columns == 1 else ""
-    limit = min(rows, _COLUMN_TEXTS, _TABLE_TEXTS // columns)
+    limit = min(rows, _MAX_COLUMN_STRINGS, _MAX_TABLE_STRINGS // columns)
 
-    def encode(column: pd.Series[Any]) -> _Lookup | _Text:
-        return _encode(column, null, limit) or _pandas_text(column, null, _to_csv_chunk(columns))
+    def encode(column: pd.Series[Any]) -> _Lookup | _Strings:
+        return _encode(column, null, limit) or _format_with_pandas(column, null, _to_csv_chunk(columns))
 
-    comma, line_end = (_Lookup(_texts([mark]), lambda _: 0) for mark in ",\n")
-    parts: list[_Lookup | _Text] = []
+    comma, line_end = (_Lookup(_string_array([mark]), lambda _: 0) for mark in ",\n")
+    parts: list[_Lookup | _Strings] = []
     group: list[_Lookup] = []
-    for position, part in enumerate(_in_order(encode, [column for _, column in frame.items()], threads)):
+    for position, part in enumerate(_map_in_order(encode, [column for _, column in frame.items()], threads)):
         for piece in (part, comma if position < columns - 1 else line_end):
-            if group and not (isinstance(piece, _Lookup) and _may_merge([*group, piece])):
-                parts.append(_merged(group))
+            if group and not (isinstance(piece, _Lookup) and _can_merge([*group, piece])):
+                parts.append(_merge(group))
                 group = []
             if isinstance(piece, _Lookup):
                 group.append(piece)
             else:
                 parts.append(piece)
-    return [*parts, _merged(group)]
+    return [*parts, _merge(group)]
 
 
-def _may_merge(group: list[_Lookup]) -> bool:
-    sizes = [len(lookup.texts) for lookup in group if len(lookup.texts) > 1]
-    return len(sizes) <= 1 or math.prod(sizes) <= _MERGED_TEXTS
+def _can_merge(group: list[_Lookup]) -> bool:
+    sizes = [len(lookup.strings) for lookup in group if len(lookup.strings) > 1]
+    return len(sizes) <= 1 or math.prod(sizes) <= _MAX_MERGED_STRINGS
 
 
-def _merged(group: list[_Lookup]) -> _Lookup:
-    """Neighbouring parts of a row as one: its table holds every combination of their texts."""
+def _merge(group: list[_Lookup]) -> _Lookup:
+    """Merge adjacent parts of a row into one, whose table contains every combination of their strings."""
     import numpy as np
     import pyarrow as pa
 
     if len(group) == 1:
         return group[0]
-    varied = [lookup for lookup in group if len(lookup.texts) > 1]
-    positions = np.arange(math.prod(len(lookup.texts) for lookup in varied))
+    varied = [lookup for lookup in group if len(lookup.strings) > 1]
+    positions = np.arange(math.prod(len(lookup.strings) for lookup in varied))
     repeats = len(positions)
     columns: list[Any] = []
     for lookup in group:
-        if len(lookup.texts) == 1:
-            columns.append(lookup.texts[0])
+        if len(lookup.strings) == 1:
+            columns.append(lookup.strings[0])
         else:
-            repeats //= len(lookup.texts)
-            columns.append(lookup.texts.take(pa.array(positions // repeats % len(lookup.texts))))
+            repeats //= len(lookup.strings)
+            columns.append(lookup.strings.take(pa.array(positions // repeats % len(lookup.strings))))
 
     def codes(rows: slice) -> Any:
         total = varied[0].codes(rows)
         for lookup in varied[1:]:
-            total = total * len(lookup.texts) + lookup.codes(rows)
+            total = total * len(lookup.strings) + lookup.codes(rows)
         return total
 
     return _Lookup(
-        _joined(*columns) if varied else _texts(["".join(map(str, columns))]),
+        _concat(*columns) if varied else _string_array(["".join(map(str, columns))]),
         codes if varied else lambda _: 0,
     )
 
 
-def _render(parts: list[_Lookup | _Text], rows: slice) -> memoryview:
-    """The bytes of a slice of the file."""
+def _render(parts: list[_Lookup | _Strings], rows: slice) -> memoryview:
+    """Render a slice of the rows to the bytes of the file."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -184,10 +186,10 @@ def _render(parts: list[_Lookup | _Text], rows: slice) -> memoryview:
     base = 0
     for position, part in enumerate(parts):
         if isinstance(part, _Lookup):
-            source = part.texts
+            source = part.strings
             order[:, position] = part.codes(rows) + base
         else:
-            source = part.texts(rows)
+            source = part.strings(rows)
             order[:, position] = np.arange(base, base + count)
         sources.append(source)
         base += len(source)
@@ -197,8 +199,8 @@ def _render(parts: list[_Lookup | _Text], rows: slice) -> memoryview:
     return memoryview(data)[:end] if data is not None else memoryview(b"")
 
 
-def _encode(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | None:
-    """A column of numbers or texts as part of a row; ``None``: only pandas knows its texts."""
+def _encode(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Strings | None:
+    """Encode a column of numbers or strings; ``None`` if only pandas can format it."""
     import numpy as np
     import pandas as pd
 
@@ -208,25 +210,25 @@ def _encode(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | 
     if isinstance(column.dtype, pd.StringDtype) or kind == "object":
         if kind == "object" and pd.api.types.infer_dtype(column, skipna=True) not in {"string", "empty"}:
             return None
-        return _Text(lambda rows: _string_texts(column.iloc[rows], null))
-    if kind in _MASKED or isinstance(column.dtype, np.dtype):
+        return _Strings(lambda rows: _quote_strings(column.iloc[rows], null))
+    if kind in _MASKED_DTYPES or isinstance(column.dtype, np.dtype):
         return _encode_numbers(column, null, limit)
     return None
 
 
-def _encode_numbers(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Text | None:
+def _encode_numbers(column: pd.Series[Any], null: str, limit: int) -> _Lookup | _Strings | None:
     import numpy as np
 
     kind = str(column.dtype)
     values: np.ndarray[Any, Any]
     missing: Callable[[slice], Any] | None = None
-    if kind in _MASKED:
+    if kind in _MASKED_DTYPES:
         missing = np.asarray(column.isna()).__getitem__
-        values = column.to_numpy(_MASKED[kind], na_value=np.nan if kind == "Float64" else 0)
+        values = column.to_numpy(_MASKED_DTYPES[kind], na_value=np.nan if kind == "Float64" else 0)
     else:
         values = column.to_numpy()
     if values.dtype.kind == "b":
-        return _lookup(values, missing, 0, _texts(["False", "True"]), null)
+        return _lookup(values, missing, 0, _string_array(["False", "True"]), null)
     if values.dtype.kind in "iu" and values.dtype.isnative:
         return _encode_integers(values, missing, null, limit)
     if values.dtype.kind == "f" and values.dtype.itemsize in {4, 8} and values.dtype.isnative:
@@ -242,50 +244,56 @@ def _encode_categories(column: pd.Series[Any], null: str, limit: int) -> _Lookup
     codes = np.asarray(column.cat.codes)
     if len(categories) > limit or pd.api.types.infer_dtype(categories) != "string":
         return None
-    return _lookup(codes, lambda rows: codes[rows] < 0, 0, _string_texts(categories, null), null)
+    return _lookup(codes, lambda rows: codes[rows] < 0, 0, _quote_strings(categories, null), null)
 
 
 def _encode_integers(
     values: np.ndarray[Any, Any], missing: Callable[[slice], Any] | None, null: str, limit: int
-) -> _Lookup | _Text:
+) -> _Lookup | _Strings:
     import numpy as np
     import pyarrow as pa
 
     low, high = int(values.min()), int(values.max())
     if high - low < limit and high <= np.iinfo(np.int64).max:
-        return _lookup(values, missing, low, _cast(low + np.arange(high - low + 1)), null)
-    return _Text(
-        lambda rows: _cast(pa.array(values[rows], mask=None if missing is None else missing(rows)), null)
+        return _lookup(values, missing, low, _to_strings(low + np.arange(high - low + 1)), null)
+    return _Strings(
+        lambda rows: _to_strings(
+            pa.array(values[rows], mask=None if missing is None else missing(rows)), null
+        )
     )
 
 
-def _encode_floats(values: np.ndarray[Any, Any], null: str, limit: int) -> _Lookup | _Text:
-    """Whole numbers of a small range, which pandas reads wherever an integer column has gaps, are a table."""
+def _encode_floats(values: np.ndarray[Any, Any], null: str, limit: int) -> _Lookup | _Strings:
+    """Encode floats; whole numbers of a small range (integer columns with nulls, as pandas reads them) as a table."""
     import numpy as np
 
     low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
-    # False for a column of nothing but NaN; an infinite one has no small range.
+    # False if all values are NaN; with an infinite one, the range is not small.
     if high - low < limit and max(-low, high) < _plain_range(values)[1] and _are_whole(values):
-        texts = _joined(_cast(int(low) + np.arange(int(high - low) + 1)), ".0")
-        return _lookup(values, lambda rows: np.isnan(values[rows]), int(low), texts, null)
-    return _Text(lambda rows: _float_texts(values[rows], null))
+        strings = _concat(_to_strings(int(low) + np.arange(int(high - low) + 1)), ".0")
+        return _lookup(values, lambda rows: np.isnan(values[rows]), int(low), strings, null)
+    return _Strings(lambda rows: _format_floats(values[rows], null))
 
 
 def _plain_range(values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Sizes of floats for which Arrow and NumPy agree but for the ``.0`` of whole numbers; beyond, one of them writes
-    an exponent where the other does not.
+    """Return the magnitudes for which Arrow and NumPy format floats alike, except for the ``.0`` of whole numbers.
+
+    Outside of them, one of the two writes an exponent and the other does not.
     """
-    return (1e-4, 1e10) if values.dtype.itemsize == 8 else (1e-3, 1e6)  # noqa: PLR2004  the bytes of a double
+    return (1e-4, 1e10) if values.dtype.itemsize == 8 else (1e-3, 1e6)  # noqa: PLR2004  bytes of a double
 
 
 def _are_whole(values: np.ndarray[Any, Any]) -> bool:
-    """Whether all are whole numbers or NaN. The negative zero is not: as an integer it would lose its sign."""
+    """Whether all values are whole numbers or NaN; negative zero does not count, as an integer would lose its sign."""
     import numpy as np
 
-    block = 1 << 15  # stays in the processor's cache, and mostly the first one tells
-    for start in range(0, len(values), block):
-        some = values[start : start + block]
-        if not ((np.rint(some) == some) | np.isnan(some)).all() or (np.signbit(some) & (some == 0)).any():
+    size = 1 << 15  # fits the CPU cache, and mostly the first block decides
+    for start in range(0, len(values), size):
+        block = values[start : start + size]
+        if (
+            not ((np.rint(block) == block) | np.isnan(block)).all()
+            or (np.signbit(block) & (block == 0)).any()
+        ):
             return False
     return True
 
@@ -294,121 +302,125 @@ def _lookup(
     values: np.ndarray[Any, Any],
     missing: Callable[[slice], Any] | None,
     low: int,
-    texts: pa.LargeStringArray,
+    strings: pa.LargeStringArray,
     null: str,
 ) -> _Lookup:
-    """The table of consecutive whole numbers from ``low`` on, and of null behind them."""
+    """Return a table of consecutive whole numbers from ``low`` on, with null as the last entry."""
     import numpy as np
     import pyarrow as pa
 
-    size = len(texts)
+    size = len(strings)
 
     def codes(rows: slice) -> np.ndarray[Any, Any]:
-        with np.errstate(invalid="ignore"):  # NaN as an integer is anything, and is replaced
-            found = values[rows].astype(np.int64, copy=False) - low
+        with np.errstate(invalid="ignore"):  # NaN casts to an arbitrary integer, which is replaced below
+            positions = values[rows].astype(np.int64, copy=False) - low
         if missing is not None:
-            found[missing(rows)] = size
-        return found
+            positions[missing(rows)] = size
+        return positions
 
-    return _Lookup(texts if missing is None else pa.concat_arrays([texts, _texts([null])]), codes)
+    return _Lookup(strings if missing is None else pa.concat_arrays([strings, _string_array([null])]), codes)
 
 
-def _float_texts(values: np.ndarray[Any, Any], null: str) -> pa.LargeStringArray:
-    """The shortest texts that read back as the same floats, in NumPy's spelling, as ``DataFrame.to_csv`` has them."""
+def _format_floats(values: np.ndarray[Any, Any], null: str) -> pa.LargeStringArray:
+    """Format floats like NumPy, and so ``to_csv``: the shortest strings that read back as the same values."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     missing = np.isnan(values)
-    size = np.abs(values)
+    magnitude = np.abs(values)
     smallest, largest = _plain_range(values)
-    odd = ~((size >= smallest) & (size < largest) | (size == 0) | missing)
-    texts = _cast(pa.array(values, from_pandas=True), null)
+    differs = ~((magnitude >= smallest) & (magnitude < largest) | (magnitude == 0) | missing)
+    strings = _to_strings(pa.array(values, from_pandas=True), null)
     whole = np.rint(values) == values
     if whole.any():
-        texts = _joined(texts, _texts(["", ".0"]).take(pa.array((whole & ~odd).astype(np.int8))))
-    if odd.any():
-        texts = pc.replace_with_mask(texts, pa.array(odd), _texts(values[odd].astype(str).tolist()))
-    return texts
+        strings = _concat(
+            strings, _string_array(["", ".0"]).take(pa.array((whole & ~differs).astype(np.int8)))
+        )
+    if differs.any():
+        strings = pc.replace_with_mask(
+            strings, pa.array(differs), _string_array(values[differs].astype(str).tolist())
+        )
+    return strings
 
 
-def _string_texts(column: pd.Series[Any], null: str) -> pa.LargeStringArray:
-    """Strings, quoted where csv quotes them."""
+def _quote_strings(column: pd.Series[Any], null: str) -> pa.LargeStringArray:
+    """Quote strings as csv does."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
-        texts = pa.array(column, type=pa.large_string(), from_pandas=True)
+        strings = pa.array(column, type=pa.large_string(), from_pandas=True)
     except UnicodeEncodeError as error:
         raise _unencodable(column.name, error) from error
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    if texts.null_count:
-        texts = texts.fill_null("")
-    if _holds_special(texts):
-        special = pc.match_substring_regex(texts, '[,"\r\n]')
-        quoted = _joined('"', pc.replace_substring(texts.filter(special), '"', '""'), '"')
-        texts = pc.replace_with_mask(texts, special, quoted)
-    return pc.if_else(pc.equal(texts, ""), null, texts) if null else texts
+    if isinstance(strings, pa.ChunkedArray):
+        strings = strings.combine_chunks()
+    if strings.null_count:
+        strings = strings.fill_null("")
+    if _may_need_quotes(strings):
+        special = pc.match_substring_regex(strings, '[,"\r\n]')
+        quoted = _concat('"', pc.replace_substring(strings.filter(special), '"', '""'), '"')
+        strings = pc.replace_with_mask(strings, special, quoted)
+    return pc.if_else(pc.equal(strings, ""), null, strings) if null else strings
 
 
-def _holds_special(texts: pa.LargeStringArray) -> bool:
-    """Whether any text may hold a character that csv quotes: one search through all, far cheaper than one in each."""
+def _may_need_quotes(strings: pa.LargeStringArray) -> bool:
+    """Whether any string may need quotes: one search through the whole buffer is far cheaper than one per string."""
     import numpy as np
 
-    _, offsets, data = texts.buffers()
+    _, offsets, data = strings.buffers()
     if data is None:
         return False
-    start, end = np.frombuffer(offsets, np.int64)[[texts.offset, texts.offset + len(texts)]]
-    together = memoryview(data)[start:end].tobytes()
-    return any(character in together for character in (b",", b'"', b"\n", b"\r"))
+    start, end = np.frombuffer(offsets, np.int64)[[strings.offset, strings.offset + len(strings)]]
+    content = memoryview(data)[start:end].tobytes()
+    return any(character in content for character in (b",", b'"', b"\n", b"\r"))
 
 
-def _pandas_text(column: pd.Series[Any], null: str, chunk: int) -> _Text:
-    """A column of dates, decimals, mixed or other values, in the texts that pandas makes of them."""
+def _format_with_pandas(column: pd.Series[Any], null: str, chunk: int) -> _Strings:
+    """Format a column of dates, decimals, mixed or other values with pandas."""
 
-    def texts(rows: slice) -> pa.LargeStringArray:
-        some = column.iloc[rows].to_frame()
+    def strings(rows: slice) -> pa.LargeStringArray:
+        part = column.iloc[rows].to_frame()
         values: list[str] = []
         length = 0
-        # csv quotes every text that holds a character of the end of the line, so the ends are where it says they are,
-        # unless a text holds the whole of it: then a longer one is tried.
-        while len(values) != len(some):
+        # csv quotes strings with any character of the line terminator, so splitting at it is safe, unless a string
+        # contains all of it: then a longer one is tried.
+        while len(values) != len(part):
             length += 1
             end = "\r\n" + "\x1e" * length
-            # Chunks begin where to_csv begins them: whether a date is written with its time depends on the others.
-            values = some.to_csv(index=False, header=False, lineterminator=end, chunksize=chunk).split(end)[
+            # The same chunks as to_csv's: whether dates are written with a time depends on the others in the chunk.
+            values = part.to_csv(index=False, header=False, lineterminator=end, chunksize=chunk).split(end)[
                 :-1
             ]
         try:
-            return _texts([null if value == '""' else value for value in values])
+            return _string_array([null if value == '""' else value for value in values])
         except UnicodeEncodeError as error:
             raise _unencodable(column.name, error) from error
 
-    return _Text(texts)
+    return _Strings(strings)
 
 
 def _unencodable(name: object, error: UnicodeEncodeError) -> UnencodableTextError:
     return UnencodableTextError(
-        f"Column {name!r} of the result holds text that UTF-8 cannot encode ({error.reason}). "
-        f"Repair it in predict, as in value.encode('utf-8', 'replace').decode()."
+        f"Column {name!r} of the result contains text that UTF-8 cannot encode ({error.reason}). "
+        f"Fix it in predict, as in value.encode('utf-8', 'replace').decode()."
     )
 
 
-def _texts(values: list[str]) -> pa.LargeStringArray:
+def _string_array(values: list[str]) -> pa.LargeStringArray:
     import pyarrow as pa
 
     return pa.array(values, pa.large_string())
 
 
-def _cast(values: Any, null: str = "") -> pa.LargeStringArray:
+def _to_strings(values: Any, null: str = "") -> pa.LargeStringArray:
     import pyarrow as pa
 
-    texts = pa.array(values).cast(pa.large_string())
-    return texts.fill_null(null) if texts.null_count else texts
+    strings = pa.array(values).cast(pa.large_string())
+    return strings.fill_null(null) if strings.null_count else strings
 
 
-def _joined(*parts: Any) -> pa.LargeStringArray:
+def _concat(*parts: Any) -> pa.LargeStringArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""The supported file types, the suffixes that they go by, and the names of results."""
+"""The supported file types, their suffixes, and the names of results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["SUFFIXES", "FileType", "infer_file_type", "match_suffix", "one_line"
 
 
 class FileType(StrEnum):
-    """The kinds of files that an execution reads and writes."""
+    """The types of files that an execution reads and writes."""
 
     CSV = "CSV"
     PARQUET = "PARQUET"
@@ -16,10 +16,10 @@ class FileType(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> FileType:
-        """The type of this name, in any case.
+        """Parse the name of a type, in upper or lower case.
 
         Raises:
-            ValueError: There is no such type; the message names those there are.
+            ValueError: The type is not supported; the message lists those that are.
         """
         try:
             return cls(text.strip().upper())
@@ -30,7 +30,7 @@ class FileType(StrEnum):
             ) from None
 
 
-#: The suffixes of each type. Results get the first; an input may have any, in any case.
+#: The suffixes of each type. Results get the first; inputs may have any of them, in upper or lower case.
 SUFFIXES: dict[FileType, tuple[str, ...]] = {
     FileType.CSV: (".csv", ".csv.gz", ".csv.zst"),
     FileType.PARQUET: (".parquet", ".pq"),
@@ -39,9 +39,9 @@ SUFFIXES: dict[FileType, tuple[str, ...]] = {
 
 
 def match_suffix(name: str, file_type: FileType) -> str | None:
-    """The suffix that makes ``name`` a file of this type, spelled as in the name; ``None`` where it is none.
+    """Return the suffix that makes ``name`` a file of this type, spelled as in the name, or ``None``.
 
-    A name that is nothing but a suffix, such as ``.csv``, is a hidden file and matches nothing.
+    A bare suffix such as ``.csv`` is the name of a hidden file and does not match.
     """
     base = name.rpartition("/")[2]
     for suffix in SUFFIXES[file_type]:
@@ -51,24 +51,24 @@ def match_suffix(name: str, file_type: FileType) -> str | None:
 
 
 def infer_file_type(name: str) -> FileType | None:
-    """The type that a name's suffix stands for; ``None`` if it stands for none."""
+    """Infer the type from a name's suffix; ``None`` if the suffix is not a supported one."""
     return next((file_type for file_type in FileType if match_suffix(name, file_type)), None)
 
 
 def result_name(input_relative_path: str, input_type: FileType, output_type: FileType) -> str:
-    """The relative path of an input's result: the same, with the output type's first suffix.
+    """Return the relative path of an input's result: the input's, with the output type's first suffix.
 
     Raises:
-        ValueError: The input's name has no suffix of its type.
+        ValueError: The input's name does not have a suffix of its type.
     """
     suffix = match_suffix(input_relative_path, input_type)
     if suffix is None:
-        raise ValueError(f"{input_relative_path!r} has no suffix of a {input_type.value} file.")
+        raise ValueError(f"{input_relative_path!r} does not have the suffix of a {input_type.value} file.")
     return input_relative_path[: -len(suffix)] + SUFFIXES[output_type][0]
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text, as a sentence."""
+    """Return the first line of an error's message, as a sentence."""
     lines = str(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else type(error).__name__
     return text + "."

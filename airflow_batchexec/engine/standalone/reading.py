@@ -1,6 +1,6 @@
-"""How a CSV, Parquet or Feather file becomes a frame."""
+"""Read a CSV, Parquet or Feather file into a DataFrame."""
 
-# ruff: noqa: PLC0415  pandas and pyarrow are imported where they are used: the worker checks first that they are there
+# ruff: noqa: PLC0415  pandas and pyarrow are imported in functions: the worker first checks that they are installed
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = ["UnreadableFileError", "read_frame"]
 
 
 class UnreadableFileError(Exception):
-    """An input file is not what its type says; the message is one sentence that names the file."""
+    """An input file is not a valid file of its type; the message is one sentence that names the file."""
 
 
 def read_frame(path: Path, file_type: FileType, *, name: str, threads: int = 1) -> pd.DataFrame:
-    """The frame that pandas' reader of this type, without options, gives for the file.
+    """Read a file with pandas' reader for its type, with default options.
 
-    Only the file's content and ``name`` decide, never the path: a scratch file may be called anything, and a folder
-    called ``day=3`` adds no column to a Parquet file in it.
+    The frame depends only on the file's content and ``name``, never on the path: a scratch file may have any name, and
+    a folder named ``day=3`` does not add a column to a Parquet file in it.
 
     Args:
         path: The file on this machine's disk.
-        file_type: What it should be.
-        name: The name to show; for CSV, its suffix tells the compression.
-        threads: How many threads may parse a CSV file, where this pandas can use several.
+        file_type: The type that the file should have.
+        name: The name to use in messages; for CSV, its suffix determines the compression.
+        threads: The maximum number of threads that parse a CSV file, if this version of pandas supports several.
 
     Raises:
         UnreadableFileError: The file is empty, truncated, malformed, or of another type.
-        OSError: The disk failed, or the file is not there.
+        OSError: The disk failed, or the file does not exist.
     """
     import pyarrow as pa
 
@@ -57,19 +57,19 @@ def read_frame(path: Path, file_type: FileType, *, name: str, threads: int = 1) 
     except OSError as error:
         if error.errno is not None:
             raise
-        # Decompressors and Arrow report damaged content as an OSError without a number.
+        # Decompressors and Arrow report corrupt content as an OSError without an errno.
         raise UnreadableFileError(f"{name} cannot be read as {file_type.value}: {one_line(error)}") from error
 
 
 def _read_csv(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
 
-    # The parallel reader came with pandas 3.1; it gives what the serial one does.
+    # pandas 3.1 added the parallel reader; it returns the same frame as the serial one.
     parallel = hasattr(pd.options.mode, "max_threads")
     option = pd.option_context("mode.max_threads", threads) if parallel else nullcontext()
     compression = _csv_compression(name)
     with warnings.catch_warnings(), option:
-        # A column of mixed types is a frame like any other; the model decides what it makes of it.
+        # A column of mixed types is valid input; how to handle it is up to the model.
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)
         try:
             if compression == "zstd":
@@ -77,12 +77,12 @@ def _read_csv(path: Path, name: str, threads: int) -> pd.DataFrame:
                     return pd.read_csv(stream)
             return pd.read_csv(path, compression=compression)
         except pd.errors.EmptyDataError:
-            raise UnreadableFileError(f"{name} has no header: it holds nothing but blank lines.") from None
+            raise UnreadableFileError(f"{name} has no header: it contains only blank lines.") from None
         except pd.errors.ParserError as error:
             reason = one_line(error).removeprefix("Error tokenizing data. C error: ")
             raise UnreadableFileError(f"{name} is not well-formed CSV: {reason}") from error
         except EOFError:
-            raise UnreadableFileError(f"{name} is truncated: its gzip stream has no end.") from None
+            raise UnreadableFileError(f"{name} is truncated: its gzip stream is incomplete.") from None
 
 
 def _csv_compression(name: str) -> Literal["gzip", "zstd"] | None:
@@ -91,21 +91,21 @@ def _csv_compression(name: str) -> Literal["gzip", "zstd"] | None:
 
 
 def _open_csv(path: Path, name: str) -> BinaryIO:
-    """The decompressed bytes of a CSV file."""
+    """Open a CSV file as a stream of decompressed bytes."""
     compression = _csv_compression(name)
     if compression == "zstd":
         import pyarrow as pa
 
-        # pandas would need the zstandard package; pyarrow brings its own.
+        # pandas would need the zstandard package; pyarrow has zstd built in.
         return cast("BinaryIO", pa.input_stream(str(path), compression="zstd"))
     return cast("BinaryIO", gzip.open(path)) if compression == "gzip" else path.open("rb")
 
 
 def _describe_bad_encoding(path: Path, name: str) -> str:
-    """Say where the text stops being UTF-8: pandas knows only the place within its buffer."""
+    """Locate the first byte that is not UTF-8: pandas only reports its position within a buffer."""
     with path.open("rb") as file:
         if _csv_compression(name) is None and file.read(2) == b"\x1f\x8b":
-            return f"{name} is compressed with gzip; its name has to end in .csv.gz."
+            return f"{name} is compressed with gzip; rename it to end in .csv.gz."
     offset, line = 0, 1
     decoder = codecs.getincrementaldecoder("utf-8")()
     with _open_csv(path, name) as stream:
@@ -129,9 +129,9 @@ def _describe_bad_encoding(path: Path, name: str) -> str:
 def _read_parquet(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
 
-    del threads  # Arrow's own pool reads, capped by the pod's environment
+    del threads  # Arrow uses its own thread pool, which the worker caps
     _check_signature(path, name, FileType.PARQUET, starts=(b"PAR1", b"PARE"), ends=(b"PAR1", b"PARE"))
-    # An open file has no folder from which partition columns could be inferred.
+    # Given a path, pandas would infer partition columns from its folders.
     with path.open("rb") as file:
         return pd.read_parquet(file, engine="pyarrow")
 
@@ -147,13 +147,13 @@ def _read_feather(path: Path, name: str, threads: int) -> pd.DataFrame:
 def _check_signature(
     path: Path, name: str, file_type: FileType, *, starts: tuple[bytes, ...], ends: tuple[bytes, ...]
 ) -> None:
-    """Tell a truncated file from one of another type: the readers' own errors do not."""
+    """Distinguish a truncated file from one of another type, which the readers' own errors do not."""
     length = max(map(len, starts + ends))
     with path.open("rb") as file:
         head = file.read(length)
         file.seek(max(path.stat().st_size - length, 0))
         tail = file.read()
     if not head.startswith(starts):
-        raise UnreadableFileError(f"{name} is no {file_type.value} file: it starts with {head!r}.")
+        raise UnreadableFileError(f"{name} is not a {file_type.value} file: it starts with {head!r}.")
     if not tail.endswith(ends):
         raise UnreadableFileError(f"{name} is truncated: the end of the {file_type.value} file is missing.")

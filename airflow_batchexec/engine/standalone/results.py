@@ -1,6 +1,6 @@
-"""How what ``predict`` returned becomes the frame to be written."""
+"""Convert the return value of ``predict`` to the DataFrame to write."""
 
-# ruff: noqa: PLC0415  NumPy and pandas are imported where they are used, as in reading.py
+# ruff: noqa: PLC0415  NumPy and pandas are imported in functions, as in reading.py
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["NotAResultError", "as_result_frame"]
+__all__ = ["InvalidResultError", "as_result_frame"]
 
 
-class NotAResultError(Exception):
-    """``predict`` returned something that cannot become rows of a result; the message says what."""
+class InvalidResultError(Exception):
+    """``predict`` returned something that cannot be converted to rows; the message says what."""
 
 
 def as_result_frame(value: object) -> pd.DataFrame:
-    """What ``predict`` returned, as the frame to be written. ``value`` is not changed.
+    """Convert the return value of ``predict`` to the frame to write. ``value`` is not modified.
 
     ====================================  ==========================================================
     ``predict`` returned                  columns
     ====================================  ==========================================================
     DataFrame                             its own
-    Series                                one, of the series' name or ``prediction``
+    Series                                one, named after the series or ``prediction``
     one-dimensional array, list of values ``prediction``
     two-dimensional array, list of rows   ``prediction_0``, ``prediction_1``, …
     list of dicts with the same keys      the keys
     ====================================  ==========================================================
 
-    The index becomes leading columns where it says something: where it has a name that is no column's, has several
-    levels, or is not of integers. A plain numbering, or what filtering left of one, is dropped. Names become text.
+    The index becomes leading columns if it is meaningful: if it has a name that no column has, has several levels, or
+    does not consist of integers. A default index, or what filtering left of one, is dropped. Column names are converted
+    to strings.
 
     Raises:
-        NotAResultError: It is something else, its rows differ in length, or two columns have one name.
+        InvalidResultError: ``value`` has another type, its rows differ in length, or two columns have the same name.
     """
     import numpy as np
     import pandas as pd
@@ -48,16 +49,18 @@ def as_result_frame(value: object) -> pd.DataFrame:
     elif isinstance(value, list):
         frame = _list_frame(value)
     else:
-        kind = type(value)
-        kind_name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-        raise NotAResultError(
-            f"predict returned {kind_name}; a DataFrame, a Series, a NumPy array or a list is needed."
+        cls = type(value)
+        type_name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+        raise InvalidResultError(
+            f"predict returned {type_name}; expected a DataFrame, a Series, a NumPy array or a list."
         )
     frame.columns = pd.Index([str(column) for column in frame.columns], dtype=object)
-    frame = _with_meaningful_index(frame)
+    frame = _keep_meaningful_index(frame)
     duplicates = sorted(set(frame.columns[frame.columns.duplicated()]))
     if duplicates:
-        raise NotAResultError(f"predict returned several columns called {', '.join(map(repr, duplicates))}.")
+        raise InvalidResultError(
+            f"predict returned several columns named {', '.join(map(repr, duplicates))}."
+        )
     return frame
 
 
@@ -65,39 +68,39 @@ def _array_frame(array: np.ndarray[Any, Any]) -> pd.DataFrame:
     import pandas as pd
 
     if array.dtype.kind == "V":
-        raise NotAResultError("predict returned a structured NumPy array; make it a DataFrame.")
+        raise InvalidResultError("predict returned a structured NumPy array; convert it to a DataFrame.")
     if array.ndim == 1:
         return pd.DataFrame(array, columns=["prediction"])
     if array.ndim == 2:  # noqa: PLR2004  rows and columns
-        return pd.DataFrame(array, columns=_numbered(array.shape[1]))
-    raise NotAResultError(
-        f"predict returned a NumPy array of shape {array.shape}; one or two dimensions are needed."
+        return pd.DataFrame(array, columns=_numbered_columns(array.shape[1]))
+    raise InvalidResultError(
+        f"predict returned a NumPy array of shape {array.shape}; expected one or two dimensions."
     )
 
 
 def _list_frame(rows: list[Any]) -> pd.DataFrame:
     import pandas as pd
 
-    kinds = [_kind_of_row(row) for row in rows]
+    kinds = [_row_kind(row) for row in rows]
     for number, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
         if kind is None:
-            raise NotAResultError(
+            raise InvalidResultError(
                 f"predict returned a list whose item {number} is of type {type(row).__name__}; "
-                f"values, lists or dicts are needed."
+                f"expected values, lists or dicts."
             )
         if kind != kinds[0]:
-            raise NotAResultError(
-                f"predict returned a list of unequal items: item 0 is {kinds[0]}, item {number} is {kind}."
+            raise InvalidResultError(
+                f"predict returned a list of mixed items: item 0 is {kinds[0]}, item {number} is {kind}."
             )
     if not rows or kinds[0] == "a value":
         return pd.DataFrame({"prediction": rows})
     if isinstance(rows[0], dict):
         return pd.DataFrame(rows)
-    return pd.DataFrame([list(row) for row in rows], columns=_numbered(len(rows[0])))
+    return pd.DataFrame([list(row) for row in rows], columns=_numbered_columns(len(rows[0])))
 
 
-def _kind_of_row(row: object) -> str | None:
-    """What an item of a list is; the items of one result are all of one kind."""
+def _row_kind(row: object) -> str | None:
+    """Describe an item of a list, ``None`` if it is not supported; all items of a list must be of the same kind."""
     import numpy as np
     import pandas as pd
 
@@ -108,23 +111,23 @@ def _kind_of_row(row: object) -> str | None:
     return "a value" if pd.api.types.is_scalar(row) else None
 
 
-def _numbered(count: int) -> list[str]:
+def _numbered_columns(count: int) -> list[str]:
     return [f"prediction_{number}" for number in range(count)]
 
 
-def _with_meaningful_index(frame: pd.DataFrame) -> pd.DataFrame:
+def _keep_meaningful_index(frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     index = frame.index
     levels = [index.get_level_values(number) for number in range(index.nlevels)]
-    several = index.nlevels > 1
+    is_multi = index.nlevels > 1
     kept: dict[str, Any] = {}
     for number, level in enumerate(levels):
         if level.name is None:
-            # An index of no rows has no values that could mean something, whatever its type.
-            if not several and (pd.api.types.is_integer_dtype(level.dtype) or not len(level)):
+            # An empty index has no meaningful values, whatever its type.
+            if not is_multi and (pd.api.types.is_integer_dtype(level.dtype) or not len(level)):
                 continue
-            name = f"level_{number}" if several or "index" in frame.columns else "index"
+            name = f"level_{number}" if is_multi or "index" in frame.columns else "index"
         else:
             name = str(level.name)
         if level.name is None or (name not in frame.columns and name not in kept):

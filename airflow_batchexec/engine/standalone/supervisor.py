@@ -1,11 +1,11 @@
-"""The root of a pod's processes: starts the worker, and leaves nothing behind when the worker or the parent ends.
+"""The root of a predictor's process tree: starts the worker, and cleans up when the worker or the parent exits.
 
-It does nothing else, so nothing that a model does keeps it from that: no hang in C code that holds the interpreter's
-lock, no child in a session of its own, no ``os._exit``. On Linux it is the subreaper of all that the model starts: a
-process whose own parent has ended becomes the supervisor's child, and is ended and reaped with the rest.
+It does nothing else, so a model cannot interfere with it: not by hanging in C code that holds the GIL, not by starting
+a child in another session, not by calling ``os._exit``. On Linux it is the subreaper of every process that the model
+starts: orphans are reparented to the supervisor, which kills and reaps them with the rest.
 
-Run as a script by the build's interpreter. The worker is forked from it, before anything heavy is imported, and told
-apart by nothing but its parent.
+The build's interpreter runs it as a script. It forks the worker before importing anything heavy; only their parent
+process distinguishes the two.
 """
 
 from __future__ import annotations
@@ -32,48 +32,48 @@ _PACKAGE = "batchexec_standalone"
 
 
 def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) -> None:
-    """Return in the worker alone; the supervisor waits in here, and ends the way the worker has ended.
+    """Fork the worker. Returns only in the worker; the supervisor waits here and exits the way the worker exited.
 
     Args:
-        connection: The worker's socket, which the supervisor gives up, so that the worker's end closes it.
-        lifeline: A pipe whose other end only the parent holds: it breaks when the parent ends, or cuts it.
-        scratch: The pod's folder, which a parent that was killed cannot remove.
-        parent: The process that has started the supervisor; it may be gone already.
+        connection: The worker's socket; the supervisor closes its copy, so that it closes when the worker exits.
+        lifeline: A pipe whose other end only the parent holds: it breaks when the parent exits or closes it.
+        scratch: The predictor's folder, removed here if the parent was killed and cannot remove it.
+        parent: The process that started the supervisor; it may already have exited.
     """
-    child_ended, woken = os.pipe()
-    os.set_blocking(woken, False)
+    child_exited, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken)
-    adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.set_wakeup_fd(wakeup)
+    is_subreaper = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     supervisor = os.getpid()
     worker = os.fork()
     if worker == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for fd in (child_ended, woken, lifeline):
+        for fd in (child_exited, wakeup, lifeline):
             os.close(fd)
-        _die_with(supervisor)
+        _exit_with_parent(supervisor)
         return
     os.close(connection)
-    # They end the worker, and its end the supervisor.
+    # Signals to the process group end the worker, and the supervisor exits after it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    status = _wait(worker, child_ended=child_ended, lifeline=lifeline)
-    if adopts:
-        _end_descendants()
-    if _is_gone(parent):
+    status = _wait_for_worker(worker, child_exited=child_exited, lifeline=lifeline)
+    if is_subreaper:
+        _kill_descendants()
+    if _has_exited(parent):
         shutil.rmtree(scratch, ignore_errors=True)
     _exit_as(os.waitstatus_to_exitcode(status))
 
 
-def _wait(worker: int, *, child_ended: int, lifeline: int) -> int:
-    """The worker's status, when it has ended by itself or because the lifeline broke."""
+def _wait_for_worker(worker: int, *, child_exited: int, lifeline: int) -> int:
+    """Wait until the worker exits, killing it if the lifeline breaks; return its wait status."""
     while True:
-        readable, _, _ = select.select([child_ended, lifeline], [], [])
+        readable, _, _ = select.select([child_exited, lifeline], [], [])
         if lifeline in readable:
             os.kill(worker, signal.SIGKILL)
             return os.waitpid(worker, 0)[1]
-        os.read(child_ended, 1024)
+        os.read(child_exited, 1024)
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -83,8 +83,8 @@ def _wait(worker: int, *, child_ended: int, lifeline: int) -> int:
                     break
 
 
-def _end_descendants() -> None:
-    """End and reap children until there are none: those of a child that has ended become children themselves."""
+def _kill_descendants() -> None:
+    """Kill and reap children until none are left; orphaned grandchildren become children on the way."""
     with suppress(ChildProcessError):
         while True:
             for pid in _children():
@@ -95,12 +95,12 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     own = os.getpid()
-    with open(f"/proc/{own}/task/{own}/children") as file:  # noqa: PTH123  pathlib is not worth its memory here
+    with open(f"/proc/{own}/task/{own}/children") as file:  # noqa: PTH123  importing pathlib costs memory
         return [int(pid) for pid in file.read().split()]
 
 
 def _exit_as(code: int) -> None:
-    """End like the worker did, so that the parent is told of its exit status or signal."""
+    """Exit the way the worker did, so that the parent sees the worker's exit status or signal."""
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with suppress(OSError):
@@ -109,10 +109,10 @@ def _exit_as(code: int) -> None:
     os._exit(code)
 
 
-def _is_gone(parent: int) -> bool:
-    """Whether the parent has ended, or is about to.
+def _has_exited(parent: int) -> bool:
+    """Whether the parent has exited or is exiting.
 
-    A process that is killed closes its files, the lifeline among them, before its children are given to another.
+    A killed process closes its files, including the lifeline, before its children are reparented.
     """
     if os.getppid() != parent:
         return True
@@ -124,14 +124,15 @@ def _is_gone(parent: int) -> bool:
     return bool(flags & _PF_EXITING)
 
 
-def _die_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent exits."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def _prctl(option: int, value: int) -> bool:
-    """Ask Linux; other systems have no such call."""
+    """Call ``prctl`` and return whether it succeeded; only Linux has it."""
     try:
         return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):
@@ -139,7 +140,7 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def _load_worker() -> ModuleType:
-    """The worker's module, of this folder as a package: its parent packages are not installed here."""
+    """Import the worker with this folder as a top-level package: its parent packages are not installed here."""
     folder = os.path.dirname(__file__)  # noqa: PTH120  as above
     spec = importlib.util.spec_from_file_location(
         _PACKAGE, f"{folder}/__init__.py", submodule_search_locations=[folder]

@@ -1,16 +1,17 @@
-"""The worker process: loads one build, then predicts file after file until its parent closes the connection.
+"""The worker process: loads one build, then predicts file after file until the parent closes the connection.
 
-The parent speaks over an inherited socket: four bytes of length (big endian), then a JSON object, each way.
+Requests and responses share an inherited socket: a length of four bytes (big endian), then a JSON object.
 
 ======== ================================================================ =============================================
-request  its fields                                                       the answer's fields
+request  its fields                                                       the response's fields
 ======== ================================================================ =============================================
 load     kind, folder, entrypoint, requirements, threads                  seconds
 predict  input, input_name, input_type, output, output_type               rows_in, rows_out, seconds, peak_memory_bytes
 ======== ================================================================ =============================================
 
-An answer holds ``"ok": true``, or ``"ok": false`` with ``error`` (what failed: load, input, predict, result, memory,
-disk_full, write, internal), ``message`` and ``traceback``. ``seconds`` of a predict request is ``{"read", "predict", "write"}``.
+A response has ``"ok": true``, or ``"ok": false`` with ``error`` (what failed: load, input, predict, result, memory,
+disk_full, write, internal), ``message`` and ``traceback``. The ``seconds`` of a predict response are
+``{"read", "predict", "write"}``.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from typing import TYPE_CHECKING, Any
 
 from .file_types import FileType
 from .reading import UnreadableFileError, read_frame
-from .results import NotAResultError, as_result_frame
+from .results import InvalidResultError, as_result_frame
 from .writing import UnwritableResultError, write_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MESSAGE_CHARACTERS = 4_000
-_TRACEBACK_CHARACTERS = 40_000
+_MAX_MESSAGE_CHARACTERS = 4_000
+_MAX_TRACEBACK_CHARACTERS = 40_000
 
 
 class _RequestError(Exception):
-    """A request failed in a way that has a name; ``__cause__`` is what lies behind it."""
+    """A request failed with one of the protocol's error kinds; ``__cause__`` is the underlying exception."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -54,10 +55,10 @@ class _RequestError(Exception):
 
 
 class Worker:
-    """One loaded build and the files that go through it.
+    """Handles requests: loads one build, then predicts files with it.
 
     Args:
-        streams: What the model's output goes to.
+        streams: The standard streams that the model prints to.
     """
 
     def __init__(self, *, streams: _StandardStreams) -> None:
@@ -65,8 +66,8 @@ class Worker:
         self._predict: Callable[[Any], Any] | None = None
         self._threads = 1
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what one request asks; whatever the model does short of ending the process becomes an answer."""
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Handle one request; anything the model does short of ending the process becomes a response."""
         operations: dict[str, Callable[..., dict[str, Any]]] = {"load": self.load, "predict": self.predict}
         operation = operations[request.pop("op")]
         try:
@@ -74,13 +75,13 @@ class Worker:
         except _RequestError as error:
             cause = error.__cause__
             return _failure(error.kind, str(error), _model_traceback(cause) if cause else "")
-        except Exception as error:  # noqa: BLE001  a file that finds a gap in the reader must not cost the pod
+        except Exception as error:  # noqa: BLE001  a file that hits a bug in the reader must not cost the predictor
             return _failure("internal", _describe(error), traceback.format_exc())
 
     def load(
         self, *, kind: str, folder: str, entrypoint: str | None, requirements: list[str], threads: int
     ) -> dict[str, Any]:
-        """Import the build, make its model and let it initialise itself."""
+        """Import the build, instantiate its model and call ``initialize_model``."""
         started = time.perf_counter()
         self._threads = threads
         _check_requirements(requirements)
@@ -100,16 +101,16 @@ class Worker:
     def predict(
         self,
         *,
-        input: str,  # noqa: A002  the protocol's word
+        input: str,  # noqa: A002  named by the protocol
         input_name: str,
         input_type: str,
         output: str,
         output_type: str,
     ) -> dict[str, Any]:
-        """Read one file, call ``predict`` on it once, and write what it gave."""
+        """Read one file, call ``predict`` on it once, and write the result."""
         assert self._predict is not None
         clock = time.perf_counter
-        times = [clock()]
+        marks = [clock()]
         try:
             frame = read_frame(
                 Path(input), FileType.parse(input_type), name=input_name, threads=self._threads
@@ -117,27 +118,27 @@ class Worker:
         except UnreadableFileError as error:
             raise _RequestError("input", str(error)) from None
         except MemoryError as error:
-            raise _RequestError("memory", f"there was no memory to read {input_name}") from error
+            raise _RequestError("memory", f"not enough memory to read {input_name}") from error
         rows_in = len(frame)
-        times.append(clock())
+        marks.append(clock())
         result = self._call(frame)
         self._streams.restore()
         del frame
-        times.append(clock())
+        marks.append(clock())
         try:
             rows_out = self._write(result, output, output_type)
-        except (NotAResultError, UnwritableResultError) as error:
+        except (InvalidResultError, UnwritableResultError) as error:
             raise _RequestError("result", str(error)) from None
         except MemoryError as error:
-            raise _RequestError("memory", "there was no memory to write the result") from error
+            raise _RequestError("memory", "not enough memory to write the result") from error
         except OSError as error:
             kind = "disk_full" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "write"
             raise _RequestError(kind, f"the result cannot be written: {error.strerror or error}") from error
-        times.append(clock())
+        marks.append(clock())
         return {
             "rows_in": rows_in,
             "rows_out": rows_out,
-            "seconds": {name: times[i + 1] - times[i] for i, name in enumerate(("read", "predict", "write"))},
+            "seconds": {name: marks[i + 1] - marks[i] for i, name in enumerate(("read", "predict", "write"))},
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
@@ -159,7 +160,7 @@ class Worker:
 
 
 def _load_entrypoint(folder: str, entrypoint: str) -> Callable[[Any], Any]:
-    """The ``predict`` of a class, of an object, or of a function."""
+    """Import the entrypoint, a class, an object or a function, and return the callable that predicts."""
     module_name, _, attribute = entrypoint.partition(":")
     sys.path.insert(0, folder)
     target: Any = importlib.import_module(module_name)
@@ -167,18 +168,18 @@ def _load_entrypoint(folder: str, entrypoint: str) -> Callable[[Any], Any]:
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise _RequestError("load", f"the module {module_name} has no {attribute}") from None
+            raise _RequestError("load", f"module {module_name} has no attribute {attribute}") from None
     if inspect.isclass(target):
         target = target()
     elif inspect.isroutine(target):
         return target
     predict = getattr(target, "predict", None)
     if not callable(predict):
-        raise _RequestError("load", f"{entrypoint} has no method predict")
+        raise _RequestError("load", f"{entrypoint} has no predict method")
     initialize = getattr(target, "initialize_model", None)
     if callable(initialize):
         initialize()
-    return predict  # type: ignore[no-any-return]  # as above
+    return predict  # type: ignore[no-any-return]  # any callable
 
 
 def _load_mlflow(folder: str) -> Callable[[Any], Any]:
@@ -187,13 +188,13 @@ def _load_mlflow(folder: str) -> Callable[[Any], Any]:
     except ModuleNotFoundError as error:
         raise _RequestError(
             "load",
-            f"the build is an MLflow model, and {sys.executable} has no mlflow: install the extra [mlflow]",
+            f"the build is an MLflow model, but {sys.executable} cannot import mlflow: install the extra [mlflow]",
         ) from error
     return pyfunc.load_model(folder).predict  # type: ignore[no-any-return]  # mlflow's own wrapper
 
 
 def _check_requirements(requirements: list[str]) -> None:
-    """Say at once what the interpreter lacks; versions are compared where it has ``packaging``."""
+    """Report all missing requirements at once; versions are compared if ``packaging`` is installed."""
     missing = []
     for text in requirements:
         name = re.split(r"[\s\[<>=!~;@(]", text.strip(), maxsplit=1)[0]
@@ -207,51 +208,53 @@ def _check_requirements(requirements: list[str]) -> None:
             if not requirement.specifier.contains(version, prereleases=True):
                 missing.append(f"{text} (found {version})")
     if missing:
-        raise _RequestError("load", f"{sys.executable} lacks what the build requires: {', '.join(missing)}")
+        raise _RequestError(
+            "load", f"{sys.executable} does not meet the build's requirements: {', '.join(missing)}"
+        )
 
 
 def _cap_arrow(threads: int) -> None:
-    """Arrow sizes its pools itself; the other libraries read their caps from the environment."""
+    """Cap Arrow's thread pools through its API; the other libraries read their caps from the environment."""
     pyarrow = importlib.import_module("pyarrow")
     pyarrow.set_cpu_count(threads)
     pyarrow.set_io_thread_count(max(1, threads))
 
 
 def _failure(kind: str, message: str, trace: str) -> dict[str, Any]:
-    """An answer that a log and a record can hold: neither endless, nor with half a surrogate pair in it."""
+    """An error response, safe for logs and records: bounded in length, and without lone surrogates."""
     return {
         "ok": False,
         "error": kind,
-        "message": _bounded(message, _MESSAGE_CHARACTERS),
-        "traceback": _bounded(trace, _TRACEBACK_CHARACTERS),
+        "message": _truncate(message, _MAX_MESSAGE_CHARACTERS),
+        "traceback": _truncate(trace, _MAX_TRACEBACK_CHARACTERS),
     }
 
 
-def _bounded(text: str, most: int) -> str:
-    """The text's two ends: a traceback begins with where it came from, and ends with what it was."""
-    if len(text) > most:
-        text = f"{text[: most // 2]}\n… {len(text) - most:,} characters left out …\n{text[-most // 2 :]}"
+def _truncate(text: str, limit: int) -> str:
+    """Cut out the middle: a traceback starts with where the error came from, and ends with what it was."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}\n… {len(text) - limit:,} characters omitted …\n{text[-limit // 2 :]}"
     return text.encode("utf-8", "replace").decode()
 
 
 def _describe(error: BaseException) -> str:
-    """The kind of an exception and what it says, on one line where it can be."""
+    """The exception's type and message, as in the last line of a traceback."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001  a model's own exception may fail at its own text
-        text = "(its text cannot be made)"
+    except Exception:  # noqa: BLE001  a model's exception may raise in its own __str__
+        text = "(str() of this exception failed)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _model_traceback(error: BaseException) -> str:
-    """The model's part of a traceback: the frames at its head that led to it say nothing to the model's author."""
+    """The model's part of a traceback, without the worker's and importlib's frames at its head."""
     frames = error.__traceback__
-    while frames is not None and _leads_to_model(frames.tb_frame.f_code.co_filename):
+    while frames is not None and _is_loader_file(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def _leads_to_model(filename: str) -> bool:
+def _is_loader_file(filename: str) -> bool:
     return filename in {__file__, importlib.__file__} or filename.startswith("<frozen importlib")
 
 
@@ -276,13 +279,13 @@ def _check_libraries() -> None:
 
 
 class _StandardStreams:
-    """The pod's stdout and stderr, whatever a model does to them."""
+    """The process's stdout and stderr, whatever the model does to them."""
 
     def __init__(self) -> None:
         self._copies = {fd: os.dup(fd) for fd in (1, 2)}
 
     def restore(self) -> None:
-        """Open again what a model has closed: the next file to be opened would get the number, and the output."""
+        """Reopen what a model has closed: otherwise the next opened file would get the descriptor, and the output."""
         for fd, copy in self._copies.items():
             try:
                 os.fstat(fd)
@@ -290,15 +293,15 @@ class _StandardStreams:
                 os.dup2(copy, fd)
 
     def flush(self) -> None:
-        """Pass on what Python still holds of a file's output; what C code prints is not held, as Python runs with -u."""
+        """Flush Python's buffers, so that a file's output precedes its response; with -u, C's stdio has none."""
         for stream in (sys.stdout, sys.stderr):
-            # A model may have closed them, or put anything in their place.
+            # A model may have closed the streams, or replaced them with any object.
             with suppress(Exception):
                 stream.flush()
 
 
 def main(connection_fd: int) -> None:
-    """Serve until the parent closes the connection, then end the process."""
+    """Handle requests until the parent closes the connection, then exit."""
     connection = socket.socket(fileno=connection_fd)
     streams = _StandardStreams()
     worker = Worker(streams=streams)
@@ -306,10 +309,10 @@ def main(connection_fd: int) -> None:
         header = _read_exactly(connection, 4)
         if len(header) < 4:  # noqa: PLR2004  the length prefix
             break
-        answer = worker.answer(json.loads(_read_exactly(connection, struct.unpack(">I", header)[0])))
+        response = worker.handle(json.loads(_read_exactly(connection, struct.unpack(">I", header)[0])))
         streams.flush()
-        data = json.dumps(answer).encode()
+        data = json.dumps(response).encode()
         connection.sendall(struct.pack(">I", len(data)) + data)
-    # A model's own threads and exit handlers must not keep a pod that is done.
+    # Skip the model's threads and exit handlers, which could delay the exit.
     streams.flush()
     os._exit(0)

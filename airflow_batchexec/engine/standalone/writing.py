@@ -1,6 +1,6 @@
-"""How a result becomes a CSV, Parquet or Feather file."""
+"""Write a result as a CSV, Parquet or Feather file."""
 
-# ruff: noqa: PLC0415  pyarrow is imported where it is used, as in reading.py
+# ruff: noqa: PLC0415  pyarrow is imported in functions, as in reading.py
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["UnwritableResultError", "write_frame"]
 
 
 class UnwritableResultError(Exception):
-    """A result holds a value that its file type cannot hold; the message names the column and a way out."""
+    """A result contains a value that its file type cannot store; the message names the column and a fix."""
 
 
 def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads: int = 1) -> None:
     """Write a result without its index.
 
-    CSV has the very text that ``DataFrame.to_csv(index=False)`` gives, several times faster; but a carriage return is
-    always quoted, where older Pythons would let it end the row. Parquet and Feather have pyarrow's default
-    compressions (snappy, lz4) and the metadata by which pandas restores the dtypes.
+    CSV output is identical to that of ``DataFrame.to_csv(index=False)``, several times faster, except that a carriage
+    return is always quoted, while in older Pythons it would end the row. Parquet and Feather use pyarrow's default
+    compressions (snappy, lz4) and the metadata from which pandas restores the dtypes.
 
     Args:
-        frame: What ``as_result_frame`` returned.
-        path: Where to; an existing file is replaced. On an error what is there is worthless.
-        file_type: What to write.
-        threads: How many threads may turn rows into text.
+        frame: The return value of ``as_result_frame``.
+        path: The file to write; an existing one is replaced. After an error its content is undefined.
+        file_type: The type to write.
+        threads: The maximum number of threads that render CSV rows.
 
     Raises:
-        UnwritableResultError: The file type cannot hold a value.
-        OSError: The disk is full, or fails otherwise.
+        UnwritableResultError: The file type cannot store a value.
+        OSError: The disk is full, or failed otherwise.
     """
     if file_type is FileType.CSV:
         try:
@@ -50,7 +50,7 @@ def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads
 
     table = _as_table(frame, file_type)
     try:
-        # Given a path, both writers would delete whatever lies there when they fail.
+        # Given a path, both writers would delete the file there when they fail.
         with pa.OSFile(str(path), "wb") as sink:
             if file_type is FileType.PARQUET:
                 parquet.write_table(table, sink)
@@ -76,7 +76,7 @@ def _as_table(frame: pd.DataFrame, file_type: FileType) -> pa.Table:
                 reason = column_error.args[0] if column_error.args else column_error
                 raise UnwritableResultError(
                     f"Column {name!r} of the result cannot be written as {file_type.value}: {reason}. "
-                    f"Give all its values one type in predict, as in result[{name!r}].astype(str)."
+                    f"Convert its values to one type in predict, as in result[{name!r}].astype(str)."
                 ) from column_error
         raise UnwritableResultError(
             f"The result cannot be written as {file_type.value}: {one_line(error)}"
