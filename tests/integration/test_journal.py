@@ -226,7 +226,7 @@ def test_a_build_that_fails_to_load_is_reported_with_its_traceback(deployment: D
     assert run["state"] == "failed"
     journal = journal_of(deployment, run_id)
     report = journal.report()
-    failure = report.index("pod-0 failed: The build does not load: RuntimeError: no weights.")
+    failure = report.index("pod-0 failed: The build failed to load: RuntimeError: no weights.")
     assert "  RuntimeError: no weights" in report[failure:]
     assert set(journal.statuses().values()) == {"CANCELLED"}
     assert journal.row("finish", "ended")["status"] == "FAILED"

@@ -374,7 +374,7 @@ def truncated_parquet(path):
         ("bad.csv", lambda path: path.write_bytes(b"order\ncaf\xe9\n"), "UTF-8"),
         ("bad.csv.gz", lambda path: path.write_text("order\nfine\n"), "bad.csv.gz"),
         ("bad.parquet", truncated_parquet, "truncated"),
-        ("bad.feather", lambda path: path.write_text("order\nfine\n"), "is no FEATHER file"),
+        ("bad.feather", lambda path: path.write_text("order\nfine\n"), "is not a FEATHER file"),
     ],
     ids=["zero bytes", "ragged", "encoding", "not compressed", "truncated parquet", "feather that is CSV"],
 )

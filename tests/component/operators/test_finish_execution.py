@@ -123,10 +123,10 @@ def test_a_cancel_through_the_api_waits_for_all_pods_and_removes_its_mark(spec: 
 
 def test_a_cancel_through_the_api_overrides_a_pods_failure(spec: ExecutionSpec):
     stop = StopMark(storage=LocalStorage(), location=spec.folder.stop("0"))
-    stop.set(ModelLoadError("The build does not load."))
+    stop.set(ModelLoadError("The build failed to load."))
 
     assert ended(spec, LocalStorage(), cancelled_by="So.") == (ExecutionStatus.CANCELLED, "So.")
-    assert ended(spec, LocalStorage()) == (ExecutionStatus.FAILED, "The build does not load.")
+    assert ended(spec, LocalStorage()) == (ExecutionStatus.FAILED, "The build failed to load.")
 
 
 @pytest.mark.parametrize(

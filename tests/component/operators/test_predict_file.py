@@ -301,7 +301,7 @@ def test_default_args_of_the_dag_do_not_affect_an_execution_in_it(by_hand: ByHan
         ("missing", "file: there is no file file://"),
         ("folder", "is a folder"),
         ("no type", "input_file_type: cannot be inferred from 'odd.data'"),
-        ("damaged", "not.parquet: is no PARQUET file"),
+        ("damaged", "not.parquet: is not a PARQUET file"),
         ("not allowed", "file: file:///etc/passwd may not be used here"),
         ("overwriting", "destination_folder: the result would overwrite the input"),
         ("no build", "b9"),

@@ -269,10 +269,10 @@ def test_refusals_and_pod_failures_are_reported():
         "error": "ModelNotFoundError",
         "reason": "Model m does not exist.",
     }
-    loading = failed("", 2.0, reason="The build cannot be imported.")
+    loading = failed("", 2.0, reason="The build failed to load: no.")
     assert [text for _, text in report_lines([refused, loading])] == [
         "Refused: Model m does not exist.",
-        "pod-0 failed: The build cannot be imported.",
+        "pod-0 failed: The build failed to load: no.",
     ]
 
 

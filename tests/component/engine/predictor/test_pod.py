@@ -33,7 +33,7 @@ from airflow_batchexec.exceptions import (
 )
 
 ECHO = "def predict(df):\n    return df\n"
-# Holds the interpreter's lock for as long as it sleeps: no Python code runs in the process, handlers included.
+# Holds the GIL while it sleeps: no Python code runs in the process, not even signal handlers.
 HANG_IN_C = "ctypes.PyDLL(None).sleep(600)"
 
 
@@ -52,7 +52,7 @@ def soon(seconds=0.5):
     return time.monotonic() + seconds
 
 
-# ---- what a model may be
+# ---- entrypoints
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def soon(seconds=0.5):
 )
 def test_every_kind_of_entrypoint_predicts(pods, entrypoint, source):
     with pods.started(source, entrypoint=entrypoint) as pod:
-        answer = pods.predict(pod)
+        prediction = pods.predict(pod)
     assert pods.result == "a\n10\n20\n"
-    assert (answer.rows_in, answer.rows_out) == (2, 2)
-    assert set(answer.seconds) == {"read", "predict", "write"}
-    assert answer.peak_memory_bytes > 30 * MIB
+    assert (prediction.rows_in, prediction.rows_out) == (2, 2)
+    assert set(prediction.seconds) == {"read", "predict", "write"}
+    assert prediction.peak_memory_bytes > 30 * MIB
 
 
-def test_the_model_is_loaded_once_and_keeps_its_state_from_file_to_file(pods):
+def test_the_model_is_loaded_once_and_keeps_its_state_between_files(pods):
     source = """
     import pandas as pd
     print("loading")
@@ -105,19 +105,19 @@ def test_the_model_is_loaded_once_and_keeps_its_state_from_file_to_file(pods):
     assert pods.lines("stdout") == ["loading"]
 
 
-def test_a_file_with_a_header_alone_is_predicted_as_an_empty_frame(pods):
+def test_a_file_with_only_a_header_is_predicted_as_an_empty_frame(pods):
     source = """
     def predict(df):
         assert len(df) == 0
         return df.assign(delay=[])
     """
     with pods.started(source) as pod:
-        answer = pods.predict(pod, "a,b\n")
+        prediction = pods.predict(pod, "a,b\n")
     assert pods.result == "a,b,delay\n"
-    assert (answer.rows_in, answer.rows_out) == (0, 0)
+    assert (prediction.rows_in, prediction.rows_out) == (0, 0)
 
 
-# ---- builds that do not load
+# ---- builds that fail to load
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_file_with_a_header_alone_is_predicted_as_an_empty_frame(pods):
     [
         ("import nowhere_to_be_found", "model:predict", "No module named 'nowhere_to_be_found'"),
         ("def predict(df)\n", "model:predict", r"SyntaxError: .*model\.py, line 1"),
-        (ECHO, "model:Model", "the module model has no Model"),
+        (ECHO, "model:Model", "module model has no attribute Model"),
         (ECHO, "elsewhere:predict", "No module named 'elsewhere'"),
-        ("class Model: pass\n", "model:Model", "model:Model has no method predict"),
-        ("Model = 3\n", "model:Model", "model:Model has no method predict"),
+        ("class Model: pass\n", "model:Model", "model:Model has no predict method"),
+        ("Model = 3\n", "model:Model", "model:Model has no predict method"),
         (
             "class Model:\n    def __init__(self):\n        raise RuntimeError('no licence')\n",
             "model:Model",
@@ -153,15 +153,15 @@ def test_a_file_with_a_header_alone_is_predicted_as_an_empty_frame(pods):
         "sys.exit",
     ],
 )
-def test_a_build_that_does_not_load_is_named_with_its_reason(pods, source, entrypoint, message):
+def test_a_build_that_fails_to_load_is_reported_with_the_reason(pods, source, entrypoint, message):
     with (
-        pytest.raises(ModelLoadError, match=f"(?s)The build does not load: .*{message}"),
+        pytest.raises(ModelLoadError, match=f"(?s)The build failed to load: .*{message}"),
         pods.started(source, entrypoint=entrypoint),
     ):
         pass
 
 
-def test_the_traceback_of_a_failed_import_is_the_models_own_part(pods):
+def test_the_traceback_of_a_failed_import_contains_only_the_models_frames(pods):
     with pytest.raises(ModelLoadError) as caught, pods.started("import nowhere_to_be_found\n"):
         pass
     lines = caught.value.details["traceback"].splitlines()
@@ -171,24 +171,29 @@ def test_the_traceback_of_a_failed_import_is_the_models_own_part(pods):
     assert not any("importlib" in line or "worker.py" in line for line in lines)
 
 
-def test_a_missing_interpreter_is_named(pods):
+def test_a_missing_interpreter_is_reported(pods):
     with (
-        pytest.raises(ModelLoadError, match="/nowhere/python cannot be started: No such file"),
+        pytest.raises(
+            ModelLoadError, match="Cannot start the build's interpreter /nowhere/python: No such file"
+        ),
         pods.started(ECHO, interpreter="/nowhere/python"),
     ):
         pass
 
 
-def test_requirements_that_are_not_met_are_named_before_anything_is_imported(pods):
+def test_unmet_requirements_are_reported_before_anything_is_imported(pods):
     with (
-        pytest.raises(ModelLoadError, match=r"lacks .*nowhere-to-be-found>=1, pandas<1 \(found "),
+        pytest.raises(
+            ModelLoadError,
+            match=r"does not meet the build's requirements: nowhere-to-be-found>=1, pandas<1 \(found ",
+        ),
         pods.started("print('imported')", requirements=("nowhere-to-be-found>=1", "pandas<1", "pyarrow")),
     ):
         pass
     assert pods.printed == []
 
 
-def test_a_pod_that_dies_while_it_loads_says_so(pods):
+def test_a_predictor_that_dies_while_loading_is_reported(pods):
     with (
         pytest.raises(PodDiedError, match="pod-0 exited with status 5"),
         pods.started("import os\nos._exit(5)\n"),
@@ -197,7 +202,7 @@ def test_a_pod_that_dies_while_it_loads_says_so(pods):
 
 
 @pytest.mark.parametrize("hang", ["import time\ntime.sleep(600)", f"import ctypes\n{HANG_IN_C}"])
-def test_a_build_that_hangs_while_it_loads_is_ended_at_the_load_timeout(pods, hang):
+def test_a_build_that_hangs_while_loading_is_terminated_at_the_load_timeout(pods, hang):
     with (
         pytest.raises(ModelLoadError, match=r"did not load within 0\.5 s"),
         pods.started(hang, load_timeout_seconds=0.5),
@@ -205,17 +210,17 @@ def test_a_build_that_hangs_while_it_loads_is_ended_at_the_load_timeout(pods, ha
         pass
 
 
-def test_the_callers_deadline_ends_a_load_too(pods):
+def test_the_callers_deadline_also_applies_to_loading(pods):
     with pods.pod(pods.spec("import time\ntime.sleep(600)")) as pod:
         with pytest.raises(DeadlineExceeded):
             pod.start(deadline=soon())
         assert not pod.alive
 
 
-# ---- models that fail on one file
+# ---- errors of one file
 
 
-def test_a_pod_stays_usable_after_predict_raised(pods):
+def test_a_predictor_stays_usable_after_predict_raised(pods):
     source = """
     def predict(df):
         if len(df) == 1:
@@ -237,25 +242,25 @@ def test_a_pod_stays_usable_after_predict_raised(pods):
     ("result", "kind"),
     [("None", "NoneType"), ("'text'", "str"), ("{'a': 1}", "dict"), ("object()", "object"), ("3", "int")],
 )
-def test_a_result_of_another_type_is_named(pods, result, kind):
+def test_a_result_of_an_unsupported_type_is_reported(pods, result, kind):
     with pods.started(f"def predict(df):\n    return {result}\n") as pod:
         with pytest.raises(ResultError, match=rf"^in\.csv: .*\b{kind}\b"):
             pods.predict(pod)
         assert pod.alive
 
 
-def test_an_input_that_is_not_of_its_type_is_named_and_costs_no_pod(pods):
+def test_an_invalid_input_is_reported_and_the_predictor_stays_usable(pods):
     with pods.started(ECHO) as pod:
         with pytest.raises(InputFileError, match=r"^in\.csv: is not well-formed CSV"):
             pods.predict(pod, "a\n1,2\n3,4,5\n")
         with pytest.raises(InputFileError, match=r"^in\.csv: is empty"):
             pods.predict(pod, "")
-        with pytest.raises(InputFileError, match=r"^in\.csv: is no PARQUET file"):
+        with pytest.raises(InputFileError, match=r"^in\.csv: is not a PARQUET file"):
             pods.predict(pod, "a" * 100, input_type=FileType.PARQUET)
         pods.predict(pod)
 
 
-def test_sys_exit_in_predict_is_an_error_of_that_file_alone(pods):
+def test_sys_exit_in_predict_fails_only_that_file(pods):
     with pods.started(
         "import sys\ndef predict(df):\n    return df if len(df) == 2 else sys.exit('enough')\n"
     ) as pod:
@@ -264,7 +269,7 @@ def test_sys_exit_in_predict_is_an_error_of_that_file_alone(pods):
         pods.predict(pod, "a\n1\n2\n")
 
 
-def test_an_error_that_no_log_could_hold_is_cut_and_made_text(pods):
+def test_errors_that_are_too_long_or_not_printable_are_made_safe_to_log(pods):
     source = """
     class Silent(Exception):
         def __str__(self):
@@ -280,18 +285,18 @@ def test_an_error_that_no_log_could_hold_is_cut_and_made_text(pods):
         with pytest.raises(PredictError) as caught:
             pods.predict(pod)
     for text in (caught.value.message, caught.value.details["traceback"]):
-        assert "characters left out" in text
+        assert "characters omitted" in text
         assert len(text.encode()) < 50_000
 
 
-def test_a_full_disk_is_named_with_the_file(pods):
+def test_a_full_disk_is_reported_with_the_file(pods):
     with pods.started(ECHO) as pod:
         with pytest.raises(DiskFullError, match=r"in\.csv: .*No space left on device"):
             pods.predict(pod, output_path=Path("/dev/full"))
         pods.predict(pod)
 
 
-# ---- pods that die, hang, or take too much
+# ---- predictors that die, hang, or use too much memory
 
 
 @pytest.mark.parametrize(
@@ -305,7 +310,7 @@ def test_a_full_disk_is_named_with_the_file(pods):
         ("os.abort()", "was killed by SIGABRT"),
     ],
 )
-def test_how_a_pod_died_is_told(pods, end, message):
+def test_the_error_says_how_a_predictor_died(pods, end, message):
     source = f"import ctypes, os, signal\ndef predict(df):\n    {end}\n"
     with pods.started(source) as pod:
         with pytest.raises(PodDiedError, match=f"The pod pod-0 {message}"):
@@ -323,9 +328,9 @@ def test_how_a_pod_died_is_told(pods, end, message):
         HANG_IN_C,
         f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {HANG_IN_C}",
     ],
-    ids=["sleeps", "spins", "holds the interpreter's lock", "ignores SIGTERM too"],
+    ids=["sleeps", "spins", "holds the GIL", "also ignores SIGTERM"],
 )
-def test_a_hang_is_ended_at_the_deadline(pods, hang):
+def test_a_hang_is_terminated_at_the_deadline(pods, hang):
     source = f"import ctypes, signal, time\ndef predict(df):\n    {hang}\n"
     with pods.started(source) as pod:
         started = time.monotonic()
@@ -335,12 +340,12 @@ def test_a_hang_is_ended_at_the_deadline(pods, hang):
         assert not pod.alive
 
 
-TAKE_MEMORY = """
+ALLOCATE_MEMORY = """
 import os, subprocess, sys, time
-TAKE = '''
+ALLOCATE = '''
 import time
 kept = []
-# Less than a GiB, however late somebody looks.
+# Less than a GiB, however late the memory is checked.
 for _ in range(80):
     kept.append(bytearray(b"x") * (8 << 20))
     time.sleep(0.01)
@@ -352,30 +357,30 @@ time.sleep(600)
 @pytest.mark.parametrize(
     "body",
     [
-        "exec(TAKE)",
-        "subprocess.run([sys.executable, '-c', TAKE])",
-        "subprocess.run([sys.executable, '-c', TAKE], start_new_session=True)",
+        "exec(ALLOCATE)",
+        "subprocess.run([sys.executable, '-c', ALLOCATE])",
+        "subprocess.run([sys.executable, '-c', ALLOCATE], start_new_session=True)",
     ],
-    ids=["itself", "in a child", "in a child with a session of its own"],
+    ids=["itself", "in a child", "in a child in another session"],
 )
-def test_a_pod_over_its_instances_memory_is_ended(pods, body):
+def test_a_predictor_over_its_instances_memory_is_terminated(pods, body):
     small = Instance("pocket", 1, 300 * MIB)
-    with pods.started(f"{TAKE_MEMORY}\ndef predict(df):\n    {body}\n", instance=small) as pod:
+    with pods.started(f"{ALLOCATE_MEMORY}\ndef predict(df):\n    {body}\n", instance=small) as pod:
         with pytest.raises(PodMemoryError, match=r"pod-0 used 0\.\d+ GiB .* instance pocket .*0\.29 GiB"):
             pods.predict(pod, deadline=soon(240))
         assert not pod.alive
 
 
-def test_memory_that_forked_children_share_is_counted_once(pods, tmp_path, monkeypatch):
-    seen, look = tmp_path / "seen", MemoryWatch.excess_bytes
+def test_memory_shared_by_forked_children_is_counted_once(pods, tmp_path, monkeypatch):
+    seen, excess_bytes = tmp_path / "seen", MemoryWatch.excess_bytes
 
-    def look_and_tell(watch):
-        excess = look(watch)
+    def recording_excess_bytes(watch):
+        excess = excess_bytes(watch)
         if len(watch._tree) > 6:
             seen.touch()
         return excess
 
-    monkeypatch.setattr(MemoryWatch, "excess_bytes", look_and_tell)
+    monkeypatch.setattr(MemoryWatch, "excess_bytes", recording_excess_bytes)
     source = f"""
     import os, time
     shared = bytearray(b"x") * (120 << 20)
@@ -396,17 +401,17 @@ def test_memory_that_forked_children_share_is_counted_once(pods, tmp_path, monke
         pods.predict(pod)
 
 
-def test_a_request_for_more_memory_than_there_is_ends_the_pod(pods):
+def test_a_failed_allocation_terminates_the_predictor(pods):
     with pods.started("def predict(df):\n    return bytearray(1 << 60)\n") as pod:
         with pytest.raises(PodMemoryError, match=r"in\.csv: predict ran out of memory"):
             pods.predict(pod)
         assert not pod.alive
 
 
-# ---- what a model prints
+# ---- output
 
 
-def test_what_a_model_prints_is_passed_on_line_by_line(pods):
+def test_output_is_forwarded_line_by_line(pods):
     source = """
     import os, sys
     def predict(df):
@@ -421,7 +426,7 @@ def test_what_a_model_prints_is_passed_on_line_by_line(pods):
     assert pods.lines("stderr") == ["to stderr"]
 
 
-def test_of_many_quick_files_each_gets_its_own_lines_and_no_others(pods):
+def test_lines_are_attributed_to_the_right_one_of_many_quick_files(pods):
     source = """
     import ctypes, os, sys
     libc = ctypes.CDLL(None)
@@ -432,7 +437,7 @@ def test_of_many_quick_files_each_gets_its_own_lines_and_no_others(pods):
         print(f"{name} stdout")
         print(f"{name} stderr", file=sys.stderr)
         libc.puts(f"{name} from C".encode())
-        os.write(2, f"{name} without an end".encode())
+        os.write(2, f"{name} without a line end".encode())
         if name.endswith("7"):
             raise ValueError
         return df
@@ -442,20 +447,20 @@ def test_of_many_quick_files_each_gets_its_own_lines_and_no_others(pods):
         for name in names:
             with suppress(PredictError):
                 pods.predict(pod, f"a\n{name}\n", input_name=name)
-            # All of it is there when the answer is.
+            # All output has been forwarded when predict returns.
             assert pods.printed_for.count(name) == 4
     lines = list(zip(pods.printed_for, pods.printed, strict=True))
     assert sorted(line for file, (_, line) in lines if not file) == ["loading", "loading in C"]
     for name in names:
         assert sorted(line for file, line in lines if file == name) == [
             ("stderr", f"{name} stderr"),
-            ("stderr", f"{name} without an end"),
+            ("stderr", f"{name} without a line end"),
             ("stdout", f"{name} from C"),
             ("stdout", f"{name} stdout"),
         ]
 
 
-def test_what_a_model_printed_before_it_died_is_its_last_files(pods):
+def test_output_before_a_crash_is_attributed_to_the_last_file(pods):
     source = """
     import os
     def predict(df):
@@ -469,15 +474,15 @@ def test_what_a_model_printed_before_it_died_is_its_last_files(pods):
     assert set(pods.printed_for) == {"in.csv"}
 
 
-def test_a_hundred_megabytes_of_output_are_drained_and_bounded(pods):
+def test_a_hundred_megabytes_of_output_are_drained_and_truncated(pods):
     source = """
     import os
     def predict(df):
         block = b"a line of output\\n" * 60_000
         for _ in range(100):
-            left = memoryview(block)
-            while left:
-                left = left[os.write(1, left):]
+            unwritten = memoryview(block)
+            while unwritten:
+                unwritten = unwritten[os.write(1, unwritten):]
         return df
     """
     with pods.started(source) as pod:
@@ -487,10 +492,10 @@ def test_a_hundred_megabytes_of_output_are_drained_and_bounded(pods):
     *lines, last = pods.lines("stdout")
     assert len(lines) == 10_000
     assert set(lines) == {"a line of output"}
-    assert last == f"… {6_000_000 * 17 - 10_000 * 17:,} more bytes of output were left out of the log"
+    assert last == f"… {6_000_000 * 17 - 10_000 * 17:,} more bytes of output were omitted from the log"
 
 
-def test_closed_and_replaced_streams_cost_neither_the_file_nor_the_pod(pods):
+def test_closed_and_replaced_streams_harm_neither_the_file_nor_the_predictor(pods):
     source = """
     import os, sys
     class Odd:
@@ -519,10 +524,10 @@ def test_closed_and_replaced_streams_cost_neither_the_file_nor_the_pod(pods):
     assert pods.printed == [("stdout", "still heard")]
 
 
-# ---- what a pod is given
+# ---- environment and working folder
 
 
-def test_the_environment_is_the_parameters_and_what_the_pod_itself_needs(pods, monkeypatch):
+def test_the_environment_consists_of_the_parameters_and_the_predictors_own_variables(pods, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("PYTHONPATH", "/canary")
     source = """
@@ -560,7 +565,7 @@ def test_the_thread_cap_reaches_arrow(pods):
     assert pods.result == "cpu,io\n3,3\n"
 
 
-def test_a_model_reads_its_files_by_relative_paths_and_writes_nothing_into_the_build(pods):
+def test_a_model_reads_relative_paths_and_cannot_write_into_the_build(pods):
     source = """
     from pathlib import Path
     def predict(df):
@@ -579,13 +584,13 @@ def test_a_model_reads_its_files_by_relative_paths_and_writes_nothing_into_the_b
     assert sorted(spec.folder.rglob("*")) == before
 
 
-def test_the_scratch_folder_goes_with_the_pod(pods):
+def test_the_scratch_folder_is_removed_with_the_predictor(pods):
     with pods.started("import tempfile\ntempfile.mkstemp()\n" + ECHO) as pod:
         assert pod.spec.scratch.is_dir()
     assert not pod.spec.scratch.exists()
 
 
-def test_a_scratch_folder_that_cannot_be_made_is_named(pods):
+def test_a_scratch_folder_that_cannot_be_created_is_reported(pods):
     spec = pods.spec(ECHO)
     spec.scratch.write_text("a file")
     with (
@@ -597,7 +602,7 @@ def test_a_scratch_folder_that_cannot_be_made_is_named(pods):
 
 @pytest.fixture
 def other_python(tmp_path):
-    """A virtual environment without this project, which finds this one's libraries through a ``.pth`` file."""
+    """A virtual environment without this project; a ``.pth`` file adds this environment's libraries."""
 
     def make(*, with_libraries=True):
         folder = tmp_path / "other"
@@ -622,7 +627,7 @@ def test_a_build_runs_in_its_own_interpreter(pods, other_python):
     assert pods.result == f"prefix,ours\n{folder},False\n"
 
 
-def test_an_interpreter_without_pandas_is_named(pods, other_python):
+def test_an_interpreter_without_pandas_is_reported(pods, other_python):
     python = other_python(with_libraries=False) / "bin/python"
     with (
         pytest.raises(ModelLoadError, match=f"{python} cannot import pandas, which every build needs"),
@@ -631,7 +636,7 @@ def test_an_interpreter_without_pandas_is_named(pods, other_python):
         pass
 
 
-# ---- nothing outlives a pod
+# ---- nothing outlives a predictor
 
 STARTS_CHILDREN = """
 import ctypes, os, pathlib, subprocess, sys
@@ -639,7 +644,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 def children():
     inside = subprocess.Popen(SLEEP)
     outside = subprocess.Popen(SLEEP, start_new_session=True)
-    # A daemon: in a session of its own, its parent gone.
+    # A daemon: in its own session, and orphaned.
     daemon = subprocess.run(
         [sys.executable, "-c", f"import subprocess; print(subprocess.Popen({SLEEP}, start_new_session=True, "
          "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"],
@@ -655,15 +660,15 @@ def pids_in(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("end", ["close", "end", "death", "kill", "deadline"])
-def test_no_process_that_a_model_starts_outlives_its_pod(pods, tmp_path, end):
-    last = {
+def test_no_process_started_by_a_model_outlives_its_predictor(pods, tmp_path, end):
+    ending = {
         "death": "os._exit(1)",
         "kill": "os.kill(os.getpid(), 9)",
         "deadline": HANG_IN_C,
     }.get(end, "return df")
-    # A deadline may pass before predict has come to anything: then the model has started them when it was loaded.
-    begin, begin_late = ("children()", "") if end == "deadline" else ("", "children()")
-    source = f"{STARTS_CHILDREN}\n{begin}\ndef predict(df):\n    {begin_late}\n    {last}\n"
+    # The deadline may pass before predict does anything, so in this case the model starts them while loading.
+    on_load, on_predict = ("children()", "") if end == "deadline" else ("", "children()")
+    source = f"{STARTS_CHILDREN}\n{on_load}\ndef predict(df):\n    {on_predict}\n    {ending}\n"
     path = tmp_path / "pids"
     with pods.started(source, parameters={"PIDS": str(path)}) as pod:
         if end in {"close", "end"}:
@@ -694,7 +699,7 @@ with pods.started(source, parameters={"PIDS": sys.argv[4]}) as pod:
 
 
 @pytest.mark.parametrize("busy", ["return df", "while True: pass", HANG_IN_C], ids=["idle", "spins", "in C"])
-def test_a_pod_and_its_children_end_when_their_parent_is_killed(tmp_path, busy):
+def test_a_predictor_and_its_children_end_when_their_parent_is_killed(tmp_path, busy):
     model, path, folder = tmp_path / "source.py", tmp_path / "pids", tmp_path / "parent"
     model.write_text(f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {busy}\n")
     folder.mkdir()
@@ -710,13 +715,13 @@ def test_a_pod_and_its_children_end_when_their_parent_is_killed(tmp_path, busy):
     wait_until(lambda: not any(map(is_running, pids)))
 
 
-def test_a_pod_can_be_ended_from_another_thread(pods):
+def test_a_predictor_can_be_ended_from_another_thread(pods):
     source = "import time\ndef predict(df):\n    print('predicting')\n    time.sleep(600)\n"
     with pods.started(source) as pod:
 
         def cancel():
             wait_until(lambda: pods.printed)
-            pod.end(ExecutionCancelledError("Somebody pressed Ctrl-C."))
+            pod.end(ExecutionCancelledError("Cancelled with Ctrl-C."))
 
         thread = threading.Thread(target=cancel)
         thread.start()
@@ -726,14 +731,14 @@ def test_a_pod_can_be_ended_from_another_thread(pods):
         assert not pod.alive
 
 
-def test_a_pod_that_was_ended_before_it_started_does_not_start(pods):
+def test_a_predictor_that_was_ended_before_its_start_does_not_start(pods):
     with pods.pod(pods.spec(ECHO)) as pod:
         pod.end(ExecutionCancelledError("Too late."))
         with pytest.raises(ExecutionCancelledError, match=r"Too late"):
             pod.start()
 
 
-def test_a_pod_whose_keeper_is_killed_dies_with_it(pods, tmp_path):
+def test_a_predictor_whose_supervisor_is_killed_dies_with_it(pods, tmp_path):
     path = tmp_path / "pids"
     source = f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {HANG_IN_C}\n"
     with pods.started(source, parameters={"PIDS": str(path)}) as pod:

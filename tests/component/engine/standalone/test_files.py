@@ -1,4 +1,4 @@
-"""Reading, shaping and writing frames."""
+"""Reading and writing files, and converting results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pandas.testing import assert_frame_equal
 
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, match_suffix, result_name
 from airflow_batchexec.engine.standalone.reading import UnreadableFileError, read_frame
-from airflow_batchexec.engine.standalone.results import NotAResultError, as_result_frame
+from airflow_batchexec.engine.standalone.results import InvalidResultError, as_result_frame
 from airflow_batchexec.engine.standalone.writing import UnwritableResultError, write_frame
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ FLIGHTS = pd.DataFrame(
 
 
 @pytest.mark.parametrize("text", ["csv", "CSV", "Csv", " csv "])
-def test_a_file_type_is_parsed_in_any_case(text):
+def test_a_file_type_is_parsed_in_upper_or_lower_case(text):
     assert FileType.parse(text) is FileType.CSV
 
 
-def test_an_unknown_file_type_is_refused_with_the_ones_there_are():
+def test_an_unsupported_file_type_is_refused_with_the_supported_ones():
     with pytest.raises(
         ValueError, match="'xlsx' is not a supported file type; the supported types are CSV, PARQUET, FEATHER"
     ):
@@ -85,8 +85,8 @@ def test_a_result_is_named_after_its_input(name, input_type, output_type, result
     assert result_name(name, input_type, output_type) == result
 
 
-def test_a_name_without_the_inputs_suffix_has_no_result_name():
-    with pytest.raises(ValueError, match="no suffix of a CSV file"):
+def test_a_result_name_requires_an_input_with_the_suffix_of_its_type():
+    with pytest.raises(ValueError, match="does not have the suffix of a CSV file"):
         result_name("a.parquet", FileType.CSV, FileType.CSV)
 
 
@@ -95,19 +95,19 @@ def test_a_name_without_the_inputs_suffix_has_no_result_name():
 
 @pytest.mark.parametrize("input_type", FileType)
 @pytest.mark.parametrize("output_type", FileType)
-def test_a_frame_survives_every_pair_of_types(input_type, output_type, tmp_path):
+def test_a_frame_survives_every_pair_of_file_types(input_type, output_type, tmp_path):
     first, second = tmp_path / "input", tmp_path / "output"
     write_frame(FLIGHTS, first, input_type)
     read = read_frame(first, input_type, name="input" + SUFFIXES[input_type][0])
     write_frame(read, second, output_type)
     again = read_frame(second, output_type, name="output" + SUFFIXES[output_type][0])
-    # Which value stands for a missing text depends on the pandas that reads it.
+    # The value for a missing string depends on the version of pandas.
     as_text = {"carrier": "string"}
     assert_frame_equal(again.astype(as_text), FLIGHTS.astype(as_text))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".CSV.ZST"])
-def test_csv_is_read_as_pandas_reads_it_whatever_the_compression(suffix, tmp_path):
+def test_csv_is_read_like_pandas_reads_it_with_every_compression(suffix, tmp_path):
     text = 'id,name,when,x\n007,"a,b",2013-01-01,1e-3\n8,NA,,\n'
     plain, file = tmp_path / "plain", tmp_path / "scratch"
     plain.write_text(text)
@@ -121,14 +121,14 @@ def test_csv_is_read_as_pandas_reads_it_whatever_the_compression(suffix, tmp_pat
     assert_frame_equal(read_frame(file, FileType.CSV, name="in" + suffix), pd.read_csv(plain))
 
 
-def test_several_threads_read_what_one_reads(tmp_path):
+def test_the_number_of_threads_does_not_change_the_frame(tmp_path):
     file = tmp_path / "in.csv"
     pd.DataFrame({"a": np.arange(200_000), "b": np.arange(200_000) / 7}).to_csv(file, index=False)
     one, two = (read_frame(file, FileType.CSV, name="in.csv", threads=threads) for threads in (1, 2))
     assert_frame_equal(one, two)
 
 
-def test_a_csv_file_of_a_header_only_gives_an_empty_frame_with_its_columns(tmp_path):
+def test_a_csv_file_with_only_a_header_becomes_an_empty_frame_with_columns(tmp_path):
     file = tmp_path / "in.csv"
     file.write_text("a,b\n")
     frame = read_frame(file, FileType.CSV, name="in.csv")
@@ -145,7 +145,7 @@ def test_a_csv_column_of_mixed_types_is_read_without_a_warning(tmp_path):
     assert set(map(str, frame["a"].unique())) == {"1", "x"}
 
 
-def test_a_folder_called_like_a_partition_adds_no_column(tmp_path):
+def test_a_folder_named_like_a_partition_does_not_add_a_column(tmp_path):
     folder = tmp_path / "day=3"
     folder.mkdir()
     FLIGHTS.to_parquet(folder / "in.parquet")
@@ -173,7 +173,7 @@ BAD_FILES = {
     "zero bytes of CSV": ("in.csv", b"", r"^in\.csv is empty \(0 bytes\)\.$"),
     "zero bytes of Parquet": ("in.parquet", b"", r"^in\.parquet is empty \(0 bytes\)\.$"),
     "zero bytes of Feather": ("in.feather", b"", r"^in\.feather is empty \(0 bytes\)\.$"),
-    "blank lines": ("in.csv", b"\n\n", r"^in\.csv has no header: it holds nothing but blank lines\.$"),
+    "blank lines": ("in.csv", b"\n\n", r"^in\.csv has no header: it contains only blank lines\.$"),
     "ragged rows": ("in.csv", b"a,b\n1,2\n3,4,5\n", r"^in\.csv is not well-formed CSV: .*line 3.*$"),
     "open quote": ("in.csv", b'a,b\n1,"2\n', r"^in\.csv is not well-formed CSV: EOF inside string.*$"),
     "bad encoding": ("in.csv", b"a,b\n1,2\nx,caf\xe9\n", r"UTF-8: byte 0xe9 at offset 13, line 3\.$"),
@@ -191,7 +191,7 @@ BAD_FILES = {
     "gzip named CSV": (
         "in.csv",
         gzip.compress(LONG_CSV),
-        r"compressed with gzip; its name has to end in \.csv\.gz",
+        r"compressed with gzip; rename it to end in \.csv\.gz",
     ),
     "truncated gzip": ("in.csv.gz", gzip.compress(LONG_CSV)[:-2000], r"^in\.csv\.gz is truncated: .*gzip.*$"),
     "damaged gzip": (
@@ -206,7 +206,7 @@ BAD_FILES = {
     "CSV named Parquet": (
         "in.parquet",
         LONG_CSV,
-        r"^in\.parquet is no PARQUET file: it starts with b'a,b\\n",
+        r"^in\.parquet is not a PARQUET file: it starts with b'a,b\\n",
     ),
     "damaged Parquet": (
         "in.parquet",
@@ -216,7 +216,7 @@ BAD_FILES = {
     "CSV named Feather": (
         "in.feather",
         LONG_CSV,
-        r"^in\.feather is no FEATHER file: it starts with b'a,b\\n",
+        r"^in\.feather is not a FEATHER file: it starts with b'a,b\\n",
     ),
     "truncated Feather": ("in.ftr", _feather_bytes()[:-100], r"^in\.ftr is truncated: .*$"),
 }
@@ -224,7 +224,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_bad_file_is_refused_in_one_sentence_that_names_it(kind, threads, tmp_path):
+def test_a_bad_file_is_refused_with_one_sentence_that_names_it(kind, threads, tmp_path):
     name, content, message = BAD_FILES[kind]
     file = tmp_path / "scratch"
     file.write_bytes(content)
@@ -235,14 +235,14 @@ def test_a_bad_file_is_refused_in_one_sentence_that_names_it(kind, threads, tmp_
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_missing_file_is_no_bad_file(tmp_path):
+def test_a_missing_file_is_not_reported_as_a_bad_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_frame(tmp_path / "none", FileType.CSV, name="none.csv")
 
 
 @pytest.mark.parametrize("file_type", FileType)
-def test_a_file_that_cannot_grow_is_an_error_of_the_system_and_is_left_where_it_is(file_type, tmp_path):
-    # A limit on the size of files stands for a full disk: the system refuses to write on in both.
+def test_a_full_disk_raises_oserror_and_leaves_the_partial_file(file_type, tmp_path):
+    # A file size limit simulates a full disk: in both cases, the system refuses further writes.
     script = """
 import resource, sys
 from pathlib import Path
@@ -263,7 +263,7 @@ except OSError as error:
     assert file.exists()
 
 
-# ---- what predict may return
+# ---- results of predict
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ except OSError as error:
             np.ones((2, 2)), {"prediction_0": [1.0, 1.0], "prediction_1": [1.0, 1.0]}, id="2-d array"
         ),
         pytest.param([1, 2], {"prediction": [1, 2]}, id="values"),
-        pytest.param(["a", None], {"prediction": ["a", None]}, id="texts"),
+        pytest.param(["a", None], {"prediction": ["a", None]}, id="strings"),
         pytest.param([np.float64(1), np.float64(2)], {"prediction": [1.0, 2.0]}, id="NumPy scalars"),
         pytest.param([[1, "a"], (2, "b")], {"prediction_0": [1, 2], "prediction_1": ["a", "b"]}, id="rows"),
         pytest.param(
@@ -287,12 +287,12 @@ except OSError as error:
         pytest.param(pd.DataFrame({1: [1], "b": [2]}), {"1": [1], "b": [2]}, id="numbered column"),
     ],
 )
-def test_what_predict_returns_becomes_columns(value, expected):
+def test_the_return_value_of_predict_is_converted_to_columns(value, expected):
     result = as_result_frame(value)
     assert_frame_equal(result, pd.DataFrame(expected), check_column_type=False)
 
 
-def test_an_empty_list_is_a_column_without_rows():
+def test_an_empty_list_becomes_a_column_without_rows():
     result = as_result_frame([])
     assert result.shape == (0, 1)
     assert list(result.columns) == ["prediction"]
@@ -308,17 +308,17 @@ def test_an_empty_list_is_a_column_without_rows():
         (np.array(1), r"NumPy array of shape \(\)"),
         (np.ones((1, 1, 1)), r"NumPy array of shape \(1, 1, 1\)"),
         (np.zeros(2, dtype=[("a", "i4")]), "structured NumPy array"),
-        ([1, [2]], "unequal items: item 0 is a value, item 1 is a row of 1"),
-        ([[1, 2], [3]], "unequal items: item 0 is a row of 2, item 1 is a row of 1"),
+        ([1, [2]], "mixed items: item 0 is a value, item 1 is a row of 1"),
+        ([[1, 2], [3]], "mixed items: item 0 is a row of 2, item 1 is a row of 1"),
         ([{"a": 1}, {"b": 1}], r"item 0 is a dict of \['a'\], item 1 is a dict of \['b'\]"),
         ([1, {2}], "item 1 is of type set"),
         ([np.ones((2, 2))], "item 0 is of type ndarray"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "several columns called 'a'"),
-        (pd.DataFrame([[1, 2]], columns=["1", 1]), "several columns called '1'"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "several columns named 'a'"),
+        (pd.DataFrame([[1, 2]], columns=["1", 1]), "several columns named '1'"),
     ],
 )
-def test_anything_else_is_refused_by_its_type(value, message):
-    with pytest.raises(NotAResultError, match=message):
+def test_an_unsupported_return_value_is_refused_with_its_type(value, message):
+    with pytest.raises(InvalidResultError, match=message):
         as_result_frame(value)
 
 
@@ -328,11 +328,11 @@ FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
 @pytest.mark.parametrize(
     ("frame", "columns"),
     [
-        pytest.param(FRAME, ["a", "b"], id="plain numbering"),
-        pytest.param(FRAME[FRAME["a"] != 2], ["a", "b"], id="left over from filtering"),
+        pytest.param(FRAME, ["a", "b"], id="default index"),
+        pytest.param(FRAME[FRAME["a"] != 2], ["a", "b"], id="left by filtering"),
         pytest.param(FRAME.rename_axis("key"), ["key", "a", "b"], id="named"),
         pytest.param(FRAME.rename_axis("a"), ["a", "b"], id="named like a column"),
-        pytest.param(FRAME.set_axis(["x", "y", "z"]), ["index", "a", "b"], id="texts"),
+        pytest.param(FRAME.set_axis(["x", "y", "z"]), ["index", "a", "b"], id="strings"),
         pytest.param(FRAME.set_axis([0.5, 1.5, 2.5]), ["index", "a", "b"], id="floats"),
         pytest.param(FRAME.iloc[:0].set_axis(pd.Index([], dtype=object)), ["a", "b"], id="no rows"),
         pytest.param(
@@ -348,11 +348,11 @@ FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
         pytest.param(
             FRAME.rename(columns={"a": "index"}).set_axis(["x", "y", "z"]),
             ["level_0", "index", "b"],
-            id="texts beside a column called index",
+            id="strings beside a column named index",
         ),
     ],
 )
-def test_an_index_is_kept_where_it_says_something(frame, columns):
+def test_an_index_is_kept_if_it_is_meaningful(frame, columns):
     before = frame.copy(deep=True)
     result = as_result_frame(frame)
     assert list(result.columns) == columns
@@ -361,7 +361,7 @@ def test_an_index_is_kept_where_it_says_something(frame, columns):
     assert_frame_equal(frame, before)
 
 
-def test_the_index_of_a_series_is_kept_as_that_of_a_frame():
+def test_the_index_of_a_series_is_kept_like_that_of_a_frame():
     result = as_result_frame(pd.Series([1, 2], index=pd.Index(["x", "y"], name="id"), name="score"))
     assert_frame_equal(result, pd.DataFrame({"id": ["x", "y"], "score": [1, 2]}), check_column_type=False)
 
@@ -389,7 +389,7 @@ def test_dtypes_survive_parquet_and_feather(file_type, tmp_path):
 @pytest.mark.parametrize(
     "values", [[1, "a"], [object(), object()], [1 + 2j, 3j]], ids=["mixed", "objects", "complex"]
 )
-def test_a_column_that_arrow_cannot_hold_is_named_with_a_way_out(values, file_type, tmp_path):
+def test_a_column_that_arrow_cannot_store_is_reported_with_a_fix(values, file_type, tmp_path):
     frame = pd.DataFrame({"fine": [1, 2], "strange": pd.Series(values)})
     with pytest.raises(
         UnwritableResultError, match=rf"Column 'strange' .* as {file_type.value}: .*astype\(str\)"
@@ -399,7 +399,7 @@ def test_a_column_that_arrow_cannot_hold_is_named_with_a_way_out(values, file_ty
 
 # ---- writing CSV
 
-SPECIAL_TEXTS = [
+SPECIAL_STRINGS = [
     "",
     "NA",
     "null",
@@ -415,15 +415,15 @@ SPECIAL_TEXTS = [
     '""',
     "\x1e",
 ]
-texts = st.one_of(
-    st.sampled_from(SPECIAL_TEXTS),
+strings = st.one_of(
+    st.sampled_from(SPECIAL_STRINGS),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x1e"), max_size=8),
 ).filter(lambda text: "\r" not in text and "\x1e" not in text)
-moments = st.datetimes(
+datetimes = st.datetimes(
     min_value=pd.Timestamp("1700-01-01").to_pydatetime(), max_value=pd.Timestamp("2200-01-01").to_pydatetime()
 )
-days = moments.map(lambda moment: moment.replace(hour=0, minute=0, second=0, microsecond=0))
-spans = st.timedeltas(min_value=timedelta(days=-99999), max_value=timedelta(days=99999))
+days = datetimes.map(lambda when: when.replace(hour=0, minute=0, second=0, microsecond=0))
+durations = st.timedeltas(min_value=timedelta(days=-99999), max_value=timedelta(days=99999))
 whole_floats = st.integers(-3000, 3000).map(float) | st.just(float("nan"))
 wild_floats = st.floats() | st.sampled_from(
     [-0.0, 517.0, 1e10, 1e15, 1e16, 1e22, 1e-4, 1e-5, 5e-324, 1.7e308, 0.1]
@@ -433,7 +433,7 @@ mixed = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    texts,
+    strings,
     st.decimals(places=2, allow_nan=False),
     st.just(date(2013, 1, 1)),
 )
@@ -463,18 +463,18 @@ COLUMNS = {
     "float16": _series(st.floats(width=16), "float16"),
     "booleans": _series(st.booleans(), "bool"),
     "booleans with nulls": _series(st.booleans() | st.none(), "object"),
-    "texts": _series(texts | st.none(), None),
-    "object texts": _series(texts | st.none(), "object"),
-    "Python strings": _series(texts | st.none(), pd.StringDtype("python")),
+    "strings": _series(strings | st.none(), None),
+    "object strings": _series(strings | st.none(), "object"),
+    "Python strings": _series(strings | st.none(), pd.StringDtype("python")),
     "Int64": _series(int64 | st.none(), "Int64"),
     "UInt8": _series(st.integers(0, 255) | st.none(), "UInt8"),
     "boolean": _series(st.booleans() | st.none(), "boolean"),
-    "Float64": _series(wild_floats.filter(lambda x: x == x) | st.none(), "Float64"),  # noqa: PLR0124  NaN alone is unequal to itself
-    "moments": _series(moments | st.none(), "datetime64[us]"),
+    "Float64": _series(wild_floats.filter(lambda x: x == x) | st.none(), "Float64"),  # noqa: PLR0124  only NaN differs from itself
+    "datetimes": _series(datetimes | st.none(), "datetime64[us]"),
     "days": _series(days | st.none(), "datetime64[ns]"),
-    "zoned moments": _series(moments.map(lambda moment: moment.replace(tzinfo=UTC)), "datetime64[us, UTC]"),
-    "spans": _series(spans | st.none(), "timedelta64[us]"),
-    "text categories": _series(st.sampled_from(["a", "b,c", 'd"', None]), "category"),
+    "zoned datetimes": _series(datetimes.map(lambda when: when.replace(tzinfo=UTC)), "datetime64[us, UTC]"),
+    "durations": _series(durations | st.none(), "timedelta64[us]"),
+    "string categories": _series(st.sampled_from(["a", "b,c", 'd"', None]), "category"),
     "number categories": _series(st.sampled_from([1, 2, None]), "category"),
     "decimals": _series(st.decimals(allow_nan=False, allow_infinity=False), "object"),
     "mixed": _series(mixed, "object"),
@@ -483,7 +483,7 @@ COLUMNS = {
 frames = st.builds(
     lambda columns, rows: pd.DataFrame(dict(columns)).iloc[:rows],
     st.lists(
-        st.tuples(texts, st.sampled_from(sorted(COLUMNS)).flatmap(COLUMNS.__getitem__)),
+        st.tuples(strings, st.sampled_from(sorted(COLUMNS)).flatmap(COLUMNS.__getitem__)),
         min_size=1,
         max_size=6,
         unique_by=lambda column: column[0],
@@ -500,12 +500,12 @@ def _written(frame: pd.DataFrame, folder: Path, **options: int) -> str:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(frame=frames)
-def test_csv_has_the_text_that_to_csv_gives(tmp_path_factory, frame):
+def test_csv_is_identical_to_that_of_to_csv(tmp_path_factory, frame):
     assert _written(frame, tmp_path_factory.getbasetemp()) == frame.to_csv(index=False, lineterminator="\n")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_floats_of_every_size_have_the_text_that_to_csv_gives(tmp_path, dtype):
+def test_floats_of_every_magnitude_are_written_like_to_csv(tmp_path, dtype):
     sizes = [
         mantissa * 10.0**exponent for exponent in range(-12, 20) for mantissa in (1, 1.5, 9.99999, 1.000001)
     ]
@@ -518,22 +518,22 @@ def test_floats_of_every_size_have_the_text_that_to_csv_gives(tmp_path, dtype):
 @pytest.mark.parametrize("kind", COLUMNS)
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_a_column_alone_has_the_text_that_to_csv_gives(tmp_path_factory, kind, data):
+def test_a_single_column_is_written_like_to_csv(tmp_path_factory, kind, data):
     frame = pd.DataFrame({"a": data.draw(COLUMNS[kind])})
     assert _written(frame, tmp_path_factory.getbasetemp()) == frame.to_csv(index=False, lineterminator="\n")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(st.text('\r\n,"a\x1e', max_size=6), min_size=1), as_objects=st.booleans())
-def test_a_lone_carriage_return_survives_although_to_csv_loses_it(tmp_path_factory, values, as_objects):
-    # With a number among the texts, pandas makes them, otherwise Arrow does.
+def test_a_lone_carriage_return_survives_unlike_in_to_csv(tmp_path_factory, values, as_objects):
+    # With a number in the column, pandas formats it, otherwise Arrow does.
     column = [*values, 1] if as_objects else values
     text = _written(pd.DataFrame({"a\rb": column, "c": 1}), tmp_path_factory.getbasetemp())
     again = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
     assert again["a\rb"].tolist() == [str(value) for value in column]
 
 
-def test_a_text_that_looks_like_the_end_of_a_text_is_written_whole(tmp_path):
+def test_strings_that_contain_the_internal_line_terminator_are_written_completely(tmp_path):
     strange = ["x\r\n\x1ey", "\r\n\x1e\x1e", "\x1e"]
     frame = pd.DataFrame({"a": [*strange, 1], "b": 1})
     again = pd.read_csv(io.StringIO(_written(frame, tmp_path), newline=""))
@@ -541,7 +541,7 @@ def test_a_text_that_looks_like_the_end_of_a_text_is_written_whole(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_frame_of_many_slices_has_the_text_that_to_csv_gives(threads, tmp_path):
+def test_a_frame_of_many_slices_is_written_like_to_csv(threads, tmp_path):
     rows, rng = 120_003, np.random.default_rng(0)
     frame = pd.DataFrame(
         {
@@ -553,7 +553,7 @@ def test_a_frame_of_many_slices_has_the_text_that_to_csv_gives(threads, tmp_path
             "id": rng.integers(-(2**62), 2**62, rows),
             "carrier": rng.choice(["UA", "AA", "B6", "say, what"], rows),
             "late": rng.random(rows) < 0.5,
-            # Its first chunks have no time of day, so to_csv writes them as dates.
+            # Its first chunks only have midnights, so to_csv writes them as dates.
             "when": pd.Timestamp("2013-01-01") + pd.to_timedelta(np.arange(rows) // 60_000, unit="s"),
         }
     )
@@ -565,14 +565,14 @@ def test_a_frame_of_many_slices_has_the_text_that_to_csv_gives(threads, tmp_path
     [pd.DataFrame(), pd.DataFrame(index=range(3)), pd.DataFrame({"a": []})],
     ids=["nothing", "no columns", "no rows"],
 )
-def test_a_frame_without_values_has_the_text_that_to_csv_gives(frame, tmp_path):
+def test_a_frame_without_values_is_written_like_to_csv(frame, tmp_path):
     assert _written(frame, tmp_path) == frame.to_csv(index=False, lineterminator="\n")
 
 
-@pytest.mark.parametrize("values", [["a", "\ud800"], [1, "\ud800"]], ids=["texts", "mixed"])
-def test_text_that_utf8_cannot_encode_is_refused_by_its_column(values, tmp_path):
+@pytest.mark.parametrize("values", [["a", "\ud800"], [1, "\ud800"]], ids=["strings", "mixed"])
+def test_text_that_utf8_cannot_encode_is_refused_with_its_column(values, tmp_path):
     with pytest.raises(
-        UnwritableResultError, match="Column 'strange' of the result holds text that UTF-8 cannot"
+        UnwritableResultError, match="Column 'strange' of the result contains text that UTF-8 cannot"
     ):
         write_frame(
             pd.DataFrame({"strange": pd.Series(values, dtype=object), "b": 1}), tmp_path / "out", FileType.CSV
