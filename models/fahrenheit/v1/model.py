@@ -1,4 +1,4 @@
-"""Celsius to Fahrenheit: a model that has nothing to load may be one function."""
+"""Celsius to Fahrenheit: a model with nothing to load can be a single function."""
 
 
 def predict(df):
