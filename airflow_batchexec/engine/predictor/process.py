@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.standalone.file_types import FileType
     from airflow_batchexec.exceptions import BatchExecError
 
-__all__ = ["DeadlineExceeded", "Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor"]
 
 _ERRORS: dict[str, type[BatchExecError]] = {
     "load": ModelLoadError,

@@ -181,7 +181,9 @@ class LocalExecution:
         """The status and reason that the records alone do not give."""
         error = self._error
         if isinstance(error, JobTimeoutError):
-            return ExecutionStatus.TIMEOUT, error.message
+            # Without the file at which it was noticed.
+            timeout = self._config.execution.job_timeout
+            return ExecutionStatus.TIMEOUT, JobTimeoutError.after(timeout).message
         if isinstance(error, ExecutionCancelledError):
             return ExecutionStatus.CANCELLED, error.message
         if error is not None and "file" not in error.details:

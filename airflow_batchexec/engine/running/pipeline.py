@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
-from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Prediction
+from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
 from airflow_batchexec.engine.storage.base import ObjectInfo
@@ -25,6 +25,7 @@ from airflow_batchexec.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from airflow_batchexec.engine.predictor.process import Prediction
     from collections.abc import Callable, Iterator
     from pathlib import Path
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.predictor.process import DeadlineExceeded, Predictor
+from airflow_batchexec.engine.predictor.child import DeadlineExceeded
+from airflow_batchexec.engine.predictor.process import Predictor
 from airflow_batchexec.engine.predictor.spec import PredictorSpec
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files

@@ -17,8 +17,8 @@ import pytest
 from pods import MIB, PodStarter, is_running, nothing_left_behind, wait_until
 
 from airflow_batchexec.engine.config.instances import Instance
+from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.predictor.memory import MemoryWatch
-from airflow_batchexec.engine.predictor.process import DeadlineExceeded
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import (
     DiskFullError,
