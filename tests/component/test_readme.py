@@ -10,11 +10,12 @@ import runpy
 import shlex
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, needs_server
+from documents import DOCUMENTS, README, ROOT, Block, anchors, blocks, links, needs_server, set_up
 
 from airflow_batchexec import __version__
 from airflow_batchexec.cli import parameter_table
@@ -31,7 +32,6 @@ from airflow_batchexec.placement.rules import PlacementRules
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = ROOT / "README.md"
 MODELS = ROOT / "docs" / "models.md"
 EXECUTIONS = ROOT / "docs" / "executions.md"
 MANIFEST = ROOT / "docs" / "manifest.md"
@@ -52,11 +52,16 @@ def test_every_kind_of_block_is_one_that_is_tested_here(document):
 
 @pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS, MANIFEST], ids=lambda path: path.name)
 def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_path):
+    set_up_later = [set_up().install, *set_up().use]  # run by the next test, and in a real Airflow
+    shown = [block for block in blocks(document) if block not in set_up_later]
     scripts = [
-        block.text for block in _shell_blocks(document) if not (_needs_more(block) or needs_server(block))
+        block.text
+        for block in shown
+        if block.language == "sh" and not (_needs_more(block) or needs_server(block))
     ]
     assert scripts
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    for folder in ("dags", "models"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     for block in blocks(document):
         if block.file:
             (tmp_path / block.file).parent.mkdir(exist_ok=True)
@@ -70,9 +75,33 @@ def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for block in blocks(document):
+    for block in shown:
         if block.language == "text":
             assert block.text in done.stdout
+
+
+def test_the_readme_installs_the_package_with_its_commands(tmp_path):
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        # Beside this environment rather than into it, and without a network: all that it needs is here.
+        "PIP_TARGET": str(tmp_path / "installed"),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # off
+    }
+    subprocess.run(["bash", "-eux", "-c", set_up().install.text], cwd=ROOT, env=environment, check=True)
+    (dist,) = distributions(path=[environment["PIP_TARGET"]])
+    assert dist.version == __version__
+    assert {point.group for point in dist.entry_points} >= {"apache_airflow_provider", "airflow.plugins"}
+    shown = subprocess.run(
+        [tmp_path / "installed" / "bin" / "batchexec", "models", "--help"],
+        env={**environment, "PYTHONPATH": environment["PIP_TARGET"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "deploy" in shown.stdout
 
 
 @every_document
@@ -113,7 +142,7 @@ def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
     for words in _commands_that_need_more(document):
         if words[:3] == ["airflow", "dags", "trigger"]:
             params = dags[words[3]].params
-            params.update(json.loads(words[words.index("--conf") + 1]))
+            params.update(json.loads(words[words.index("--conf") + 1].replace("$PWD", str(tmp_path))))
             ExecutionConfig.from_fields(**params.validate())
 
 

@@ -1,30 +1,39 @@
 """What an execution leaves in the rest of Airflow: links, asset events, lineage and notes, in one that is below a path.
 
-AWS is the tests' S3 server here: it is reached by the names of AWS through a proxy.
+This Airflow is set up as the README says. AWS is the tests' S3 server here: it is reached by the names of AWS through a
+proxy.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 import requests
-from airflow_models import frame
+from airflow_models import expected, frame
 from aws_proxy import start_aws_proxy
+from documents import README, blocks, set_up
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     from airflow_deployment import Deployment
     from s3_server import S3Server
 
+ROOT = Path(__file__).resolve().parents[2]
+# One that the README allows.
+BUCKET = "flights"
 DAGS = """
 from pathlib import Path
 
@@ -94,8 +103,68 @@ def lineage_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lineage")
 
 
+@dataclass(frozen=True)
+class Newcomer:
+    """Who follows the README.
+
+    Attributes:
+        home: The home folder; Airflow's is in it.
+        checkout: Where the commands run.
+    """
+
+    home: Path
+    checkout: Path
+
+    def run(self, script: str, environment: Mapping[str, str]) -> str:
+        """Run commands of the README, and give what they print."""
+        done = subprocess.run(
+            ["bash", "-eu", "-c", script],
+            cwd=self.checkout,
+            env={**environment, "HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout
+
+
 @pytest.fixture(scope="module")
-def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict[str, str]]:
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    found = Newcomer(tmp_path_factory.mktemp("newcomer"), tmp_path_factory.mktemp("checkout"))
+    for folder in ("dags", "models"):
+        (found.checkout / folder).symlink_to(ROOT / folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def airflow_home(newcomer: Newcomer) -> Path:
+    return newcomer.home / "airflow"
+
+
+@pytest.fixture(scope="module")
+def exported(newcomer: Newcomer, airflow_home: Path) -> dict[str, str]:
+    """What the README sets before it starts Airflow, with its files in their places."""
+    script = "\n".join(["exec 3>&1 >&2", *(block.text for block in set_up().prepare), "env -0 >&3"])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = dict(line.split("=", 1) for line in newcomer.run(script, {"PATH": path}).split("\0") if line)
+    assert (airflow_home / "dags" / "batch_execution.py").is_file()
+    return {name: value for name, value in variables.items() if name.startswith("AIRFLOW")}
+
+
+@pytest.fixture(scope="module")
+def airflow_settings(
+    s3_server: S3Server, lineage_events: Path, exported: dict[str, str], airflow_home: Path
+) -> Iterator[dict[str, str]]:
+    # The connection that the README names. An Airflow on AWS has it from the beginning.
+    aws_default = {
+        "conn_type": "aws",
+        "login": s3_server.access_key_id,
+        "password": s3_server.secret_access_key,
+        "extra": {"endpoint_url": s3_server.endpoint_url, "region_name": s3_server.region},
+    }
+    allowed = exported["AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS"]
     with start_aws_proxy(s3_server.endpoint_url) as proxy:
         # Whoever asks a proxy names the server as well.
         proxy.rules.append(
@@ -104,6 +173,9 @@ def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict
             )
         )
         yield {
+            **exported,
+            "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"{allowed},file://{airflow_home}/files",
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(aws_default),
             "HTTP_PROXY": proxy.endpoint_url,
             "NO_PROXY": "127.0.0.1,localhost",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
@@ -123,6 +195,9 @@ def airflow_settings(s3_server: S3Server, lineage_events: Path) -> Iterator[dict
 
 @pytest.fixture(scope="module")
 def deployment(own_deployment: Deployment) -> Deployment:
+    own_deployment.publish("scaler")
+    for bucket in (BUCKET, "delays"):
+        own_deployment.s3.make_bucket(bucket)
     return own_deployment
 
 
@@ -191,6 +266,14 @@ def asset_events(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = wait_until(answer)["asset_events"]
     return found
+
+
+def newest_run(deployment: Deployment, *, model_id: str) -> dict[str, Any]:
+    """The newest execution of a model, when it has ended."""
+    path = "dags/batch_execution/dagRuns?limit=1&order_by=-run_after"
+    (run,) = deployment.airflow.api("GET", path)["dag_runs"]
+    assert run["conf"]["model_id"] == model_id
+    return deployment.airflow.wait_for_run("batch_execution", run["dag_run_id"], timeout=120)
 
 
 def note(deployment: Deployment, dag_id: str, run_id: str) -> str:
@@ -274,9 +357,9 @@ def test_a_failed_execution_keeps_a_users_note_and_updates_no_asset(
 
 def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment: Deployment) -> None:
     body = frame("a", 3).to_csv(index=False).encode()
-    deployment.s3.client.put_object(Bucket=deployment.bucket, Key="linked/in/a.csv", Body=body)
+    deployment.s3.client.put_object(Bucket=BUCKET, Key="linked/in/a.csv", Body=body)
 
-    run_id = deployment.airflow.trigger("parent", {"bucket": deployment.bucket})
+    run_id = deployment.airflow.trigger("parent", {"bucket": BUCKET})
 
     def started() -> str | None:
         instances = deployment.airflow.task_instances("parent", run_id)
@@ -291,8 +374,7 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
 
     page = f"{deployment.airflow.url}/dags/on_aws/runs/"
     console = (
-        f"https://console.aws.amazon.com/s3/buckets/{deployment.bucket}"
-        f"?region={deployment.s3.region}&prefix=linked/out/"
+        f"https://console.aws.amazon.com/s3/buckets/{BUCKET}?region={deployment.s3.region}&prefix=linked/out/"
     )
     good = ended_link(deployment, "parent", run_id, "run", map_index=0)
     refused = ended_link(deployment, "parent", run_id, "run", map_index=1)
@@ -310,3 +392,27 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
     ours, operators = note(deployment, "on_aws", execution).split("\n\n")
     assert ours.startswith("Execution FINISHED: 1 of 1 files, 3 rows in ")
     assert operators.startswith("Started by parent.run")
+
+
+def test_the_readme_leads_from_nothing_to_results_on_disk_and_in_a_bucket(
+    deployment: Deployment, newcomer: Newcomer
+) -> None:
+    airflow, s3 = deployment.airflow, deployment.s3.client
+    environment = airflow.address.environment
+    start, show, result, connect = (block.text for block in set_up().use)
+    # The tests' Airflows do not pause new DAGs, and have a connection.
+    airflow.api("PATCH", "dags/batch_execution", json={"is_paused": True})
+    airflow.api("DELETE", "connections/batch_execution_default")
+
+    newcomer.run(start, environment)
+    assert newest_run(deployment, model_id="fahrenheit")["state"] == "success"
+    assert newcomer.run(show, environment) == result
+
+    newcomer.run(connect, environment)
+    (start_in_bucket,) = [b.text for b in blocks(README) if b.section == "A DAG" and b.language == "sh"]
+    deployment.publish("arrival_delay")
+    s3.put_object(Bucket=BUCKET, Key="2013-01-01/a.csv", Body=frame("a", 3).to_csv(index=False).encode())
+    newcomer.run(start_in_bucket, environment)
+    assert newest_run(deployment, model_id="arrival_delay")["state"] == "success"
+    written = s3.get_object(Bucket="delays", Key="2013-01-01/a.csv")["Body"]
+    pd.testing.assert_frame_equal(pd.read_csv(written), expected(frame("a", 3)))

@@ -90,7 +90,7 @@ def deploy_airflow(
     """Start an Airflow with the execution DAG, the test model, and a connection to S3.
 
     Args:
-        home: Its folder, which does not exist yet.
+        home: Its folder. It holds at most DAGs yet.
         running: Registers what ends it.
         s3: The S3 server.
         database: An empty database in SQLite, to begin with a copy of; ``None`` for one in PostgreSQL.
@@ -100,7 +100,7 @@ def deploy_airflow(
         owner: Says whether the tests were interrupted, so that the Airflow must end at once.
     """
     airflow = DeployedAirflow(None, s3, s3.make_bucket(), home)  # type: ignore[arg-type]  # known when it runs
-    airflow.dags.mkdir(parents=True)
+    airflow.dags.mkdir(parents=True, exist_ok=True)
     airflow.files.mkdir()
     (home / "scratch").mkdir()
     dag_file = _ROOT / "dags" / "batch_execution.py"
@@ -192,7 +192,7 @@ class Deployment:
     @property
     def repository(self) -> Path:
         """The model repository."""
-        return self.home / "repository"
+        return Path(self.airflow.address.environment["AIRFLOW__BATCHEXEC__MODEL_REPOSITORY"])
 
     @property
     def scratch(self) -> Path:
@@ -207,7 +207,7 @@ class Deployment:
     def publish(self, model_id: str) -> None:
         """See that the test model is there by another name as well."""
         if not (self.repository / model_id).exists():
-            publish_model(self.home, model_id)
+            publish_model(self.repository.parent, model_id)
 
     def add_example_model(self, model_id: str) -> None:
         """Add one of the project's example models, unless it is there."""

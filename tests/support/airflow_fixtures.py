@@ -55,8 +55,14 @@ def airflow_path() -> str:
 
 
 @pytest.fixture(scope="module")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the private Airflow. A module overrides this fixture to put files into it before it starts."""
+    return tmp_path_factory.mktemp("deployment") / "home"
+
+
+@pytest.fixture(scope="module")
 def own_deployment(
-    tmp_path_factory: pytest.TempPathFactory,
+    airflow_home: Path,
     empty_database: Path,
     s3_server: S3Server,
     user_dags: str,
@@ -67,7 +73,7 @@ def own_deployment(
     """A private Airflow, which the module may break."""
     with ExitStack() as running:
         server, airflow = deploy_airflow(
-            tmp_path_factory.mktemp("deployment") / "home",
+            airflow_home,
             running,
             s3=s3_server,
             database=empty_database,

@@ -6,16 +6,30 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "ROOT", "Block", "anchors", "blocks", "links", "needs_server"]
+__all__ = [
+    "DOCUMENTS",
+    "README",
+    "ROOT",
+    "Block",
+    "SetUp",
+    "anchors",
+    "blocks",
+    "links",
+    "needs_server",
+    "set_up",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _BLOCK = re.compile(
     r"(?:^`(?P<file>[^`\n]+)`:\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_SET_UP = "Set up Airflow"
+_START = "airflow standalone\n"
 
 
 @dataclass(frozen=True)
@@ -26,17 +40,48 @@ class Block:
         file: The name on the line above it, where that is nothing but a name and a colon: the block is that file.
         language: What stands behind the fence.
         text: What is in it.
+        section: The heading that it is below.
     """
 
     file: str | None
     language: str
     text: str
+    section: str
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """The README's blocks on setting up Airflow, in their order; between the last two it starts Airflow.
+
+    Attributes:
+        install: Installs the package.
+        prepare: Configures Airflow, and puts a model, a DAG and a file into place.
+        use: Starts an execution, shows its result, and adds a connection.
+    """
+
+    install: Block
+    prepare: list[Block]
+    use: list[Block]
 
 
 def blocks(document: Path) -> list[Block]:
     """All fenced blocks, in their order."""
-    found = _BLOCK.finditer(document.read_text("utf-8"))
-    return [Block(match["file"], match["language"], match["text"]) for match in found]
+    text = document.read_text("utf-8")
+    return [
+        Block(match["file"], match["language"], match["text"], _section(text[: match.start()]))
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+def set_up() -> SetUp:
+    """The README's section on setting up Airflow.
+
+    Raises:
+        ValueError: It does not start Airflow.
+    """
+    install, *others = [block for block in blocks(README) if block.section == _SET_UP]
+    start = [block.text for block in others].index(_START)
+    return SetUp(install, others[:start], others[start + 1 :])
 
 
 def needs_server(block: Block) -> bool:
@@ -54,3 +99,8 @@ def anchors(document: Path) -> set[str]:
     """What a link can name in the document, as GitHub makes it of the headings."""
     headings = _HEADING.findall(_BLOCK.sub("", document.read_text("utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _section(before: str) -> str:
+    headings = _HEADING.findall(_BLOCK.sub("", before))
+    return headings[-1] if headings else ""
