@@ -134,6 +134,20 @@ def test_every_command_of_airflow_and_make_is_one(document):
 
 
 @every_document
+def test_every_setting_of_airflow_that_is_exported_is_one(document):
+    from airflow.configuration import conf  # noqa: PLC0415  takes seconds
+
+    for block in _shell_blocks(document):
+        for section, option in re.findall(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)=", block.text):
+            known = (
+                OPTIONS
+                if section == "BATCHEXEC"
+                else conf.configuration_description[section.lower()]["options"]
+            )
+            assert option.lower() in known
+
+
+@every_document
 def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
     dags = _parse(ROOT / "dags")
     for number, block in enumerate(_dag_blocks(document)):
