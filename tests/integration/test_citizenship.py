@@ -273,7 +273,7 @@ def newest_run(deployment: Deployment, *, model_id: str) -> dict[str, Any]:
     path = "dags/batch_execution/dagRuns?limit=1&order_by=-run_after"
     (run,) = deployment.airflow.api("GET", path)["dag_runs"]
     assert run["conf"]["model_id"] == model_id
-    return deployment.airflow.wait_for_run("batch_execution", run["dag_run_id"], timeout=120)
+    return deployment.airflow.wait_for_run("batch_execution", run["dag_run_id"])
 
 
 def note(deployment: Deployment, dag_id: str, run_id: str) -> str:
