@@ -25,14 +25,13 @@ from airflow_batchexec.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_batchexec.engine.predictor.process import Prediction
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
-    from airflow_batchexec.engine.predictor.process import Predictor
+    from airflow_batchexec.engine.predictor.process import Prediction, Predictor
     from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FileRoute", "Limits", "run_files"]
