@@ -23,7 +23,7 @@ def among(values: Iterable[str]) -> Callable[[str], list[str]]:
 
 def complete_instance(incomplete: str) -> list[str]:
     """The names of instances, with those of this machine's configuration of Airflow."""
-    from airflow_batchexec.client.machine import instance_table  # noqa: PLC0415  --help starts without it
+    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help starts without it
     from airflow_batchexec.engine.config.instances import InstanceTable  # noqa: PLC0415  as above
 
     try:

@@ -85,7 +85,7 @@ def deploy_build(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Make a build the live one, with the defaults of its executions; they replace those of the build before."""
-    from airflow_batchexec.client.machine import instance_table  # noqa: PLC0415  --help starts without it
+    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help starts without it
 
     deployment = _repository(model_repository).deploy(
         model_id,
@@ -128,7 +128,7 @@ def list_models(
 
 
 def _repository(uri: str | None) -> ModelRepository:
-    from airflow_batchexec.client.machine import repository  # noqa: PLC0415  as above
+    from airflow_batchexec.client.local_settings import repository  # noqa: PLC0415  as above
 
     return repository(uri)
 

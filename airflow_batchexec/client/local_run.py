@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.client.interruption import ends_as_interrupts
-from airflow_batchexec.client.machine import instance_table, repository
+from airflow_batchexec.client.local_settings import instance_table, repository
 from airflow_batchexec.client.progress import bar
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme
 from airflow_batchexec.engine.config.sections import flat_fields
