@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from airflow_batchexec.cli.configuration_file import (
+from airflow_batchexec.cli.parameter_file import (
     ConfigurationFile,
     configuration_yaml,
     read_configuration_file,

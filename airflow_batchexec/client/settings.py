@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_batchexec.client.config_file import default_path, read_profile
+from airflow_batchexec.client.profiles import default_path, read_profile
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

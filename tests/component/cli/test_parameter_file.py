@@ -7,7 +7,7 @@ import yaml
 from execution_fields import valid_fields
 from hypothesis import HealthCheck, given, settings
 
-from airflow_batchexec.cli.configuration_file import configuration_yaml, read_configuration_file
+from airflow_batchexec.cli.parameter_file import configuration_yaml, read_configuration_file
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.exceptions import ConfigurationError
 
