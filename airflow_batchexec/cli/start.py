@@ -11,7 +11,7 @@ from airflow_batchexec.cli.parameter_file import (
     configuration_yaml,
     read_configuration_file,
 )
-from airflow_batchexec.cli.local import is_local, local_fields, run_here
+from airflow_batchexec.cli.local_mode import is_local, local_fields, run_here
 from airflow_batchexec.cli.options import ModelRepositoryOption, Output, OutputOption, with_flags
 from airflow_batchexec.cli.parameter_flags import flag_of, given_parameters, parameter_flags
 from airflow_batchexec.cli.server import ServerOptions, takes_server
