@@ -1,1 +1,1 @@
-"""The JSON that clients and server exchange."""
+"""The JSON that clients and the server exchange."""

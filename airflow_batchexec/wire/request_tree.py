@@ -1,7 +1,7 @@
-"""The tree of a start request: every name that it may have, the flat field that each value becomes, and its schema.
+"""The tree of a start request: every name it may contain, the flat field for each value, and the schema.
 
-``request.py`` reads and writes requests by it, and ``schema.py`` describes it for the OpenAPI document. Where two places set
-one field, the one that stands first in the tree wins.
+``request.py`` uses it to read and write requests, and ``schema.py`` to generate the OpenAPI schema. If two places set
+the same field, the first one in the tree wins.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from airflow_batchexec.wire.values import (
     OutputFileType,
     WireEnum,
     enum_reader,
+    read_integer,
     read_number,
     read_text,
-    read_whole_number,
 )
 
 if TYPE_CHECKING:
@@ -28,12 +28,11 @@ __all__ = ["PAIR", "REQUEST", "START", "UNIT", "Leaf", "Pairs", "Scalar", "Tree"
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A kind of value.
+    """A type of scalar values.
 
     Attributes:
-        read: Reads a JSON value that stands at a path; something empty is unset.
-        schema: What the OpenAPI document says of it: the form that clients should send, which may be narrower than
-            what is read.
+        read: Reads the JSON value at a path; an empty result means unset.
+        schema: The OpenAPI schema: the form that clients should send, which may be narrower than what is accepted.
     """
 
     read: Callable[[Any, str], Any]
@@ -42,7 +41,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A value: the flat field that it becomes, how it is read, and its description for the OpenAPI document."""
+    """A value: its flat field, its description for the OpenAPI document, and its type."""
 
     field: str
     description: str
@@ -51,7 +50,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A list of ``{key, value}``, the flat field that it becomes, and its description for the OpenAPI document."""
+    """A list of ``{key, value}``: its flat field, and its description for the OpenAPI document."""
 
     field: str
     description: str
@@ -62,10 +61,10 @@ class Tree:
     """An object.
 
     Attributes:
-        members: By name in snake_case.
-        description: For the OpenAPI document; may be empty.
-        one_of: No more than one of the members may be set.
-        written: Whether ``start_request`` makes it.
+        members: The members by snake_case name.
+        description: The description for the OpenAPI document; may be empty.
+        one_of: Whether at most one of the members may be set.
+        written: Whether ``start_request`` writes it.
     """
 
     members: Mapping[str, Leaf | Pairs | Tree]
@@ -74,7 +73,7 @@ class Tree:
     written: bool = True
 
 
-def _choice(kind: type[WireEnum]) -> Scalar:
+def _enum(kind: type[WireEnum]) -> Scalar:
     return Scalar(enum_reader(kind), {"enum": [*(member.value for member in kind), None]})
 
 
@@ -82,27 +81,27 @@ def _text(field: str, description: str) -> Leaf:
     return Leaf(field, description, _TEXT)
 
 
-def _whole(field: str, description: str) -> Leaf:
-    return Leaf(field, description, _WHOLE)
+def _integer(field: str, description: str) -> Leaf:
+    return Leaf(field, description, _INTEGER)
 
 
 _TEXT = Scalar(read_text, {"type": ["string", "null"]})
-_WHOLE = Scalar(read_whole_number, {"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1})
+_INTEGER = Scalar(read_integer, {"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1})
 _CPUS = Scalar(read_number, {"type": ["number", "null"], "minimum": 0, "maximum": 1024})
 
 PAIR = {"key": _TEXT, "value": _TEXT}
 """The members of each entry of ``Pairs``."""
 UNIT = "memory_units"
-"""The field that a unit is read into; the reader then applies it to the amount beside it."""
+"""The pseudo-field for a unit; the reader applies it to the amount in the same object."""
 
 _CPU = {
-    "cpu": Leaf("cpus", "CPUs of a pod.", _CPUS),
-    "memory_amount": _whole("memory", "Memory of a pod."),
-    "memory_units": Leaf(UNIT, "What the amount counts; unset, MiB.", _choice(MemoryUnit)),
+    "cpu": Leaf("cpus", "CPUs per pod.", _CPUS),
+    "memory_amount": _integer("memory", "Memory per pod."),
+    "memory_units": Leaf(UNIT, "The unit of the amount; unset, MiB.", _enum(MemoryUnit)),
 }
 _GPU = {
-    "gpu_type": _text("gpu_type", "The kind of GPU."),
-    "gpu_amount": _whole("gpu_amount", "GPUs of a pod."),
+    "gpu_type": _text("gpu_type", "The GPU type."),
+    "gpu_amount": _integer("gpu_amount", "GPUs per pod."),
 }
 _SIZE = Tree(
     {
@@ -112,41 +111,41 @@ _SIZE = Tree(
                 "gpu_resources": Tree(_GPU, written=False),
                 "template_spec": Tree({"template_id": _text("instance", "The instance.")}),
             },
-            description="One of them.",
+            description="At most one of them may be set.",
             one_of=True,
         ),
-        "number_of_pods": _whole("pods", "How many pods there are at most."),
+        "number_of_pods": _integer("pods", "Maximum number of pods."),
         **_CPU,
         "gpu_resources": Tree(_GPU),
     }
 )
 _MODEL = {
     "model_id": _text("model_id", "The model."),
-    "branch_id": _text("branch", "Kept, and used for nothing."),
+    "branch_id": _text("branch", "Accepted and stored, but not used."),
     "build_id": _text("build_id", "The build; unset, the deployed one."),
 }
 _SOURCE = {
-    "source_bucket": _text("source_bucket", "The bucket that is read."),
-    "source_folder": _text("source_folder", "The folder, or the one file, that is read; or a whole URI."),
-    "input_file_type": Leaf("input_file_type", "Which files are read; unset, CSV.", _choice(InputFileType)),
+    "source_bucket": _text("source_bucket", "The bucket to read from."),
+    "source_folder": _text("source_folder", "The folder, or a single file, to read; may be a URI."),
+    "input_file_type": Leaf(
+        "input_file_type", "The type of the files to read; unset, CSV.", _enum(InputFileType)
+    ),
 }
 _DESTINATION = {
-    "destination_bucket": _text("destination_bucket", "The bucket that is written."),
-    "destination_folder": _text(
-        "destination_folder", "The folder that results are written to; or a whole URI."
-    ),
+    "destination_bucket": _text("destination_bucket", "The bucket to write to."),
+    "destination_folder": _text("destination_folder", "The folder to write results to; may be a URI."),
     "output_file_type": Leaf(
-        "output_file_type", "How results are written; unset, CSV.", _choice(OutputFileType)
+        "output_file_type", "The type of the result files; unset, CSV.", _enum(OutputFileType)
     ),
 }
 _SECRETS = {
-    "token_secret": _text("access_token_name", "The name of the secret that holds the access key."),
-    "secret_secret": _text("access_secret_name", "The name of the secret that holds the secret key."),
+    "token_secret": _text("access_token_name", "The name of the secret with the access key."),
+    "secret_secret": _text("access_secret_name", "The name of the secret with the secret key."),
 }
 _GOOGLE_KEY = _text("service_account_key_secret_name", "The name of the secret with a Google Cloud key.")
 _EXECUTION: dict[str, Leaf | Pairs | Tree] = {
-    "job_timeout": _whole("job_timeout", "Seconds that the execution may take; 0 for any time."),
-    "task_timeout": _whole("file_timeout", "Seconds that a file may take; 0 for any time."),
+    "job_timeout": _integer("job_timeout", "Timeout of the execution in seconds; 0 for no limit."),
+    "task_timeout": _integer("file_timeout", "Timeout per file in seconds; 0 for no limit."),
     "batch_job_deployment_size": _SIZE,
     "advanced_deployment_options": Tree(
         {
@@ -155,13 +154,13 @@ _EXECUTION: dict[str, Leaf | Pairs | Tree] = {
             "service_account_key_secret_name": _GOOGLE_KEY,
         }
     ),
-    "parameters": Pairs("parameters", "Environment variables of the pods."),
+    "parameters": Pairs("parameters", "Environment variables for the model."),
 }
 
 REQUEST = Tree(
     {
         "model_details": Tree(_MODEL),
-        # Before the data: its name of a Google Cloud key wins.
+        # Before data_details, so that its Google Cloud key wins.
         "execution_details": Tree(_EXECUTION),
         "data_details": Tree(
             {
@@ -172,8 +171,8 @@ REQUEST = Tree(
             }
         ),
     },
-    description="The nested form; where both say something, it wins.",
+    description="The nested form; it takes precedence over the flat one.",
 )
 """The nested form."""
 START = Tree({"batch_job_request": REQUEST, **_MODEL, **_SOURCE, **_DESTINATION, **_SECRETS, **_EXECUTION})
-"""A whole request, of either form."""
+"""A whole request: the nested form and the fields of the flat form."""

@@ -1,13 +1,13 @@
 """The API's response messages: their fields, types and zero values.
 
-The server serializes them (pydantic takes descriptions and limits from the metadata of the fields), and the client reads
-them, so this module must not import pydantic.
+The server serializes them (pydantic reads descriptions and limits from the field metadata) and the client parses them,
+so this module must not import pydantic.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime  # noqa: TC003  the annotations are read at run time
+from datetime import datetime  # noqa: TC003  annotations are evaluated at run time
 from typing import Any, ClassVar
 
 from airflow_batchexec.wire.values import InputFileType, JobStatus, OutputFileType, TaskStatus
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def _described(description: str) -> dict[str, Any]:
+def _description(description: str) -> dict[str, Any]:
     return {"description": description}
 
 
@@ -39,69 +39,65 @@ def _count(description: str | None = None) -> dict[str, Any]:
 
 
 class _Message:
-    # The server validates what it sends. Without this, pydantic would serialize instances as they are.
+    # The server validates its responses. Without this, pydantic would serialize instances without validation.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"revalidate_instances": "always"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(_Message):
-    """What every call but the report says of itself."""
+    """The outcome of a call; part of every response except the report."""
 
-    success: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
+    success: bool = field(default=True, metadata=_description("Whether the call succeeded."))
     failure_message: str = field(
         default="",
-        metadata=_described(
-            "Why it did not; or, of an execution that has ended without success, why that is so."
-        ),
+        metadata=_description("Why the call failed, or why the execution did not finish."),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartResponse(Outcome):
-    """The answer to a start."""
+    """The response to a start."""
 
-    batch_id: str = field(default="", metadata=_described("The execution's id; empty where it was refused."))
+    batch_id: str = field(default="", metadata=_description("The execution ID; may be empty if refused."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CancelResponse(Outcome):
-    """The answer to a cancellation."""
+    """The response to a cancellation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusResponse(Outcome):
-    """How far an execution is."""
+    """Status and progress of an execution."""
 
     job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
     finished_files: int = field(default=0, metadata=_count("Files with a result."))
-    total_files: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
+    total_files: int = field(default=0, metadata=_count("Planned files; 0 until planned."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportResponse(_Message):
-    """An execution's log, in order."""
+    """The log of an execution, in order."""
 
-    successful: bool = field(default=True, metadata=_described("Whether the call did what it was asked."))
-    failure_message: str = field(default="", metadata=_described("Why it did not."))
+    successful: bool = field(default=True, metadata=_description("Whether the call succeeded."))
+    failure_message: str = field(default="", metadata=_description("Why the call failed."))
     report_messages: list[str] = field(
         default_factory=list,
-        metadata=_described("Lines, each with its time in UTC; `[model]` begins what the model printed."),
+        metadata=_description("Lines, each with its UTC time. `[model]` marks what the model printed."),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJobSummary(_Message):
-    """One execution of a list."""
+    """An execution in a list."""
 
     job_id: str = ""
-    build_id: str = field(
-        default="", metadata=_described("The build; before the plan, the one that was asked for.")
-    )
+    build_id: str = field(default="", metadata=_description("The build; until planned, the requested one."))
     job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
-    start_time: datetime | None = field(default=None, metadata=_described("When it began to run."))
-    end_time: datetime | None = field(default=None, metadata=_described("When it ended."))
-    job_size: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
-    failure_message: str = field(default="", metadata=_described("Why it ended without success."))
+    start_time: datetime | None = field(default=None, metadata=_description("When the execution started."))
+    end_time: datetime | None = field(default=None, metadata=_description("When the execution ended."))
+    job_size: int = field(default=0, metadata=_count("Planned files; 0 until planned."))
+    failure_message: str = field(default="", metadata=_description("Why the execution did not finish."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +107,13 @@ class ListResponse(Outcome):
     batch_jobs: list[BatchJobSummary] = field(default_factory=list)
     next_cursor: str | None = field(
         default=None,
-        metadata=_described("The `cursor` that gives the next page; null where this is the last."),
+        metadata=_description("The `cursor` of the next page; null on the last page."),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportMessage(_Message):
-    """One line of the report."""
+    """A line of the report."""
 
     time: datetime
     line: str
@@ -125,7 +121,7 @@ class ReportMessage(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class FileDetails(_Message):
-    """Where an execution reads and writes, and how many of its files have a result."""
+    """Source and destination of an execution, and how many files have a result."""
 
     source_bucket: str = ""
     destination_bucket: str = ""
@@ -139,22 +135,22 @@ class FileDetails(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskExecution(_Message):
-    """What became of one file."""
+    """The outcome of one file."""
 
     task_id: str = field(
-        default="", metadata=_described("Airflow's mapped task, and which of its files this is.")
+        default="", metadata=_description("The mapped Airflow task, and the index of the file in it.")
     )
     status: TaskStatus = TaskStatus.UNDEFINED_BATCH_TASK_STATUS
     start_time: datetime | None = None
     end_time: datetime | None = None
-    num_of_records: int = field(default=0, metadata=_count("Rows of its result."))
-    filename: str = field(default="", metadata=_described("The file, by its path below the source folder."))
-    filenames: list[str] = field(default_factory=list, metadata=_described("The same, as a list."))
+    num_of_records: int = field(default=0, metadata=_count("Rows in the result."))
+    filename: str = field(default="", metadata=_description("The path of the file below the source folder."))
+    filenames: list[str] = field(default_factory=list, metadata=_description("The same path, as a list."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJobDetails(_Message):
-    """All that is known of one execution."""
+    """The details of an execution."""
 
     job_id: str = ""
     model_id: str = ""
@@ -163,38 +159,38 @@ class BatchJobDetails(_Message):
     start_time: datetime | None = None
     end_time: datetime | None = None
     job_status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
-    total_records: int = field(default=0, metadata=_count("Rows of all results."))
-    job_size: int = field(default=0, metadata=_count("Files of the plan; 0 until there is one."))
+    total_records: int = field(default=0, metadata=_count("Rows in all results."))
+    job_size: int = field(default=0, metadata=_count("Planned files; 0 until planned."))
     report_messages: list[ReportMessage] = field(default_factory=list)
     execution_file_details: FileDetails = field(default_factory=FileDetails)
     task_executions: list[TaskExecution] = field(
-        default_factory=list, metadata=_described("One for each planned file.")
+        default_factory=list, metadata=_description("One for each planned file.")
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetailsResponse(Outcome):
-    """One execution with every file."""
+    """An execution with all its files."""
 
     batch_job: BatchJobDetails | None = None
 
 
 def success_field(message: type) -> str:
-    """The name of the field in which a response says whether the call succeeded.
+    """Return the name of the response field that tells whether the call succeeded.
 
     Args:
-        message: The type of the response.
+        message: The response type.
     """
     return "successful" if issubclass(message, ReportResponse) else "success"
 
 
 def failure(message: type | None, reason: str) -> dict[str, Any]:
-    """The response of a call that failed, as JSON.
+    """Return the response of a failed call, as JSON.
 
     Args:
-        message: The type of the call's response; ``Outcome`` where it is not known.
+        message: The response type of the call; ``Outcome`` if unknown.
         reason: Why the call failed.
     """
     kind = message if message is not None and issubclass(message, Outcome | ReportResponse) else Outcome
-    said: dict[str, Any] = {success_field(kind): False, "failure_message": reason}
-    return asdict(kind(**said))
+    fields: dict[str, Any] = {success_field(kind): False, "failure_message": reason}
+    return asdict(kind(**fields))

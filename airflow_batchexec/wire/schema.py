@@ -1,4 +1,4 @@
-"""The OpenAPI schema of a start request: both forms, in snake_case. Other spellings that are accepted are left out."""
+"""The OpenAPI schema of a start request: both forms, in snake_case. Other accepted spellings are omitted."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def _schema(member: Leaf | Pairs | Tree) -> dict[str, Any]:
     return {"type": ["object", "null"], "properties": properties, **limit, **described}
 
 
-# Only the request itself must not be null.
+# Unlike its members, the request itself must not be null.
 START_REQUEST: dict[str, Any] = {**_schema(START), "type": "object"}
 """The JSON schema of a start request."""

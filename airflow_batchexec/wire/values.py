@@ -1,8 +1,7 @@
-"""Single values of the wire: its enums, and how texts and numbers are read from JSON.
+"""The wire's enums, and readers for strings and numbers in JSON.
 
-The rules are those of protobuf's JSON mapping: a number may arrive as text, a whole number as one with a fraction of
-zero, an enum by name or number. A value that is read is never repeated in an error: it may be a secret that
-stands in the wrong place.
+They follow protobuf's JSON mapping: numbers may be strings, integers may have a zero fraction, and enums may be names
+or numbers. Errors never repeat a value: it may be a secret in the wrong field.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ __all__ = [
     "OutputFileType",
     "TaskStatus",
     "WireEnum",
+    "describe_type",
     "enum_reader",
-    "kind_of",
+    "read_integer",
     "read_number",
     "read_text",
-    "read_whole_number",
 ]
 
 _NUMBER = re.compile(r"-?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?", re.ASCII)
-# What a 64-bit integer holds. Whether a number makes sense is for the configuration to say.
-_LEAST, _MOST = -(2**63), 2**63 - 1
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+# The range of 64-bit integers. ExecutionConfig validates what the number means.
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
 class WireEnum(StrEnum):
-    """An enum of the wire: the value is the name that it goes by there, so it is JSON as it is.
+    """An enum whose values are the names on the wire, so that members serialize to JSON as they are.
 
-    The first member is the one that means "unset"; its name ends in the words that the names of all members share.
+    The first member means "unset"; its name ends with the words common to all members.
     """
 
     @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:  # noqa: ARG004  the signature is the base's
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:  # noqa: ARG004  signature of the base class
         return name
 
     def __str__(self) -> str:
@@ -58,16 +57,16 @@ class WireEnum(StrEnum):
 
     @property
     def short(self) -> str:
-        """The name without the words that all names share, for example ``FINISHED``."""
+        """The name without the words common to all members, for example ``FINISHED``."""
         shared = next(iter(type(self))).value.split("_")[1:]
         return "_".join(word for word in self.value.split("_") if word not in shared)
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        """The member of this name, short name (in any case) or number, which may be text.
+        """Return the member with this name, short name (in any case) or number, which may be a string.
 
         Raises:
-            ValueError: There is none; the message names those there are.
+            ValueError: There is no such member; the message lists the members.
         """
         if isinstance(value, str):
             text = value.strip().upper().replace("-", "_")
@@ -78,12 +77,13 @@ class WireEnum(StrEnum):
             found = []
         if not found:
             allowed = ", ".join(member.value for member in cls)
-            raise ValueError(f"{kind_of(value)} that is none of {allowed}")
+            kind = "" if isinstance(value, str) else f"{describe_type(value)}, "
+            raise ValueError(f"{kind}not one of {allowed}")
         return found[0]
 
 
 class JobStatus(WireEnum):
-    """What an execution does."""
+    """The status of an execution."""
 
     UNDEFINED_BATCH_JOB_STATUS = auto()
     BATCH_JOB_COMMITTED_STATUS = auto()
@@ -96,7 +96,7 @@ class JobStatus(WireEnum):
 
 
 class TaskStatus(WireEnum):
-    """What became of one file of an execution."""
+    """The status of a file of an execution."""
 
     UNDEFINED_BATCH_TASK_STATUS = auto()
     BATCH_TASK_COMMITTED_STATUS = auto()
@@ -109,7 +109,7 @@ class TaskStatus(WireEnum):
 
 
 class InputFileType(WireEnum):
-    """Which files are read."""
+    """The type of the input files."""
 
     UNDEFINED_INPUT_FILE_TYPE = auto()
     CSV_INPUT_FILE_TYPE = auto()
@@ -118,7 +118,7 @@ class InputFileType(WireEnum):
 
 
 class OutputFileType(WireEnum):
-    """How results are written."""
+    """The type of the result files."""
 
     UNDEFINED_OUTPUT_FILE_TYPE = auto()
     CSV_OUTPUT_FILE_TYPE = auto()
@@ -127,63 +127,63 @@ class OutputFileType(WireEnum):
 
 
 class MemoryUnit(WireEnum):
-    """What an amount of memory counts; unset, it counts MiB."""
+    """The unit of an amount of memory; unset means MiB."""
 
     UNKNOWN = auto()
     MIB = auto()
     GIB = auto()
 
 
-def kind_of(value: Any) -> str:
-    """What a JSON value is, for an error: "a list", "a number"."""
-    return _KINDS.get(type(value), "a number")
+def describe_type(value: Any) -> str:
+    """Return the type of a JSON value for error messages, such as "a list"."""
+    return _TYPE_NAMES.get(type(value), "a number")
 
 
 def read_text(value: Any, path: str) -> str:
-    """A text.
+    """Read a string.
 
     Raises:
-        ConfigurationError: It is none, or holds half a surrogate pair.
+        ConfigurationError: The value is not a string, or contains an unpaired surrogate.
     """
     if not isinstance(value, str):
-        raise _refused(path, f"should be a text, but is {kind_of(value)}")
+        raise _invalid(path, f"must be a string, not {describe_type(value)}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _refused(path, "is not valid Unicode")
+        raise _invalid(path, "is not valid Unicode")
     return value
 
 
-def read_whole_number(value: Any, path: str) -> int:
-    """A whole number of 64 bits.
+def read_integer(value: Any, path: str) -> int:
+    """Read a 64-bit integer.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The value is not a 64-bit integer.
     """
     number = _plain_number(value, path)
-    # A float that holds more than 64 bits must not become an integer of hundreds of digits first.
+    # Check the range before int(): a large float would become an integer of hundreds of digits.
     if isinstance(number, float) and not number.is_integer():
-        raise _refused(path, "should be a whole number, but has a fraction")
-    if not _LEAST <= number <= _MOST:
-        raise _refused(path, "should be a whole number, but is too large for 64 bits")
+        raise _invalid(path, "must be an integer, but has a fraction")
+    if not _INT64_MIN <= number <= _INT64_MAX:
+        raise _invalid(path, "must be an integer of at most 64 bits")
     return int(number)
 
 
 def read_number(value: Any, path: str) -> float:
-    """A finite number.
+    """Read a finite number.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The value is not a finite number.
     """
     number = _plain_number(value, path)
     try:
         return float(number)
     except OverflowError:
-        raise _refused(path, "should be a number, but is too large for one") from None
+        raise _invalid(path, "is too large for a number") from None
 
 
 def enum_reader(kind: type[WireEnum]) -> Callable[[Any, str], str]:
-    """A reader of an enum, which gives the short name; "" where it is unset.
+    """Return a reader for an enum. It returns the short name, or "" if unset.
 
-    The reader raises ``ConfigurationError`` where the enum has no such member.
+    The reader raises ``ConfigurationError`` if the enum has no such member.
     """
     unset = next(iter(kind))
 
@@ -191,26 +191,26 @@ def enum_reader(kind: type[WireEnum]) -> Callable[[Any, str], str]:
         try:
             member = kind.parse(value) if value != "" else unset
         except ValueError as error:
-            raise _refused(path, f"is {error}") from None
+            raise _invalid(path, f"is {error}") from None
         return "" if member is unset else member.short
 
     return read
 
 
 def _plain_number(value: Any, path: str) -> int | float:
-    """A finite number, or the one that a text holds."""
+    """Return a finite number, given as a number or a string."""
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value)
-        # No number of the wire has that many digits, and Python would refuse to read them.
+        # No number on the wire has this many digits, and Python refuses to parse them.
         if not match or len(value) > 400:  # noqa: PLR2004  more than any finite float has
-            raise _refused(path, "should be a number, but is a text that holds none")
+            raise _invalid(path, "must be a number, but is a non-numeric string")
         value = float(value) if match["fraction"] or match["exponent"] else int(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _refused(path, f"should be a number, but is {kind_of(value)}")
+        raise _invalid(path, f"must be a number, not {describe_type(value)}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _refused(path, "should be a number, but is not a finite one")
+        raise _invalid(path, "must be a finite number")
     return value
 
 
-def _refused(path: str, reason: str) -> ConfigurationError:
+def _invalid(path: str, reason: str) -> ConfigurationError:
     return ConfigurationError(f"{path}: it {reason}.", field=path)

@@ -1,4 +1,4 @@
-"""The wire: what existing clients send is read as protobuf reads it, and what is written, protobuf reads."""
+"""Start requests are read like protobuf reads them, and protobuf reads what is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_batchexec.wire.values import InputFileType, JobStatus, MemoryUnit, 
 
 REQUEST = message_class("StartBatchJobRequest")
 
-# ---- requests that Hypothesis makes, and their JSON
+# ---- generated requests and their JSON
 
 _SCALARS = {
     "CPPTYPE_INT32": st.integers(-(2**31), 2**31 - 1) | st.sampled_from([0, 1, -(2**31), 2**31 - 1]),
@@ -38,7 +38,7 @@ def _scalars(field) -> st.SearchStrategy:
 
 @st.composite
 def messages(draw, descriptor=REQUEST.DESCRIPTOR):
-    """Any message: any of its fields set or not, and of a oneof at most one."""
+    """Generate any message, with any fields set, and at most one of each oneof."""
     message = message_class(descriptor.name)()
     chosen = {
         draw(st.sampled_from([f.name for f in oneof.fields])): oneof.name for oneof in descriptor.oneofs
@@ -73,8 +73,8 @@ def rendered(message, **rendering) -> Any:
     return json.loads(json_format.MessageToJson(message, **rendering))
 
 
-def said_by(message) -> dict[str, Any]:
-    """The fields that a message stands for, read through protobuf alone."""
+def expected_fields(message) -> dict[str, Any]:
+    """The fields of a message, read through protobuf only."""
     job = message.batch_job_request
     model, data, execution = job.model_details, job.data_details, job.execution_details
     source, destination = data.source_path, data.destination_path
@@ -121,11 +121,11 @@ def said_by(message) -> dict[str, Any]:
 
 
 @given(message=messages(), rendering=renderings)
-def test_a_request_is_read_as_protobuf_reads_it_however_it_is_spelled(message, rendering):
+def test_requests_are_read_like_protobuf_in_every_spelling(message, rendering):
     body = rendered(message, **rendering)
     request = read_start_request(body)
 
-    assert request.fields == said_by(message)
+    assert request.fields == expected_fields(message)
     assert not [warning for warning in request.warnings if "unknown" in warning]
     assert request.paths.keys() == request.fields.keys()
     for path in request.paths.values():
@@ -133,7 +133,7 @@ def test_a_request_is_read_as_protobuf_reads_it_however_it_is_spelled(message, r
 
 
 @given(message=messages(), rendering=renderings, data=st.data())
-def test_unset_and_null_are_the_same(message, rendering, data):
+def test_null_is_the_same_as_unset(message, rendering, data):
     body = rendered(message, **rendering)
     path = data.draw(st.sampled_from([*leaves(body), ""]))
     assume(path and "[" not in path)
@@ -145,7 +145,7 @@ def test_unset_and_null_are_the_same(message, rendering, data):
 
 
 @given(fields=valid_fields, rendering=renderings)
-def test_what_is_written_protobuf_reads_and_gives_back(fields, rendering):
+def test_written_requests_round_trip_through_protobuf(fields, rendering):
     config = ExecutionConfig.from_fields(**fields)
     body = json.loads(json.dumps(start_request(config.fields())))
 
@@ -153,7 +153,7 @@ def test_what_is_written_protobuf_reads_and_gives_back(fields, rendering):
     assert rendered(message, preserving_proto_field_name=True) == as_protobuf_writes(body)
 
     expected = config.fields()
-    # The wire has no bucket of both sides, and no way to say that a branch is empty.
+    # The wire has no common bucket, and cannot express an empty branch.
     bucket = expected.pop("bucket")
     expected = {"source_bucket": bucket, "destination_bucket": bucket, **expected}
     if not expected.get("branch"):
@@ -165,7 +165,7 @@ def test_what_is_written_protobuf_reads_and_gives_back(fields, rendering):
 
 
 def as_protobuf_writes(body: Any, name: str = "") -> Any:
-    """A request as protobuf renders it: integers of 64 bits as texts, and empty texts not at all."""
+    """A request as protobuf renders it: 64-bit integers as strings, and no empty strings."""
     if isinstance(body, dict):
         return {key: as_protobuf_writes(value, key) for key, value in body.items() if value != ""}
     if isinstance(body, list):
@@ -173,25 +173,25 @@ def as_protobuf_writes(body: Any, name: str = "") -> Any:
     return str(body) if name in {"job_timeout", "task_timeout", "memory_amount"} else body
 
 
-def test_a_field_that_the_wire_does_not_have_is_not_left_out_silently():
-    with pytest.raises(ConfigurationError, match="colour: a request has no such field") as caught:
+def test_writing_an_unknown_field_is_refused():
+    with pytest.raises(ConfigurationError, match="colour: unknown field") as caught:
         start_request({"model_id": "m", "colour": "red"})
     assert caught.value.details["field"] == "colour"
 
 
-def test_a_file_type_that_the_wire_does_not_have_is_refused_by_name():
+def test_writing_an_unknown_file_type_is_refused():
     with pytest.raises(ConfigurationError, match="input_file_type") as caught:
         start_request({"model_id": "m", "input_file_type": "orc"})
     assert caught.value.details["field"] == "input_file_type"
 
 
-def test_writing_changes_nothing_of_what_is_given():
+def test_writing_does_not_modify_its_input():
     fields = {"model_id": "m", "bucket": "b", "memory": 512, "parameters": {"A": "b"}}
     start_request(fields)
     assert fields == {"model_id": "m", "bucket": "b", "memory": 512, "parameters": {"A": "b"}}
 
 
-# ---- requests as they are sent
+# ---- requests as clients send them
 
 GUIDE = {
     "model_id": "delay",
@@ -247,17 +247,17 @@ def nested(**details: Any) -> dict[str, Any]:
     return {"batch_job_request": details}
 
 
-def test_a_nested_field_wins_over_a_flat_one_that_says_otherwise_and_the_report_says_so():
+def test_a_nested_field_overrides_a_different_flat_one_with_a_warning():
     request = read_start_request(
         {"model_id": "flat", "build_id": "7", **nested(modelDetails={"modelId": "nested"})}
     )
     assert request.fields == {"model_id": "nested", "build_id": "7"}
     assert request.warnings == [
-        "The field model_id was ignored: batch_job_request.modelDetails.modelId says otherwise, and wins."
+        "The field model_id was ignored: batch_job_request.modelDetails.modelId has another value and takes precedence."
     ]
 
 
-def test_fields_that_say_the_same_twice_are_no_matter_for_the_report():
+def test_fields_with_the_same_value_in_both_forms_cause_no_warning():
     request = read_start_request({"model_id": "m", **nested(model_details={"model_id": "m"})})
     assert (request.fields, request.warnings) == ({"model_id": "m"}, [])
 
@@ -266,7 +266,7 @@ def size(**values: Any) -> dict[str, Any]:
     return read_start_request({"batch_job_deployment_size": values}).fields
 
 
-def test_an_amount_of_memory_counts_mib_unless_its_unit_says_otherwise():
+def test_memory_is_in_mib_unless_a_unit_is_given():
     assert size(memory_amount=2) == {"memory": 2}
     assert size(memory_amount=2, memory_units="UNKNOWN") == {"memory": 2}
     assert size(memory_amount=2, memory_units="MIB") == {"memory": 2}
@@ -275,14 +275,14 @@ def test_an_amount_of_memory_counts_mib_unless_its_unit_says_otherwise():
     assert size(memory_units="GIB") == {}
 
 
-def test_the_unit_belongs_to_the_amount_beside_it():
+def test_a_unit_applies_only_to_the_amount_in_the_same_object():
     pod = {"cpu_resources": {"memory_amount": 3}}
     assert size(memory_amount=2, memory_units="GIB", client_pod_compute_resources=pod) == {"memory": 3}
     pod = {"cpu_resources": {"memory_units": "GIB"}}
     assert size(memory_amount=2, client_pod_compute_resources=pod) == {"memory": 2}
 
 
-def test_the_resources_of_the_pod_win_over_those_of_the_size():
+def test_pod_resources_override_those_of_the_size():
     assert size(cpu=1, client_pod_compute_resources={"cpu_resources": {"cpu": 2}}) == {"cpus": 2}
     assert size(
         gpu_resources={"gpu_type": "NVIDIA_T4", "gpu_amount": 1},
@@ -293,7 +293,7 @@ def test_the_resources_of_the_pod_win_over_those_of_the_size():
     }
 
 
-def test_the_resources_of_the_pod_are_of_one_kind():
+def test_only_one_kind_of_pod_resources_may_be_set():
     pod = {"templateSpec": {"template_id": "medium"}, "cpu_resources": {"cpu": 1}}
     assert refused({"batch_job_deployment_size": {"client_pod_compute_resources": pod}}) == (
         "batch_job_deployment_size.client_pod_compute_resources.cpu_resources"
@@ -302,7 +302,7 @@ def test_the_resources_of_the_pod_are_of_one_kind():
     assert size(client_pod_compute_resources=pod) == {"instance": "medium"}
 
 
-def test_the_google_key_of_the_advanced_options_wins_as_in_the_configuration():
+def test_the_google_key_of_the_advanced_options_wins():
     request = read_start_request(
         nested(
             data_details={"service_account_json_key_secret": "data"},
@@ -316,7 +316,7 @@ def test_the_google_key_of_the_advanced_options_wins_as_in_the_configuration():
 
 
 @pytest.mark.parametrize("option", ["spot", "ondemand", "on-demand", "ON-DEMAND"])
-def test_a_purchase_option_reaches_the_configuration_as_clients_spell_it(option):
+def test_every_spelling_of_a_purchase_option_is_accepted(option):
     body = {**GUIDE, "advanced_deployment_options": {"purchase_option": option}}
     config = ExecutionConfig.from_fields(**read_start_request(body).fields)
     assert config.advanced_options.purchase_option == ("spot" if option == "spot" else "on-demand")
@@ -325,7 +325,7 @@ def test_a_purchase_option_reaches_the_configuration_as_clients_spell_it(option)
 # ---- what is ignored
 
 
-def test_unknown_fields_are_ignored_wherever_they_are_and_the_report_names_them():
+def test_unknown_fields_are_ignored_with_a_warning():
     request = read_start_request(
         {
             **nested(foo={"model_id": "x"}, modelDetails={"model_id": "m", "bar": None}),
@@ -342,14 +342,14 @@ def test_unknown_fields_are_ignored_wherever_they_are_and_the_report_names_them(
     }
 
 
-def test_a_report_is_not_flooded_by_unknown_fields():
+def test_the_number_of_warnings_is_limited():
     warnings = read_start_request({f"x{number}": number for number in range(10_000)}).warnings
     assert len(warnings) == 21
     assert warnings[-1] == "9980 more fields were ignored."
 
 
 @given(st.dictionaries(st.text().map("?{}".format), st.just("hunter2"), max_size=5))
-def test_a_warning_is_one_short_line_that_can_be_stored_and_repeats_no_value(body):
+def test_a_warning_is_one_short_line_without_values(body):
     warnings = read_start_request(body).warnings
     assert len(warnings) == len(body)
     for warning in warnings:
@@ -362,14 +362,14 @@ def test_a_warning_is_one_short_line_that_can_be_stored_and_repeats_no_value(bod
 
 
 def value_at(body: Any, path: str) -> Any:
-    """The value that stands at a path of a body; fails where none does."""
+    """Return the value at a path of a body; fails if there is none."""
     for step in path.replace("[", ".[").split(".") if path else []:
         body = body[int(step[1:-1])] if step.startswith("[") else body[step]
     return body
 
 
 def leaves(body: Any, path: str = "") -> list[str]:
-    """The paths of all values that hold no others."""
+    """The paths of all values that are not objects or lists."""
     if isinstance(body, dict):
         inner = [(f"{path}.{key}" if path else key, value) for key, value in body.items()]
     elif isinstance(body, list):
@@ -380,7 +380,7 @@ def leaves(body: Any, path: str = "") -> list[str]:
 
 
 def refused(body: Any) -> str:
-    """The field that a request is refused for."""
+    """Check that a request is refused; return the field that the error names."""
     with pytest.raises(ConfigurationError) as caught:
         read_start_request(body)
     field = caught.value.details["field"]
@@ -390,7 +390,7 @@ def refused(body: Any) -> str:
 
 
 def full_request(**rendering: Any) -> Any:
-    """A request with every field of the wire set, but for the kinds of resources that exclude each other."""
+    """A request with every field set, except mutually exclusive kinds of resources."""
     advanced = {
         "custom_iam_role_arn": "r",
         "purchase_option": "spot",
@@ -433,7 +433,7 @@ def full_request(**rendering: Any) -> Any:
 
 
 def places(descriptor=REQUEST.DESCRIPTOR, path: str = "") -> set[str]:
-    """The paths of all values that a message can hold."""
+    """The paths of all values that a message can contain."""
     found = set()
     for field in descriptor.fields:
         at = f"{path}.{field.name}" if path else field.name
@@ -442,7 +442,7 @@ def places(descriptor=REQUEST.DESCRIPTOR, path: str = "") -> set[str]:
     return found
 
 
-def test_the_full_request_is_full():
+def test_the_full_request_is_complete():
     excluded = {
         path for path in places() if ".client_pod_compute_resources." in path and ".cpu_r" not in path
     }
@@ -451,7 +451,7 @@ def test_the_full_request_is_full():
 
 @pytest.mark.parametrize("snake", [True, False], ids=["snake_case", "camelCase"])
 @pytest.mark.parametrize("wrong", [{"hunter2": 1}, ["hunter2"], True, "\ud800hunter2"], ids=repr)
-def test_a_value_of_the_wrong_kind_is_named_by_its_path_as_the_sender_wrote_it(wrong, snake):
+def test_a_value_of_the_wrong_type_is_reported_with_its_path_as_sent(wrong, snake):
     paths = leaves(full_request(preserving_proto_field_name=snake))
     for path in paths:
         body = full_request(preserving_proto_field_name=snake)
@@ -461,7 +461,7 @@ def test_a_value_of_the_wrong_kind_is_named_by_its_path_as_the_sender_wrote_it(w
 
 
 @pytest.mark.parametrize("snake", [True, False], ids=["snake_case", "camelCase"])
-def test_an_object_that_is_none_is_named_too(snake):
+def test_a_value_in_place_of_an_object_is_reported_with_its_path(snake):
     body = full_request(preserving_proto_field_name=snake)
     objects = {path.rpartition(".")[0].replace("[0]", "") for path in leaves(body) if "." in path}
     for path in objects:
@@ -472,7 +472,7 @@ def test_an_object_that_is_none_is_named_too(snake):
 
 
 @pytest.mark.parametrize("body", [None, [], "hunter2", 1, True, [GUIDE]])
-def test_a_body_that_is_no_object_is_refused(body):
+def test_a_body_that_is_not_an_object_is_refused(body):
     assert refused(body) == ""
 
 
@@ -481,35 +481,35 @@ def test_a_body_that_is_no_object_is_refused(body):
     ["", " 1", "1 ", "1_0", "+1", "0x1", "hunter2", "\u0661", "NaN", "9" * 5000, float("inf"), float("nan")],
 )
 @pytest.mark.parametrize("name", ["number_of_pods", "cpu"])
-def test_what_is_no_number_is_refused(name, number):
+def test_invalid_numbers_are_refused(name, number):
     assert refused({"batch_job_deployment_size": {name: number}}) == f"batch_job_deployment_size.{name}"
 
 
 @pytest.mark.parametrize(
     "number", [1.5, "1.5", 2**63, -(2**63) - 1, str(2**63), 1e300, "1e300", "1e999", 10**400]
 )
-def test_what_is_no_whole_number_of_64_bits_is_refused(number):
+def test_numbers_that_are_not_64_bit_integers_are_refused(number):
     assert refused({"job_timeout": number}) == "job_timeout"
 
 
 @pytest.mark.parametrize("number", [10**400, "1e999", -(10**400)])
-def test_what_no_float_holds_is_refused(number):
+def test_numbers_too_large_for_a_float_are_refused(number):
     assert refused({"batch_job_deployment_size": {"cpu": number}}) == "batch_job_deployment_size.cpu"
 
 
 @pytest.mark.parametrize("number", [60, "60", 60.0, "60.0", "6e1", "060"])
-def test_a_whole_number_is_read_in_every_way_that_json_can_say_it(number):
+def test_every_json_spelling_of_an_integer_is_read(number):
     timeout = read_start_request({"job_timeout": number}).fields["job_timeout"]
     assert (timeout, type(timeout)) == (60, int)
 
 
 @given(kind=st.sampled_from([int, str]), value=st.integers(-(2**63), 2**63 - 1))
 @example(kind=str, value=2**53 + 1)
-def test_a_whole_number_loses_no_digit(kind, value):
+def test_integers_are_read_exactly(kind, value):
     assert read_start_request({"task_timeout": kind(value)}).fields.get("file_timeout", 0) == value
 
 
-def test_both_spellings_of_one_field_in_one_object_are_refused():
+def test_two_spellings_of_a_field_in_one_object_are_refused():
     assert refused({"model_id": "a", "modelId": "a"}) == "modelId"
     assert refused({"modelId": None, "model_id": "a"}) == "model_id"
     assert refused({"batch_job_request": {}, "batchJobRequest": {}}) == "batchJobRequest"
@@ -518,12 +518,12 @@ def test_both_spellings_of_one_field_in_one_object_are_refused():
     )
 
 
-def test_a_parameter_that_is_there_twice_is_refused():
+def test_duplicate_parameters_are_refused():
     pairs = [{"key": "A", "value": "1"}, {"key": "B", "value": "2"}, {"key": "A", "value": "1"}]
     assert refused({"parameters": pairs}) == "parameters[2]"
 
 
-def test_a_parameter_may_be_empty_but_no_entry_may_be_null():
+def test_parameters_may_be_empty_but_not_null():
     assert read_start_request({"parameters": [{"key": "A"}, {"key": "B", "value": None}]}).fields == {
         "parameters": {"A": "", "B": ""}
     }
@@ -533,7 +533,7 @@ def test_a_parameter_may_be_empty_but_no_entry_may_be_null():
 @pytest.mark.parametrize(
     "value", ["ORC_INPUT_FILE_TYPE", "orc", 4, -1, "4", 1.5, 10**400, "CSV_OUTPUT_FILE_TYPE"]
 )
-def test_an_enum_that_is_none_of_its_members_is_refused_with_those_there_are(value):
+def test_an_unknown_enum_value_is_refused_with_the_known_ones(value):
     with pytest.raises(ConfigurationError, match=r"input_file_type: .* PARQUET_INPUT_FILE_TYPE"):
         read_start_request({"input_file_type": value})
 
@@ -546,7 +546,7 @@ def test_an_enum_is_read_by_name_and_number(value):
 
 
 @pytest.mark.parametrize("value", [0, "0", "", None, "UNDEFINED_INPUT_FILE_TYPE"])
-def test_the_first_member_of_an_enum_is_unset(value):
+def test_the_first_member_of_an_enum_means_unset(value):
     assert read_start_request({"input_file_type": value}).fields == {}
 
 
@@ -575,7 +575,7 @@ anything = st.recursive(
 
 
 @given(anything)
-def test_no_json_fails_otherwise_than_by_naming_a_field_of_its_own(body):
+def test_any_json_is_read_or_refused_with_an_existing_field(body):
     try:
         read_start_request(body)
     except ConfigurationError as error:
@@ -583,7 +583,7 @@ def test_no_json_fails_otherwise_than_by_naming_a_field_of_its_own(body):
 
 
 @given(data=st.data(), wrong=anything, snake=st.booleans())
-def test_one_wrong_value_in_a_right_request_is_found_where_it_is(data, wrong, snake):
+def test_a_single_wrong_value_is_reported_with_its_path(data, wrong, snake):
     body = full_request(preserving_proto_field_name=snake)
     path = data.draw(st.sampled_from(leaves(body)))
     folder, _, name = path.rpartition(".")
@@ -609,12 +609,12 @@ ENUMS = {
 
 
 @pytest.mark.parametrize("name", ENUMS)
-def test_enums_have_the_names_and_numbers_of_the_wire(name):
+def test_enums_have_the_names_and_numbers_of_protobuf(name):
     assert {member.name: member.number for member in ENUMS[name]} == enum_numbers(name)
 
 
 @pytest.mark.parametrize("member", [member for kind in ENUMS.values() for member in kind], ids=str)
-def test_every_spelling_of_a_member_is_read(member):
+def test_every_spelling_of_an_enum_member_is_read(member):
     spellings = [member.name, member.name.lower(), member.short, member.short.title(), f" {member.name} "]
     for spelling in [*spellings, member.short.replace("_", "-"), member.number, str(member.number), member]:
         assert type(member).parse(spelling) is member
@@ -622,7 +622,7 @@ def test_every_spelling_of_a_member_is_read(member):
     assert f"{member}" == member.name
 
 
-def test_the_short_names_of_statuses():
+def test_short_names_of_statuses():
     assert [status.short for status in JobStatus] == [
         *("UNDEFINED", "COMMITTED", "PENDING", "RUNNING"),
         *("FINISHED", "FAILED", "CANCELLED", "TIMEOUT"),
@@ -634,12 +634,14 @@ def test_the_short_names_of_statuses():
 
 
 @pytest.mark.parametrize("value", ["", "done", 8, -1, True, None, [], "8", 10**400, float("nan")])
-def test_what_is_no_status_is_refused_with_those_there_are(value):
-    with pytest.raises(ValueError, match=r"none of UNDEFINED_BATCH_JOB_STATUS, .*BATCH_JOB_TIMEOUT_STATUS"):
+def test_an_unknown_status_is_refused_with_the_known_ones(value):
+    with pytest.raises(
+        ValueError, match=r"not one of UNDEFINED_BATCH_JOB_STATUS, .*BATCH_JOB_TIMEOUT_STATUS"
+    ):
         JobStatus.parse(value)
 
 
-# ---- the measure that responses are held to
+# ---- the validation of responses used by other tests
 
 TIME = "2024-05-01T10:00:00.250Z"
 RESPONSES = {
@@ -707,7 +709,7 @@ RESPONSES = {
 
 
 @pytest.mark.parametrize("call", RESPONSES)
-def test_a_response_of_the_wire_passes_and_nothing_else_does(call):
+def test_only_valid_responses_pass(call):
     def copy():
         return json.loads(json.dumps(RESPONSES[call]))
 
@@ -738,17 +740,17 @@ def test_a_response_of_the_wire_passes_and_nothing_else_does(call):
         ("start", "failure_message", None),
     ],
 )
-def test_what_protobuf_takes_but_this_service_does_not_send_fails(call, name, value):
+def test_responses_that_only_protobuf_accepts_fail(call, name, value):
     with pytest.raises(NotOfTheWireError):
         parse_response(call, {**RESPONSES[call], name: value})
 
 
-def test_a_time_is_utc():
+def test_times_must_be_utc():
     body = {"batch_jobs": [{**RESPONSES["list"]["batch_jobs"][0], "start_time": "2024-05-01T10:00:00+02:00"}]}
     with pytest.raises(NotOfTheWireError, match="not UTC"):
         parse_response("list", body)
 
 
-def test_a_refusal_may_say_no_more_than_why():
+def test_a_refusal_may_contain_only_the_reason():
     assert parse_response("status", {"success": False, "failure_message": "no"}).failure_message == "no"
     assert parse_response("list", {"success": False, "failure_message": "no", "next_cursor": None})

@@ -1,4 +1,4 @@
-"""Responses as the server validates them before it sends them."""
+"""Validation of responses by the server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from airflow_batchexec.wire.responses import (
     failure,
 )
 
-LESS_THAN_NOTHING: Any = -1
-NO_TEXT: Any = 1
+NEGATIVE: Any = -1
+NOT_A_STRING: Any = 1
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        StatusResponse(finished_files=LESS_THAN_NOTHING),
-        StatusResponse(failure_message=NO_TEXT),
-        DetailsResponse(
-            batch_job=BatchJobDetails(task_executions=[TaskExecution(num_of_records=LESS_THAN_NOTHING)])
-        ),
+        StatusResponse(finished_files=NEGATIVE),
+        StatusResponse(failure_message=NOT_A_STRING),
+        DetailsResponse(batch_job=BatchJobDetails(task_executions=[TaskExecution(num_of_records=NEGATIVE)])),
     ],
 )
-def test_a_value_that_the_message_does_not_allow_is_not_sent(message):
+def test_invalid_values_fail_validation(message):
     with pytest.raises(ValidationError):
         TypeAdapter(type(message)).validate_python(message)
 
@@ -40,6 +38,6 @@ def test_a_value_that_the_message_does_not_allow_is_not_sent(message):
     ("message", "success"),
     [(None, "success"), (dict, "success"), (Outcome, "success"), (ReportResponse, "successful")],
 )
-def test_a_call_that_failed_says_so_in_its_own_response(message, success):
+def test_a_failure_uses_the_success_field_of_its_response(message, success):
     response = failure(message, "Why.")
     assert (response[success], response["failure_message"]) == (False, "Why.")

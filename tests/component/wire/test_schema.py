@@ -1,4 +1,4 @@
-"""The OpenAPI schema of a start request, held against protobuf."""
+"""The OpenAPI schema of a start request, compared with protobuf."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def shape_of_message(descriptor: Descriptor) -> dict[str, Any]:
-    """The names of a message's fields, each with the kind of its values."""
+    """The names of a message's fields, each with its type."""
     return {field.name: shape_of_field(field) for field in descriptor.fields}
 
 
@@ -38,23 +38,23 @@ def shape_of_schema(schema: dict[str, Any]) -> Any:
 
 
 def schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """A schema's members, those within them included, but not those of lists."""
+    """All members of a schema, recursively, except those of lists."""
     inner = schema.get("properties", {}).values()
     return [*inner, *(found for member in inner for found in schemas(member))]
 
 
-def test_the_schema_has_the_fields_of_protobufs_request_and_their_types():
+def test_the_schema_has_the_fields_and_types_of_the_protobuf_request():
     assert shape_of_schema(START_REQUEST) == shape_of_message(
         message_class("StartBatchJobRequest").DESCRIPTOR
     )
 
 
-def test_every_field_of_the_schema_may_be_null_and_every_value_is_described():
+def test_every_field_is_nullable_and_every_value_is_described():
     members = schemas(START_REQUEST)
     assert all(None in member["enum"] if "enum" in member else "null" in member["type"] for member in members)
     assert all(member["description"] for member in members if "properties" not in member)
 
 
-def test_of_the_resources_of_a_pod_only_one_may_be_set():
+def test_only_one_kind_of_pod_resources_may_be_set():
     size = START_REQUEST["properties"]["batch_job_deployment_size"]
     assert size["properties"]["client_pod_compute_resources"]["maxProperties"] == 1
