@@ -1,7 +1,7 @@
 """The command line, ``batchexec``.
 
-Every command is a thin shell around the engine or the client. Heavy libraries (rich's tables, requests, boto3, pandas)
-are imported where they are used, so that ``--help`` and completion answer at once.
+Every command is a thin wrapper around the engine or the client. Heavy libraries (rich's tables, requests, boto3,
+pandas) are imported where they are used, to keep ``--help`` and completion fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from airflow_batchexec.cli.errors import ReportingGroup
 from airflow_batchexec.cli.execution import execution_app
 from airflow_batchexec.cli.models import models_app
 from airflow_batchexec.cli.options import PLAIN
-from airflow_batchexec.cli.server import Surroundings
+from airflow_batchexec.cli.server import CliContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _PROGRAM = "batchexec"
-_COMPLETION = {"install_completion", "show_completion"}
+_COMPLETION_OPTIONS = {"install_completion", "show_completion"}
 
 app = typer.Typer(
     name=_PROGRAM,
@@ -37,8 +37,8 @@ models_app.add_typer(execution_app, name="execution")
 app.add_typer(models_app, name="models")
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the option's value
-    if wanted:
+def _show_version(requested: bool) -> None:  # noqa: FBT001  typer passes the option's value by position
+    if requested:
         typer.echo(f"batchexec {__version__}")
         raise typer.Exit
 
@@ -60,19 +60,19 @@ def main(
     program: str = _PROGRAM,
     default_server: str | None = None,
 ) -> None:
-    """Run the command line; it ends the process with the command's exit code.
+    """Run the command line, then exit the process with the command's exit code.
 
     Args:
-        arguments: The words after the program's name; those of the process.
-        program: What the program is called, in help and hints.
-        default_server: The server that commands talk to where nothing names one.
+        arguments: The command-line arguments, without the program name; defaults to those of the process.
+        program: The program name to show in help and hints.
+        default_server: The server to use if none is configured.
     """
     command = typer.main.get_command(app)
     if program != _PROGRAM:
-        # The shell asks a program for completions; another program has its own way.
-        command.params = [p for p in command.params if p.name not in _COMPLETION]
+        # A program that embeds these commands provides its own completion.
+        command.params = [p for p in command.params if p.name not in _COMPLETION_OPTIONS]
     command.main(
         args=None if arguments is None else list(arguments),
         prog_name=program,
-        obj=Surroundings(default_server=default_server),
+        obj=CliContext(default_server=default_server),
     )

@@ -1,4 +1,4 @@
-"""What the shell is told when the user presses the tabulator in a value: never an error, never anything slow."""
+"""Shell completion of option values. Completions never raise and load nothing slow."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from airflow_batchexec.exceptions import BatchExecError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["among", "complete_instance", "complete_status"]
+__all__ = ["complete_from", "complete_instance", "complete_status"]
 
 
-def among(values: Iterable[str]) -> Callable[[str], list[str]]:
-    """A completion from a closed set, in any case."""
+def complete_from(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a completer for a fixed set of values, ignoring case."""
 
     def complete(incomplete: str) -> list[str]:
-        return _beginning(incomplete, values)
+        return _matches(incomplete, values)
 
     return complete
 
 
 def complete_instance(incomplete: str) -> list[str]:
-    """The names of instances, with those of this machine's configuration of Airflow."""
-    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help starts without it
+    """Complete instance names, including those in this machine's Airflow configuration."""
+    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help works without it
     from airflow_batchexec.engine.config.instances import InstanceTable  # noqa: PLC0415  as above
 
     try:
         instances = instance_table()
     except BatchExecError:
         instances = InstanceTable()
-    return _beginning(incomplete, (instance.name for instance in instances))
+    return _matches(incomplete, (instance.name for instance in instances))
 
 
 def complete_status(incomplete: str) -> list[str]:
-    """The statuses of executions, in short."""
+    """Complete the short names of execution statuses."""
     from airflow_batchexec.wire.values import JobStatus  # noqa: PLC0415  as above
 
-    return _beginning(incomplete, (status.short for status in JobStatus if status.number))
+    return _matches(incomplete, (status.short for status in JobStatus if status.number))
 
 
-def _beginning(incomplete: str, values: Iterable[str]) -> list[str]:
-    """The values that begin so, in the user's own case: typer drops what does not begin with the very letters."""
-    found = (value.lower() for value in values if value.lower().startswith(incomplete.lower()))
-    rests = (value[len(incomplete) :] for value in found)
-    return [incomplete + (rest.upper() if incomplete.isupper() else rest) for rest in rests]
+def _matches(incomplete: str, values: Iterable[str]) -> list[str]:
+    """Return the values with this prefix, in the user's case: typer drops values whose prefix differs in case."""
+    matching = (value.lower() for value in values if value.lower().startswith(incomplete.lower()))
+    suffixes = (value[len(incomplete) :] for value in matching)
+    return [incomplete + (suffix.upper() if incomplete.isupper() else suffix) for suffix in suffixes]

@@ -1,6 +1,6 @@
-"""What the command line does with errors: one line for those that a user can act on, a traceback for bugs.
+"""Error handling of the command line: one line for errors that a user can act on, a traceback for bugs.
 
-The line begins with ``error:``; the exit code says of which kind it is.
+The line starts with ``error:``; the exit code tells what kind of error it is.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ __all__ = [
 ]
 
 FAILED = 1
-"""The execution began, and did not finish."""
+"""The execution started but did not finish."""
 REFUSED = 2
-"""Nothing was done: wrong usage or configuration, an unknown model or execution, a twin that runs."""
+"""Nothing was done: wrong usage or configuration, an unknown model or execution, or the same execution is running."""
 UNREACHABLE = 3
-"""The server did not answer, or not as this API does."""
+"""The server did not respond, or the response is not from this API."""
 NOT_ALLOWED = 4
-"""The server does not know the user, or does not let them."""
+"""The user is not authenticated or lacks the permission."""
 INTERRUPTED = 130
-"""The user ended the command."""
+"""The user interrupted the command."""
 
 
 def _exit_code(error: BatchExecError) -> int:
-    """The exit code of a command that ends with this error."""
+    """Return the exit code for an error."""
     if isinstance(error, NotAllowedError):
         return NOT_ALLOWED
     return UNREACHABLE if isinstance(error, ServerError) else REFUSED
 
 
 def report(message: object) -> None:
-    """Say on standard error what went wrong."""
+    """Print an error message to standard error."""
     typer.echo(f"error: {message}", err=True)
 
 
 class ReportingGroup(TyperGroup):
-    """The root of the commands: an error of this package is one line on stderr, and its exit code.
+    """The root command group: reports errors of this package as one line on stderr and an exit code.
 
-    A command that has another exit code for some errors catches them itself.
+    Commands that need other exit codes catch those errors themselves.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for.
+        """Run the command.
 
         Raises:
-            typer.Exit: The command raised an error of this package.
+            typer.Exit: The command raised a ``BatchExecError``.
         """
         try:
             return super().invoke(ctx)

@@ -1,4 +1,4 @@
-"""``batchexec models execution …``: the commands about executions."""
+"""``batchexec models execution …``: commands that manage executions."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typer.core import TyperGroup
 
 from airflow_batchexec.cli.completion import complete_status
 from airflow_batchexec.cli.options import PLAIN, ExecutionIdOption, Output, OutputOption
-from airflow_batchexec.cli.server import ServerOptions, takes_server
+from airflow_batchexec.cli.server import ServerOptions, with_server_options
 
 __all__ = ["execution_app"]
 
 
 class _Executions(TyperGroup):
-    """The commands. The flags of start come from the configuration, which takes its time: it is loaded on demand."""
+    """Loads ``start`` on demand: its flags come from the configuration, which is slow to import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Their names."""
+        """List the names of the commands."""
         return ["start", *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One of them."""
+        """Return a command by name."""
         return _start() if cmd_name == "start" else super().get_command(ctx, cmd_name)
 
 
 def _start() -> Any:
-    from airflow_batchexec.cli.start import start  # noqa: PLC0415  as said above
+    from airflow_batchexec.cli.start import start  # noqa: PLC0415  loaded on demand
 
     app = typer.Typer(add_completion=False, rich_markup_mode=PLAIN)
     app.command("start")(start)
-    # An app of one command is that command.
+    # typer turns an app with a single command into that command.
     return typer.main.get_command(app)
 
 
@@ -40,12 +40,12 @@ execution_app = typer.Typer(
     cls=_Executions,
     no_args_is_help=True,
     rich_markup_mode=PLAIN,
-    help="Send a folder of files through a model.",
+    help="Run a model over a folder of files.",
 )
 
 
 @execution_app.command()
-@takes_server
+@with_server_options
 def status(
     ctx: typer.Context,
     *,
@@ -53,17 +53,17 @@ def status(
     output: OutputOption = Output.TEXT,
     server: ServerOptions,
 ) -> None:
-    """Show what an execution does, or has come to.
+    """Show the status of an execution.
 
-    Ends with 0 whatever the status is: for an exit code that tells of a failure, see wait.
+    Exits with 0 whatever the status is. Use wait for an exit code that reflects it.
     """
-    from airflow_batchexec.cli.remote import show_status  # noqa: PLC0415  the client takes its time
+    from airflow_batchexec.cli.remote import show_status  # noqa: PLC0415  the client is slow to import
 
     show_status(ctx, execution_id, server, output)
 
 
 @execution_app.command()
-@takes_server
+@with_server_options
 def report(
     ctx: typer.Context,
     *,
@@ -71,14 +71,14 @@ def report(
     output: OutputOption = Output.TEXT,
     server: ServerOptions,
 ) -> None:
-    """Show an execution's log: every file, every retry, and what the model printed."""
+    """Show the log of an execution: every file, every retry, and what the model printed."""
     from airflow_batchexec.cli.remote import show_report  # noqa: PLC0415  as above
 
     show_report(ctx, execution_id, server, output)
 
 
 @execution_app.command()
-@takes_server
+@with_server_options
 def cancel(
     ctx: typer.Context,
     *,
@@ -86,27 +86,27 @@ def cancel(
     output: OutputOption = Output.TEXT,
     server: ServerOptions,
 ) -> None:
-    """End an execution. Results that are there stay; nothing partial is left."""
-    from airflow_batchexec.cli.remote import cancel as cancel_it  # noqa: PLC0415  as above
+    """Cancel an execution. Existing results stay; no partial results are left."""
+    from airflow_batchexec.cli.remote import cancel as cancel_execution  # noqa: PLC0415  as above
 
-    cancel_it(ctx, execution_id, server, output)
+    cancel_execution(ctx, execution_id, server, output)
 
 
 @execution_app.command()
-@takes_server
+@with_server_options
 def wait(
     ctx: typer.Context,
     *,
     execution_id: ExecutionIdOption,
     no_cancel: Annotated[
-        bool, typer.Option("--no-cancel", help="On Ctrl-C leave the execution alone, and stop waiting.")
+        bool, typer.Option("--no-cancel", help="On Ctrl-C, stop waiting without cancelling.")
     ] = False,
     output: OutputOption = Output.TEXT,
     server: ServerOptions,
 ) -> None:
-    """Wait until an execution has ended. Ctrl-C cancels it.
+    """Wait for an execution to end. Ctrl-C cancels it.
 
-    Ends with 0 where every file has its result, and with 1 where the execution has ended otherwise.
+    Exits with 0 if every file has a result, and with 1 if the execution ended in any other way.
     """
     from airflow_batchexec.cli.remote import wait_for  # noqa: PLC0415  as above
 
@@ -114,31 +114,35 @@ def wait(
 
 
 @execution_app.command("list")
-@takes_server
+@with_server_options
 def list_executions(
     ctx: typer.Context,
     *,
     model_id: Annotated[
-        str | None, typer.Option("--model-id", metavar="M", help="Of this model only.", show_default=False)
+        str | None,
+        typer.Option("--model-id", metavar="M", help="Only executions of this model.", show_default=False),
     ] = None,
     build_id: Annotated[
-        str | None, typer.Option("--build-id", metavar="B", help="Of this build only.", show_default=False)
+        str | None,
+        typer.Option("--build-id", metavar="B", help="Only executions of this build.", show_default=False),
     ] = None,
     status: Annotated[
         str | None,
         typer.Option(
             "--status",
             metavar="S",
-            help="In this status only: committed, pending, running, finished, failed, cancelled or timeout.",
+            help="Only executions in this status: committed, pending, running, finished, failed, cancelled or timeout.",
             autocompletion=complete_status,
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of executions.")
+    ] = 20,
     output: OutputOption = Output.TEXT,
     server: ServerOptions,
 ) -> None:
-    """Show executions, the newest first."""
+    """List executions, newest first."""
     from airflow_batchexec.cli.remote import show_list  # noqa: PLC0415  as above
 
     show_list(ctx, server, output, model_id=model_id, build_id=build_id, status=status, limit=limit)

@@ -1,4 +1,4 @@
-"""An execution on this machine: what ``start`` does where both folders are ``file://`` folders."""
+"""Local mode: how ``start`` runs an execution on this machine if both folders are ``file://`` folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from airflow_batchexec.cli.errors import FAILED, INTERRUPTED, report
 from airflow_batchexec.cli.options import Output
-from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.interruption import signals_as_interrupts
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.model import ExecutionConfig
 
-__all__ = ["is_local", "local_fields", "run_here"]
+__all__ = ["is_local", "local_fields", "run_locally"]
 
 _PREFIX = "file://"
 _FOLDERS = ("source_folder", "destination_folder")
 
 
 def is_local(fields: Mapping[str, Any]) -> bool:
-    """Whether an execution runs here: both folders are on this machine.
+    """Whether both folders are on this machine, so that the execution runs here.
 
     Raises:
-        ConfigurationError: One of them is, and the other is not.
+        ConfigurationError: Only one of the folders is on this machine.
     """
-    here = [name for name in _FOLDERS if fields[name].lower().startswith(_PREFIX)]
-    if len(here) == 1:
-        (other,) = set(_FOLDERS) - set(here)
+    local = [name for name in _FOLDERS if fields[name].lower().startswith(_PREFIX)]
+    if len(local) == 1:
+        (other,) = set(_FOLDERS) - set(local)
         raise ConfigurationError(
-            f"{other}: {fields[other]!r} is no file:// folder, but {here[0]} is one. An execution runs on this machine "
-            f"where both are file:// folders, and on the server where both are folders of buckets.",
+            f"{other}: {fields[other]!r} is not a file:// folder, but {local[0]} is. Use two file:// folders to run on "
+            f"this machine, or two bucket folders to run on the server.",
             field=other,
         )
-    return bool(here)
+    return bool(local)
 
 
 def local_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an execution on this machine, with what such a one takes for granted.
+    """Return the fields of a local execution, with the defaults of local mode filled in.
 
     Raises:
-        ConfigurationError: A folder has no path, or no input file type is named.
+        ConfigurationError: A folder has no path, or the input file type is missing.
     """
-    from airflow_batchexec.client.local_run import local_folder  # noqa: PLC0415  pays for what few commands need
+    from airflow_batchexec.client.local_run import local_folder  # noqa: PLC0415  few commands need it
 
     if not fields.get("input_file_type"):
         raise ConfigurationError(
@@ -62,12 +62,13 @@ def local_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_here(config: ExecutionConfig, model_repository: str | None, output: Output) -> None:
-    """Run an execution to its end, and print its account.
+def run_locally(config: ExecutionConfig, model_repository: str | None, output: Output) -> None:
+    """Run an execution to completion and print its summary.
 
     Raises:
-        typer.Exit: It did not finish, or was interrupted.
-        BatchExecError: It asks for what this machine cannot do, or was refused before any file was touched.
+        typer.Exit: The execution did not finish, or was interrupted.
+        BatchExecError: The execution needs something unavailable on this machine, or was refused before any file was
+            touched.
     """
     from airflow_batchexec.cli.progress import ProgressView, print_summary  # noqa: PLC0415  as above
     from airflow_batchexec.client.local_run import local_execution  # noqa: PLC0415  as above
@@ -87,7 +88,7 @@ def run_here(config: ExecutionConfig, model_repository: str | None, output: Outp
         except BatchExecError as error:
             failure = error
     if failure is not None:
-        # It could not even be concluded; what is refused is said by whoever called.
+        # The execution could not be concluded. Refusals are raised above, and reported by the caller.
         report(failure)
         raise typer.Exit(FAILED)
     if output is Output.JSON:
@@ -100,13 +101,13 @@ def run_here(config: ExecutionConfig, model_repository: str | None, output: Outp
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Interrupts end an execution cleanly, and the command with the exit code of interrupts."""
-    with ends_as_interrupts(first_only=True):
+    """Let an interrupt end the execution cleanly, and exit with the code for interrupts."""
+    with signals_as_interrupts(first_only=True):
         try:
             yield
         except KeyboardInterrupt:
             typer.echo(
-                "The execution was interrupted: its pods have ended, and no partial result was left.",
+                "The execution was interrupted. Its pods have exited, and no partial results were left.",
                 err=True,
             )
             raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""``batchexec models``: publish builds, make one live, see what there is."""
+"""``batchexec models``: publish, deploy and list builds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["models_app"]
 
 models_app = typer.Typer(
-    help="Builds of models, which of them is live, and their executions.",
+    help="Publish, deploy and list builds of models, and run executions.",
     no_args_is_help=True,
     rich_markup_mode=PLAIN,
 )
@@ -44,14 +44,14 @@ def build_model(
         typer.Option(
             "--build-id",
             metavar="B",
-            help="The new build's id. Without it: the time and a hash of the content.",
+            help="The ID of the new build. Default: the time and a hash of the content.",
             show_default=False,
         ),
     ] = None,
     model_repository: ModelRepositoryOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Publish a folder as a new build. Builds never change: an id can be used once."""
+    """Publish a folder as a new build. Builds are immutable: a build ID cannot be reused."""
     build = _repository(model_repository).publish(folder, model_id=model_id, build_id=build_id)
     if output is Output.JSON:
         typer.echo(json.dumps(build.to_dict()))
@@ -69,9 +69,7 @@ def deploy_build(
     ],
     pods: Annotated[
         int | None,
-        typer.Option(
-            "--pods", metavar="N", help="How many pods an execution uses at most.", show_default=False
-        ),
+        typer.Option("--pods", metavar="N", help="Maximum number of pods per execution.", show_default=False),
     ] = None,
     instance: Annotated[
         str | None,
@@ -84,8 +82,8 @@ def deploy_build(
     model_repository: ModelRepositoryOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Make a build the live one, with the defaults of its executions; they replace those of the build before."""
-    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help starts without it
+    """Make a build live, with defaults for its executions. They replace those of the previous live build."""
+    from airflow_batchexec.client.local_settings import instance_table  # noqa: PLC0415  --help works without it
 
     deployment = _repository(model_repository).deploy(
         model_id,
@@ -109,12 +107,12 @@ def deploy_build(
 def list_models(
     *,
     model_id: Annotated[
-        str | None, typer.Option("--model-id", metavar="M", help="This model only.", show_default=False)
+        str | None, typer.Option("--model-id", metavar="M", help="Only this model.", show_default=False)
     ] = None,
     model_repository: ModelRepositoryOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show the models, their builds, and which of them is live."""
+    """List models with their builds and the live build."""
     models = _repository(model_repository)
     summaries = [models.model(model_id)] if model_id is not None else models.models()
     if output is Output.JSON:
@@ -142,13 +140,13 @@ def _as_dict(summary: ModelSummary) -> dict[str, Any]:
 
 
 def _print_table(summaries: Sequence[ModelSummary]) -> None:
-    from rich.console import Console  # noqa: PLC0415  the other commands start without it
+    from rich.console import Console  # noqa: PLC0415  the other commands work without it
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "live build", "pods", "instance", "purchase option", "builds"):
-        # Folded, not cut: an id that is copied from the table must be whole.
+        # Folded, not truncated: users copy IDs from the table.
         table.add_column(heading, overflow="fold")
     for summary in summaries:
         live = summary.live.to_dict() if summary.live else {}

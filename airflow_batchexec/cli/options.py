@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 PLAIN = None
-"""The markup of help texts: none. Rich's help cuts long flags on a narrow terminal, and takes its time to load."""
+"""No markup in help texts: rich truncates long flags on narrow terminals, and is slow to import."""
 
 
 class Output(StrEnum):
@@ -33,7 +33,7 @@ class Output(StrEnum):
     JSON = "json"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", help="Text to read, or one JSON document.")]
+OutputOption = Annotated[Output, typer.Option("--output", help="Human-readable text, or one JSON document.")]
 
 ModelRepositoryOption = Annotated[
     str | None,
@@ -41,17 +41,17 @@ ModelRepositoryOption = Annotated[
         "--model-repository",
         metavar="URI",
         envvar="BATCHEXEC_MODEL_REPOSITORY",
-        help="Where builds lie: a folder, or a URI.",
+        help="The model repository: a folder or a URI.",
     ),
 ]
 
 ExecutionIdOption = Annotated[
-    str, typer.Option("--execution-id", metavar="ID", help="The execution, as start named it.")
+    str, typer.Option("--execution-id", metavar="ID", help="The execution ID printed by start.")
 ]
 
 
 def flag(name: str, kind: Any, *declarations: str, **option: Any) -> inspect.Parameter:
-    """An optional flag as a command's signature would hold it: unset where the user does not give it."""
+    """Return an optional flag as a parameter of a command's signature; ``None`` if the user does not pass it."""
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -63,26 +63,26 @@ def flag(name: str, kind: Any, *declarations: str, **option: Any) -> inspect.Par
 def with_flags(
     argument: str, flags: Sequence[inspect.Parameter], gather: Callable[..., Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let one argument of a command stand for several flags of the command line.
+    """Replace one argument of a command by several command-line flags.
 
     Args:
-        argument: The command's argument, which is keyword-only; the flags take its place.
+        argument: The keyword-only argument of the command that the flags replace.
         flags: The flags.
-        gather: Makes the argument of them; it is called with their names.
+        gather: Builds the argument from the flags, which it receives by name.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def spread(**values: Any) -> None:
+        def wrapper(**values: Any) -> None:
             gathered = gather(**{flag.name: values.pop(flag.name) for flag in flags})
             command(**values, **{argument: gathered})
 
-        # What typer reads, with real types in place of their names.
+        # typer reads this signature; it needs evaluated annotations.
         signature = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             parameters += flags if parameter.name == argument else [parameter]
-        vars(spread)["__signature__"] = signature.replace(parameters=parameters)
-        return spread
+        vars(wrapper)["__signature__"] = signature.replace(parameters=parameters)
+        return wrapper
 
     return decorate

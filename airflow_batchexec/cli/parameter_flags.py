@@ -1,10 +1,10 @@
-"""A flag for every parameter of an execution, made from the configuration: none can be forgotten, and none differ."""
+"""One flag per execution parameter, generated from the configuration so that the two cannot diverge."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.cli.completion import among, complete_instance
+from airflow_batchexec.cli.completion import complete_from, complete_instance
 from airflow_batchexec.cli.options import flag
 from airflow_batchexec.engine.config.sections import FlatField, flat_fields
 from airflow_batchexec.exceptions import ConfigurationError
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import inspect
     from collections.abc import Sequence
 
-__all__ = ["flag_of", "given_parameters", "parameter_flags"]
+__all__ = ["collect_parameters", "flag_for", "parameter_flags"]
 
-# What existing command lines write, where it is not the parameter's name alone.
+# Spellings that existing command lines use, if not just the parameter's name.
 _SPELLINGS = {
     "pods": ("--pods", "--replicas"),
     "iam_role_arn": ("--iam-role-arn", "--custom-iam-role-arn"),
@@ -26,20 +26,20 @@ _METAVARS = {"string": "TEXT", "integer": "N", "number": "N"}
 
 
 def parameter_flags() -> list[inspect.Parameter]:
-    """The flags, in the order of the table."""
+    """Return the flags, in the order of the parameter table."""
     return [_flag(name, field) for name, field in flat_fields().items()]
 
 
-def flag_of(name: str) -> str:
-    """The flag of a parameter, as one would write it."""
+def flag_for(name: str) -> str:
+    """Return the preferred flag of a parameter."""
     return max(_declarations(name), key=lambda declaration: declaration.startswith("--"))
 
 
-def given_parameters(*, parameters: Sequence[str] | None, **fields: Any) -> dict[str, Any]:
-    """What the user has given, by flat name.
+def collect_parameters(*, parameters: Sequence[str] | None, **fields: Any) -> dict[str, Any]:
+    """Collect the parameters that the user passed, by flat name.
 
     Raises:
-        ConfigurationError: A parameter of the model is no NAME=VALUE, or is set twice.
+        ConfigurationError: A model parameter is not NAME=VALUE, or is set twice.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     if parameters:
@@ -55,7 +55,7 @@ def _flag(name: str, field: FlatField) -> inspect.Parameter:
             list[str] | None,
             *declarations,
             metavar="NAME=VALUE",
-            help="What the model finds in its environment variables; may be repeated.",
+            help="An environment variable for the model; may be repeated.",
         )
     kind = field.schema["type"]
     values = [value for value in field.schema.get("enum", ()) if value]
@@ -65,7 +65,7 @@ def _flag(name: str, field: FlatField) -> inspect.Parameter:
         *declarations,
         metavar=_METAVARS[kind],
         help=_help(field),
-        autocompletion=complete_instance if name == "instance" else among(values) if values else None,
+        autocompletion=complete_instance if name == "instance" else complete_from(values) if values else None,
     )
 
 
@@ -74,12 +74,12 @@ def _declarations(name: str) -> tuple[str, ...]:
 
 
 def _help(field: FlatField) -> str:
-    """The parameter's own description, with what an unset one means."""
+    """The parameter's description, and its default."""
     schema = field.schema
     text: str = schema["description"]
     if field.required:
-        return f"{text} Required, here or in the file."
-    return f"{text} Unset: {schema['unset']}." if "unset" in schema else text
+        return f"{text} Required, as a flag or in the file."
+    return f"{text} Default: {schema['unset']}." if "unset" in schema else text
 
 
 def _pairs(pairs: Sequence[str]) -> dict[str, str]:

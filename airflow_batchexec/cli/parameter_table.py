@@ -1,6 +1,6 @@
-"""The parameter table of the README, made from the configuration so that the two cannot disagree.
+"""The parameter table of the README, generated from the configuration so that the two cannot diverge.
 
-``python -m airflow_batchexec.cli.parameter_table README.md`` rewrites it between its two markers.
+``python -m airflow_batchexec.cli.parameter_table README.md`` rewrites the table between its two markers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from airflow_batchexec.cli.parameter_flags import flag_of
+from airflow_batchexec.cli.parameter_flags import flag_for
 from airflow_batchexec.engine.config.sections import FlatField, flat_fields
 
 __all__ = ["BEGIN", "COMMAND", "END", "parameter_table", "with_parameter_table"]
@@ -20,12 +20,12 @@ COMMAND = f"python -m {__spec__.name} README.md"
 
 
 def parameter_table() -> str:
-    """The table as GitHub markdown, a row per parameter: title, flag and conf name, description, default."""
+    """Return the table as GitHub Markdown. Columns: title, flag and conf name, description, default."""
     rows = [
         ("Parameter", "CLI flag, conf name", "Description", "Default"),
         ("---", "---", "---", "---"),
         *(
-            (_title(field), f"`{flag_of(name)}`, `{name}`", field.schema["description"], _default(field))
+            (_title(field), f"`{flag_for(name)}`, `{name}`", field.schema["description"], _default(field))
             for name, field in flat_fields().items()
         ),
     ]
@@ -33,15 +33,15 @@ def parameter_table() -> str:
 
 
 def with_parameter_table(text: str) -> str:
-    """A document with the table between its markers brought up to date.
+    """Return the document with an updated table between the markers.
 
     Raises:
-        ValueError: The markers are missing, or stand the wrong way round.
+        ValueError: The markers are missing or in the wrong order.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"The document has no {BEGIN} with an {END} after it.")
+        raise ValueError(f"The document has no {BEGIN} followed by {END}.")
     return f"{before}{BEGIN}\n{parameter_table()}{END}{after}"
 
 

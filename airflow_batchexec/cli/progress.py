@@ -1,4 +1,4 @@
-"""What an execution looks like on a terminal: a progress bar while it runs, a few lines when it is over."""
+"""Terminal output of a local execution: a progress bar while it runs, then a summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from airflow_batchexec.cli.display import print_facts, styled_status
-from airflow_batchexec.client.progress import bar
+from airflow_batchexec.client.progress import progress_bar
 from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ __all__ = ["ProgressView", "print_summary"]
 
 
 class ProgressView:
-    """The bar, on standard error: standard output is for the result alone. Draws nothing where that is no terminal."""
+    """The progress bar, on standard error because standard output holds only the result. Drawn only on a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._bar = bar("Planning", wanted=self._console.is_terminal, console=self._console, with_rows=True)
+        self._bar = progress_bar(
+            "Planning", enabled=self._console.is_terminal, console=self._console, with_rows=True
+        )
 
     def __enter__(self) -> Self:
         self._bar.__enter__()
@@ -37,7 +39,7 @@ class ProgressView:
         self._bar.__exit__(*error)
 
     def planned(self, prepared: Prepared) -> None:
-        """Say what is about to be done."""
+        """Show the planned execution and its skipped files."""
         spec = prepared.spec
         self._bar.show(f"{spec.build.model_id} {spec.build.build_id}", 0, spec.total_files)
         for file in prepared.plan.skipped:
@@ -48,12 +50,12 @@ class ProgressView:
             )
 
     def recorded(self, record: FileRecord) -> None:
-        """A file has started or ended."""
+        """Show that a file started or ended."""
         if record.status is FileStatus.FINISHED and record.output is not None:
             self._bar.advance(record.output.rows)
         elif record.status is not FileStatus.STARTED:
             self._console.print(
-                f"[red]{record.status.value.lower()}[/] {escape(_named(record))}",
+                f"[red]{record.status.value.lower()}[/] {escape(_failure_text(record))}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -63,22 +65,22 @@ class ProgressView:
                 )
 
     def printed(self, pod: str, _stream: str, line: str) -> None:
-        """A model printed something."""
+        """Show a line that the model printed."""
         self._console.print(f"[dim]{escape(pod)}[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _named(record: FileRecord) -> str:
-    """The reason of a failure with the file's name before it, once."""
+def _failure_text(record: FileRecord) -> str:
+    """The reason for a failure, prefixed with the file name exactly once."""
     return f"{record.file}: {record.reason.removeprefix(f'{record.file}: ')}"
 
 
 def print_summary(manifest: ManifestHeader) -> None:
-    """The execution's account on standard output, a line for each value; paths are never broken over two lines."""
+    """Print the summary of an execution, one line per value, without wrapping paths."""
     print_facts(_summary(manifest))
 
 
 def _summary(manifest: ManifestHeader) -> Iterator[tuple[str, str]]:
-    """Labels and values, the values as rich's markup."""
+    """Labels and values; values are rich markup."""
     yield "Status", styled_status(manifest.status.value)
     if manifest.reason:
         yield "Reason", escape(manifest.reason)

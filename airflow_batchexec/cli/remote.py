@@ -1,4 +1,4 @@
-"""What the commands about executions on a server do, once their flags are read."""
+"""The commands for executions on a server, after their flags have been parsed."""
 
 from __future__ import annotations
 
@@ -26,57 +26,57 @@ if TYPE_CHECKING:
     )
     from airflow_batchexec.engine.config.model import ExecutionConfig
 
-__all__ = ["cancel", "show_list", "show_report", "show_status", "start_there", "wait_for"]
+__all__ = ["cancel", "show_list", "show_report", "show_status", "start_on_server", "wait_for"]
 
 _HEADINGS = ("execution", "status", "build", "files", "started (UTC)", "took")
 
 
-def start_there(
+def start_on_server(
     ctx: typer.Context, config: ExecutionConfig, server: ServerOptions, output: Output, *, wait: bool
 ) -> None:
-    """Start an execution on the server, and wait for it if that is wanted."""
+    """Start an execution on the server; optionally wait for it to end."""
     with server.client(ctx) as client:
         if wait:
             _start_and_wait(client, config, output)
             return
         result = client.start_execution(config)
-    _check(result, output, sent=config)
+    _exit_if_refused(result, output, sent=config)
     if output is Output.JSON:
         print_json(result.wire)
         return
     execution_id = result.execution_id
     print_line(f"Started execution {execution_id}.")
-    print_line(f"Look at it:  {server.command(ctx, 'status', execution_id)}")
-    print_line(f"Wait for it: {server.command(ctx, 'wait', execution_id)}")
+    print_line(f"Status: {server.command(ctx, 'status', execution_id)}")
+    print_line(f"Wait:   {server.command(ctx, 'wait', execution_id)}")
 
 
 def _start_and_wait(client: BatchJobManagerClient, config: ExecutionConfig, output: Output) -> None:
-    def tell(result: StartExecutionResult) -> None:
+    def print_started(result: StartExecutionResult) -> None:
         if result.success:
             typer.echo(f"Started execution {result.execution_id}.", err=True)
 
     try:
-        started, ended = client.run_execution(config, on_started=tell)
+        started, ended = client.run_execution(config, on_started=print_started)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    _check(started, output, sent=config)
-    assert ended is not None, "what was started has been waited for"
-    _end(ended, started.execution_id, output)
+    _exit_if_refused(started, output, sent=config)
+    assert ended is not None, "a started execution has been waited for"
+    _print_end(ended, started.execution_id, output)
 
 
 def show_status(ctx: typer.Context, execution_id: str, server: ServerOptions, output: Output) -> None:
-    """Print what an execution does; a failed one is no failure of the question."""
+    """Print the status of an execution. A failed execution is not an error of this command."""
     with server.client(ctx) as client:
         result = client.get_execution_status(execution_id)
-    _check(result, output)
+    _exit_if_refused(result, output)
     _print_status(result, execution_id, output)
 
 
 def show_report(ctx: typer.Context, execution_id: str, server: ServerOptions, output: Output) -> None:
-    """Print the lines of an execution's log."""
+    """Print the log of an execution."""
     with server.client(ctx) as client:
         result = client.get_execution_report(execution_id)
-    _check(result, output)
+    _exit_if_refused(result, output)
     if output is Output.JSON:
         print_json(result.wire)
         return
@@ -88,61 +88,61 @@ def cancel(ctx: typer.Context, execution_id: str, server: ServerOptions, output:
     """Cancel an execution."""
     with server.client(ctx) as client:
         result = client.cancel_execution(execution_id)
-    _check(result, output)
+    _exit_if_refused(result, output)
     if output is Output.JSON:
         print_json(result.wire)
     else:
-        print_line(f"Execution {execution_id} is being cancelled; its pods end in the next seconds.")
+        print_line(f"Execution {execution_id} is being cancelled; its pods exit within seconds.")
 
 
 def show_list(ctx: typer.Context, server: ServerOptions, output: Output, **filters: Any) -> None:
-    """Print the executions that the user may see, the newest first."""
+    """Print the executions that the user may see, newest first."""
     with server.client(ctx) as client:
         result = client.list_batch_jobs(**filters)
-    _check(result, output)
+    _exit_if_refused(result, output)
     if output is Output.JSON:
         print_json(result.wire)
     elif result.batch_jobs:
         rows = [_row(job) for job in result.batch_jobs]
         print_table(_HEADINGS, rows, status="status", folded="build")
     else:
-        print_line("There are no such executions.")
+        print_line("No executions found.")
 
 
 def wait_for(
     ctx: typer.Context, execution_id: str, server: ServerOptions, output: Output, *, cancel: bool
 ) -> None:
-    """Wait until an execution has ended, and print what has become of it."""
+    """Wait for an execution to end and print its final status."""
     try:
         with server.client(ctx) as client:
             result = client.wait_for_execution(execution_id, cancel_on_interrupt=cancel)
     except KeyboardInterrupt:
         if not cancel:
-            typer.echo(f"The execution goes on: {server.command(ctx, 'status', execution_id)}", err=True)
+            typer.echo(f"The execution continues: {server.command(ctx, 'status', execution_id)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _end(result, execution_id, output)
+    _print_end(result, execution_id, output)
 
 
-def _end(result: ExecutionStatusResult, execution_id: str, output: Output) -> None:
-    """Print how an execution has ended, and end the command likewise."""
-    _check(result, output)
+def _print_end(result: ExecutionStatusResult, execution_id: str, output: Output) -> None:
+    """Print the final status of an execution, and exit with the matching code."""
+    _exit_if_refused(result, output)
     _print_status(result, execution_id, output)
     if result.status is not JobStatus.BATCH_JOB_FINISHED_STATUS:
         raise typer.Exit(FAILED)
 
 
-def _check(result: Any, output: Output, *, sent: ExecutionConfig | None = None) -> None:
-    """End the command where the server has refused; its answer is the result all the same."""
+def _exit_if_refused(result: Any, output: Output, *, sent: ExecutionConfig | None = None) -> None:
+    """Exit if the server refused the call. With JSON output, its response is still printed."""
     if result.success:
         return
     if output is Output.JSON:
         print_json(result.wire)
-    report(_in_own_words(result.failure_message, sent) if sent is not None else result.failure_message)
+    report(_with_parameter_name(result.failure_message, sent) if sent is not None else result.failure_message)
     raise typer.Exit(REFUSED)
 
 
-def _in_own_words(message: str, sent: ExecutionConfig) -> str:
-    """A refusal that names a field by its place in the request, with the name that the user knows it by."""
+def _with_parameter_name(message: str, sent: ExecutionConfig) -> str:
+    """Replace a leading request path in a refusal by the parameter name that the user knows."""
     for name, path in read_start_request(start_request(sent.fields())).paths.items():
         if message.startswith(f"{path}: "):
             return f"{name}{message.removeprefix(path)}"
@@ -151,7 +151,7 @@ def _in_own_words(message: str, sent: ExecutionConfig) -> str:
 
 def _print_status(result: ExecutionStatusResult, execution_id: str, output: Output) -> None:
     if output is Output.JSON:
-        # The wire's answer, with the id that a start gives: the document says of which execution it speaks.
+        # The response has no execution ID; add it as a start response names it.
         print_json({"batch_id": execution_id, **result.wire})
     else:
         print_facts(_facts(result, execution_id))

@@ -1,4 +1,4 @@
-"""The server that a command talks to: flags, and the client that they make with the environment and the client's file."""
+"""The server that a command talks to: its flags, and the client built from flags, environment and profile."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.client import BatchJobManagerClient
 
-__all__ = ["ServerOptions", "Surroundings", "takes_server"]
+__all__ = ["CliContext", "ServerOptions", "with_server_options"]
 
-# How the settings of the client are given on the command line.
-_SETTINGS = {
+# How to set each client setting on the command line.
+_FLAG_HINTS = {
     "server": "--server URL",
     "token": "--token-file PATH, or --username NAME",
     "token_file": "--token-file PATH",
@@ -29,11 +29,11 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a command finds around it, as the ``obj`` of its context.
+class CliContext:
+    """What commands share, as the ``obj`` of the click context.
 
     Attributes:
-        default_server: The server where nothing names one.
+        default_server: The server to use if none is configured.
     """
 
     default_server: str | None = None
@@ -41,7 +41,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """The server and the user, as far as the command line names them. A token is not a flag: others can see those."""
+    """The server and the user, as given by flags. There is no flag for a token: other users can see command lines."""
 
     server: str | None
     profile: str | None
@@ -50,17 +50,17 @@ class ServerOptions:
     ca_bundle: str | None
 
     def client(self, ctx: typer.Context) -> BatchJobManagerClient:
-        """The client of that server.
+        """Create a client for the server.
 
         Raises:
-            ConfigurationError: No server or no user is named anywhere, or a setting is wrong.
+            ConfigurationError: No server or credentials are configured, or a setting is invalid.
         """
-        from airflow_batchexec.client import (  # noqa: PLC0415  requests takes its time
+        from airflow_batchexec.client import (  # noqa: PLC0415  requests is slow to import
             BatchJobManagerClient,
             ClientSettings,
         )
 
-        surroundings = ctx.find_object(Surroundings) or Surroundings()
+        cli_context = ctx.find_object(CliContext) or CliContext()
         try:
             settings = ClientSettings.find(
                 server=self.server,
@@ -68,11 +68,11 @@ class ServerOptions:
                 username=self.username,
                 token_file=self.token_file,
                 ca_bundle=self.ca_bundle,
-                default_server=surroundings.default_server,
+                default_server=cli_context.default_server,
                 ask_password=_ask_password if sys.stdin.isatty() else None,
             )
         except ConfigurationError as error:
-            flags = _SETTINGS.get(error.details.get("field", ""))
+            flags = _FLAG_HINTS.get(error.details.get("field", ""))
             if flags is None:
                 raise
             raise ConfigurationError(
@@ -80,17 +80,17 @@ class ServerOptions:
             ) from error
         return BatchJobManagerClient(settings=settings)
 
-    def given(self) -> dict[str, str]:
-        """The flags that are on the command line, with their values."""
+    def flags(self) -> dict[str, str]:
+        """Return the flags that the user passed, with their values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {f"--{name.replace('_', '-')}": value for name, value in values.items() if value is not None}
 
     def command(self, ctx: typer.Context, name: str, execution_id: str) -> str:
-        """A command line about an execution, to be copied: for the same server, as the same user."""
+        """Return a command line for an execution, to copy and paste: same server, same user."""
         words = ["--execution-id", execution_id]
-        for flag_name, value in self.given().items():
+        for flag_name, value in self.flags().items():
             words += [flag_name, value]
-        assert ctx.parent is not None, "every command is one of a group"
+        assert ctx.parent is not None, "every command belongs to a group"
         return f"{ctx.parent.command_path} {name} {shlex.join(words)}"
 
 
@@ -100,45 +100,45 @@ _FLAGS = (
         str | None,
         "--server",
         metavar="URL",
-        help="Airflow's address. Unset: BATCHEXEC_SERVER, else the configuration file's.",
+        help="Airflow's URL. Default: BATCHEXEC_SERVER, then the configuration file.",
     ),
     flag(
         "profile",
         str | None,
         "--profile",
         metavar="NAME",
-        help="The table of the configuration file to use. Unset: BATCHEXEC_PROFILE, else default.",
+        help="The profile (table) of the configuration file. Default: BATCHEXEC_PROFILE, then default.",
     ),
     flag(
         "username",
         str | None,
         "--username",
         metavar="NAME",
-        help="Log in as this user. The password comes from BATCHEXEC_PASSWORD or the configuration file, or is asked for.",
+        help="Log in as this user. The password comes from BATCHEXEC_PASSWORD, the configuration file, or a prompt.",
     ),
     flag(
         "token_file",
         str | None,
         "--token-file",
         metavar="PATH",
-        help="A file that holds a token of Airflow. A token itself is best given in BATCHEXEC_TOKEN: what stands on a "
-        "command line can be seen by others.",
+        help="A file with an Airflow API token. To pass the token itself, set BATCHEXEC_TOKEN: other users can see "
+        "command lines.",
     ),
     flag(
         "ca_bundle",
         str | None,
         "--ca-bundle",
         metavar="PATH",
-        help="Certificates to trust in place of the usual ones.",
+        help="CA certificates to trust instead of the default ones.",
     ),
 )
 
 
-def takes_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in its argument ``server``, the flags that name one."""
+def with_server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the server flags to a command, which receives them as its ``server`` argument."""
     return with_flags("server", _FLAGS, ServerOptions)(command)
 
 
 def _ask_password(username: str) -> str:
-    password: str = typer.prompt(f"Password of {username}", hide_input=True, err=True)
+    password: str = typer.prompt(f"Password for {username}", hide_input=True, err=True)
     return password

@@ -1,6 +1,6 @@
-"""The client of the REST API, and of executions on this machine.
+"""The client for the REST API, and for executions on this machine.
 
-It needs no Airflow. The names below are loaded on first use, so that importing the package costs nothing.
+It does not need Airflow. The names below are imported on first use, which keeps importing the package cheap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.wire.values import JobStatus, TaskStatus
 
 _RESULTS = "airflow_batchexec.client.results"
-_HOMES = {
+_MODULES = {
     "BatchInferenceClient": "airflow_batchexec.client.inference",
     "BatchJob": _RESULTS,
     "BatchJobManagerClient": "airflow_batchexec.client.manager",
@@ -75,10 +75,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     try:
-        home = _HOMES[name]
+        module = _MODULES[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(home), name)
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Who a client is: a token that it was given, one in a file, or one that it gets for a user and a password."""
+"""The client's credentials: a fixed token, a token in a file, or a login with username and password."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 __all__ = ["Credentials", "FixedToken", "PasswordLogin", "TokenFile", "open_credentials"]
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-# A token is replaced when this part of its life is left, but never more than so many seconds before its end.
-_LAST_PART = 0.2
-_LAST_SECONDS = 60.0
+# A token is renewed once this fraction of its lifetime is left, but at most this many seconds before it expires.
+_RENEWAL_FRACTION = 0.2
+_MAX_RENEWAL_MARGIN_SECONDS = 60.0
 
 
 class Credentials(Protocol):
-    """Gives the token of each request."""
+    """Provides the token for each request."""
 
     def token(self) -> str:
-        """The token to send."""
+        """Return the token to send."""
 
     def renew(self, refused: str) -> bool:
-        """Whether ``token`` gives another one now, where the server has refused this one."""
+        """After the server refused this token, report whether ``token`` now returns a different one."""
 
 
 def open_credentials(settings: ClientSettings, login: Callable[[str, str], str]) -> Credentials:
-    """The credentials that the settings name.
+    """Create the credentials from the settings.
 
     Args:
-        settings: They name a token, a file of one, or a user.
-        login: Gets a token for a user and a password.
+        settings: Contain a token, a token file, or a username and password.
+        login: Exchanges a username and a password for a token.
     """
     if settings.token:
         return FixedToken(settings.token)
@@ -51,42 +51,42 @@ def open_credentials(settings: ClientSettings, login: Callable[[str, str], str])
 
 
 class FixedToken:
-    """A token as it was given.
+    """A fixed token.
 
     Raises:
-        ConfigurationError: It cannot stand in a header.
+        ConfigurationError: The token cannot be sent in a header.
     """
 
     def __init__(self, token: str) -> None:
         self._token = _checked(token, "token")
 
     def token(self) -> str:
-        """The token."""
+        """Return the token."""
         return self._token
 
     def renew(self, refused: str) -> bool:
-        """There is no other."""
+        """Nothing to renew."""
         return self._token != refused
 
 
 class TokenFile:
-    """A token in a file, which somebody else may replace."""
+    """A token in a file that another process may replace."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token = ""
 
     def token(self) -> str:
-        """The token, read when it is first needed.
+        """Return the token, reading the file on first use.
 
         Raises:
-            ConfigurationError: The file cannot be read, or holds no token.
+            ConfigurationError: The file cannot be read, or does not contain a token.
         """
         self._token = self._token or self._read()
         return self._token
 
     def renew(self, refused: str) -> bool:
-        """Whether the file holds another one by now."""
+        """Read the file again, and report whether the token changed."""
         self._token = self._read()
         return self._token != refused
 
@@ -101,11 +101,11 @@ class TokenFile:
 
 
 class PasswordLogin:
-    """Tokens for a user and a password: the first when it is needed, the next before that one ends.
+    """Tokens obtained with a username and a password: on first use, then renewed before they expire.
 
     Args:
-        login: Gets a new token.
-        clock: Seconds that only grow.
+        login: Obtains a new token.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, login: Callable[[], str], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -116,32 +116,32 @@ class PasswordLogin:
         self._renew_at = 0.0
 
     def token(self) -> str:
-        """A token that is good for a while."""
+        """Return a token that is not about to expire."""
         with self._lock:
             if not self._token or self._clock() >= self._renew_at:
                 self._log_in()
             return self._token
 
     def renew(self, refused: str) -> bool:
-        """Log in again, unless another thread has done it since."""
+        """Log in again, unless another thread has already done so."""
         with self._lock:
             if self._token == refused:
                 self._log_in()
             return True
 
     def _log_in(self) -> None:
-        # Counted from before the request: the token may have been made when it had just arrived.
-        begun = self._clock()
+        # Counted from before the request: the token may have been issued as soon as the request arrived.
+        requested_at = self._clock()
         self._token = _checked(self._login(), "token")
         lifetime = _lifetime_seconds(self._token)
-        left = min(lifetime * _LAST_PART, _LAST_SECONDS)
-        self._renew_at = begun + lifetime - left
+        margin = min(lifetime * _RENEWAL_FRACTION, _MAX_RENEWAL_MARGIN_SECONDS)
+        self._renew_at = requested_at + lifetime - margin
 
 
 def _lifetime_seconds(token: str) -> float:
-    """How long a token lives from when it is issued; infinite where it does not say.
+    """Return the lifetime of a token in seconds; infinite if the token does not state it.
 
-    Both ends are the server's, so it does not matter whether this machine's clock is right.
+    Issue and expiry time are both from the server, so clock skew on this machine does not matter.
     """
     try:
         payload = token.split(".")[1]
@@ -154,5 +154,5 @@ def _lifetime_seconds(token: str) -> float:
 def _checked(token: str, field: str) -> str:
     token = token.strip()
     if not _TOKEN.fullmatch(token):
-        raise ConfigurationError(f"{field}: this is no token.", field=field)
+        raise ConfigurationError(f"{field}: this is not a token.", field=field)
     return token

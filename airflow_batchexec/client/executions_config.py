@@ -1,4 +1,4 @@
-"""The configuration of an execution, under the module name that existing code imports it from."""
+"""``ExecutionConfig`` under the module name that existing code imports it from."""
 
 from __future__ import annotations
 

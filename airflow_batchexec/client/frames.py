@@ -1,10 +1,10 @@
-"""A frame as files of some rows each, and the frame that their results make.
+"""Splits a frame into files, and joins their results into one frame.
 
-The files hold the columns alone: what ``predict`` gets is the frame's rows under a plain numbering, and the frame's own
-index is put back onto the results where each row has one.
+The files contain only the columns, so ``predict`` sees a default index. The frame's own index is restored on the result
+if every row has a result.
 """
 
-# ruff: noqa: PLC0415  pandas and pyarrow are imported where a frame is used: the client must not load them
+# ruff: noqa: PLC0415  importing the client must not load pandas and pyarrow
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["join_results", "split_frame", "whole_batch_size"]
+__all__ = ["check_batch_size", "join_results", "split_frame"]
 
 
-def whole_batch_size(value: Any) -> int:
-    """A number of rows.
+def check_batch_size(value: Any) -> int:
+    """Return the batch size as an int.
 
     Raises:
-        ConfigurationError: It is no whole number above 0.
+        ConfigurationError: The batch size is not a positive integer.
     """
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)
@@ -37,23 +37,23 @@ def whole_batch_size(value: Any) -> int:
         number = 0
     if number < 1:
         raise ConfigurationError(
-            f"batch_size: {value!r} is no number of rows; write a whole number above 0.", field="batch_size"
+            f"batch_size: {value!r} is not a positive number of rows.", field="batch_size"
         )
     return number
 
 
 def split_frame(df: pd.DataFrame, batch_size: int, folder: Path, file_type: FileType) -> list[Path]:
-    """Write a frame into files, in its order; one without rows is one file without rows.
+    """Write a frame into files, in row order. A frame without rows becomes one file without rows.
 
     Args:
         df: The frame; it is not changed.
-        batch_size: How many rows each file has; the last may have fewer.
-        folder: Where to; it exists.
-        file_type: What to write.
+        batch_size: The number of rows per file; the last file may have fewer.
+        folder: The existing folder to write to.
+        file_type: The type of the files.
 
     Raises:
-        ConfigurationError: It is no frame, it has no columns, names that are no texts or not unique, or values that
-            such a file cannot hold.
+        ConfigurationError: ``df`` is not a frame, has no columns, has column names that are not unique strings, or has
+            values that the file type cannot store.
     """
     _check_columns(df)
     starts = range(0, max(len(df), 1), batch_size)
@@ -66,8 +66,8 @@ def split_frame(df: pd.DataFrame, batch_size: int, folder: Path, file_type: File
             write_frame(part, path, file_type)
         except UnwritableResultError as error:
             raise ConfigurationError(
-                f"df: {_unwritable_column(part, path, file_type)} cannot be written as {file_type.value}. Give its "
-                f"values one type that such a file has, for example by astype(str).",
+                f"df: {_unwritable_column(part, path, file_type)} cannot be written as {file_type.value}. "
+                f"Convert it to a single type that the file type supports, for example with astype(str).",
                 field="df",
             ) from error
         paths.append(path)
@@ -77,18 +77,18 @@ def split_frame(df: pd.DataFrame, batch_size: int, folder: Path, file_type: File
 def join_results(
     df: pd.DataFrame, batch_size: int, results: Sequence[Path], file_type: FileType
 ) -> pd.DataFrame:
-    """The results of a frame's files as one frame, in the frame's order.
+    """Join the results of a frame's files into one frame, in the order of the frame.
 
-    Its index is the frame's where each file has given as many rows as it had, else a new numbering.
+    The result has the frame's index if every file produced as many rows as it had, else a default index.
 
     Args:
         df: The frame that was split.
-        batch_size: How many rows each file had.
+        batch_size: The number of rows per file.
         results: The result of each file.
-        file_type: What they are.
+        file_type: The type of the results.
 
     Raises:
-        ResultError: A result cannot be read, or has other columns than the first.
+        ResultError: A result cannot be read, or its columns differ from those of the first.
     """
     import pandas as pd
 
@@ -97,12 +97,12 @@ def join_results(
     for path, frame in zip(results, frames, strict=True):
         if set(frame.columns) != set(columns):
             raise ResultError(
-                f"{path.name}: predict gave the columns {_listed(frame.columns)}, and for {results[0].name} "
-                f"{_listed(columns)}. One frame needs the same columns for every batch.",
+                f"{path.name}: predict returned the columns {_joined(frame.columns)}, but for {results[0].name} "
+                f"{_joined(columns)}. It must return the same columns for every batch.",
                 file=path.name,
             )
     sizes = [min(batch_size, len(df) - start) for start in range(0, max(len(df), 1), batch_size)]
-    # A column without values may have lost its type in the file.
+    # An empty column may have lost its type in the file.
     with_rows = [frame for frame in frames if len(frame)] or frames[:1]
     joined = pd.concat(_with_common_categories(with_rows), ignore_index=True)[columns]
     if [len(frame) for frame in frames] == sizes:
@@ -114,18 +114,18 @@ def _check_columns(df: Any) -> None:
     import pandas as pd
 
     if not isinstance(df, pd.DataFrame):
-        raise ConfigurationError(f"df: a DataFrame is needed, not a {type(df).__name__}.", field="df")
+        raise ConfigurationError(f"df: must be a DataFrame, not {type(df).__name__}.", field="df")
     if not len(df.columns):
-        raise ConfigurationError("df: it has no columns.", field="df")
-    others = [name for name in df.columns if not isinstance(name, str)]
-    if others:
+        raise ConfigurationError("df: the frame has no columns.", field="df")
+    not_strings = [name for name in df.columns if not isinstance(name, str)]
+    if not_strings:
         raise ConfigurationError(
-            f"df: the column name {others[0]!r} is no text. Files have texts as names: df.rename(columns=str).",
+            f"df: the column name {not_strings[0]!r} is not a string. Use df.rename(columns=str).",
             field="df",
         )
-    twice = list(df.columns[df.columns.duplicated()].unique())
-    if twice:
-        raise ConfigurationError(f"df: there are several columns called {_listed(twice)}.", field="df")
+    duplicates = list(df.columns[df.columns.duplicated()].unique())
+    if duplicates:
+        raise ConfigurationError(f"df: duplicate column names: {_joined(duplicates)}.", field="df")
 
 
 def _unwritable_column(part: pd.DataFrame, path: Path, file_type: FileType) -> str:
@@ -134,7 +134,7 @@ def _unwritable_column(part: pd.DataFrame, path: Path, file_type: FileType) -> s
             write_frame(part[[name]], path, file_type)
         except UnwritableResultError:
             return f"column {name!r}"
-    return "it"
+    return "the frame"
 
 
 def _read(path: Path, file_type: FileType) -> pd.DataFrame:
@@ -145,9 +145,9 @@ def _read(path: Path, file_type: FileType) -> pd.DataFrame:
 
 
 def _with_common_categories(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The frames with the same categories wherever a column has some everywhere: else joining would lose the type.
+    """Unify the categories of columns that are categorical in every frame: else joining would lose the type.
 
-    A file keeps of its categories what its rows use.
+    A file only keeps the categories that its rows use.
     """
     import pandas as pd
 
@@ -157,7 +157,7 @@ def _with_common_categories(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
             continue
         if len({column.dtype for column in columns}) == 1 or any(column.cat.ordered for column in columns):
             continue
-        # Those of a file without values are of no type in particular.
+        # A file without values does not preserve the type of its categories.
         used = [column.cat.categories for column in columns if len(column.cat.categories)]
         if len({categories.dtype for categories in used}) == 1:
             common = used[0].append(used[1:]).unique()
@@ -165,5 +165,5 @@ def _with_common_categories(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
     return frames
 
 
-def _listed(names: Any) -> str:
+def _joined(names: Any) -> str:
     return ", ".join(map(repr, names))

@@ -1,4 +1,4 @@
-"""Batch inference from Python: over folders of this machine, and over a frame."""
+"""Batch inference from Python: over local folders, and over DataFrames."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.client.frames import join_results, split_frame, whole_batch_size
-from airflow_batchexec.client.interruption import ends_as_interrupts
-from airflow_batchexec.client.local_run import LocalRunResult, local_folder, run_here
+from airflow_batchexec.client.frames import check_batch_size, join_results, split_frame
+from airflow_batchexec.client.interruption import signals_as_interrupts
+from airflow_batchexec.client.local_run import LocalRunResult, local_folder, run_locally
 from airflow_batchexec.client.manager import BatchJobManagerClient
 from airflow_batchexec.client.staged_run import run_staged
 from airflow_batchexec.client.staging import StagingFolder
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchInferenceClient"]
 
-# What the arguments here are called in the configuration, whose errors name its own fields.
+# The argument for each configuration field with a different name, for error messages.
 _ARGUMENTS = {
     "file_timeout": "task_timeout",
     "pods": "executors",
@@ -33,15 +33,15 @@ _ARGUMENTS = {
 
 
 class BatchInferenceClient:
-    """Sends files, or a frame, through a model.
+    """Runs a model over files or a frame.
 
     Args:
-        model_id: The model of ``run``.
-        build_id: The build of that model, instead of the one that is deployed.
-        model_repository: Where builds lie, for what runs on this machine; else ``BATCHEXEC_MODEL_REPOSITORY``, else
-            that of Airflow's configuration.
-        manager: The client of the server, for frames that are staged; else one is made of the environment or the
-            client's file where it is needed.
+        model_id: The default model of ``run``.
+        build_id: The build of that model; defaults to the deployed one.
+        model_repository: The model repository for local runs; defaults to ``BATCHEXEC_MODEL_REPOSITORY``, then to that
+            of Airflow's configuration.
+        manager: The client for the server that processes staged frames; by default one is created on first use from the
+            environment or the configuration file.
     """
 
     def __init__(
@@ -76,43 +76,44 @@ class BatchInferenceClient:
         parameters: Mapping[str, Any] | None = None,
         instance: str = "",
     ) -> LocalRunResult:
-        """Send the files of a folder of this machine through a model, on this machine, and wait for the end.
+        """Run a model over the files of a local folder, on this machine, and wait for it to finish.
 
         Args:
             model_id: The model.
-            source_folder: A ``file://`` folder; every file of the type in it, and in its subfolders, is read.
-            destination_folder: A ``file://`` folder, made where it is missing. Results replace files of their names.
+            source_folder: A ``file://`` folder; all files of the type are read, including those in subfolders.
+            destination_folder: A ``file://`` folder, created if missing. Results overwrite existing files.
             input_file_type: CSV, Parquet or Feather.
-            output_file_type: Likewise; the input's.
-            job_timeout: Seconds that all of it may take; 0 for no limit.
-            task_timeout: Seconds that one file may take; 0 for no limit.
-            executors: How many files are predicted at once; the deployment's, else one.
-            cpus: How many CPUs each of them has; the instance's.
-            memory: How much memory each of them has, in MiB; the instance's.
-            gpus: Refused: GPUs cannot be dealt out here. An instance with GPUs lets the model see this machine's.
-            gpu_type: Refused likewise.
-            iam_role_arn: Refused: roles are for buckets.
-            build_id: The build, instead of the one that is deployed.
-            parameters: What the model finds in its environment variables.
-            instance: The instance; the deployment's, else small.
+            output_file_type: CSV, Parquet or Feather; defaults to the input file type.
+            job_timeout: The maximum duration of the whole run in seconds; 0 for no limit.
+            task_timeout: The maximum duration per file in seconds; 0 for no limit.
+            executors: The number of files to predict in parallel; defaults to that of the deployment, else 1.
+            cpus: The number of CPUs per executor; defaults to that of the instance.
+            memory: The memory per executor in MiB; defaults to that of the instance.
+            gpus: Refused: GPUs cannot be assigned here. With a GPU instance, the model sees all GPUs of this machine.
+            gpu_type: Refused, like ``gpus``.
+            iam_role_arn: Refused: roles are only for buckets.
+            build_id: The build; defaults to the deployed one.
+            parameters: Environment variables for the model.
+            instance: The instance; defaults to that of the deployment, else ``small``.
 
         Returns:
-            The account of an execution all of whose files have their results.
+            The outcome of an execution in which every file has a result.
 
         Raises:
-            ExecutionFailedError: A file has no result; ``details`` hold ``status``, ``execution_id``, the model's own
-                ``traceback`` where it raised, and ``manifest``, the file that says what became of each.
-            ConfigurationError: An argument is wrong, or means nothing here.
-            PlanningError: There is nothing to do, or results would collide.
-            RepositoryError: There is no such build.
-            KeyboardInterrupt: Somebody interrupted this: the model's processes have ended, and nothing partial is left.
+            ExecutionFailedError: A file has no result; ``details`` contain ``status``, ``execution_id``, the model's
+                ``traceback`` if it raised, and ``manifest``, the file that lists the outcome of each input file.
+            ConfigurationError: An argument is invalid, or does not apply to local runs.
+            PlanningError: There are no input files, or results would collide.
+            RepositoryError: The build does not exist.
+            KeyboardInterrupt: The call was interrupted; the model's processes have exited, and no partial results
+                are left.
         """
         if not input_file_type:
             raise ConfigurationError(
                 "input_file_type: it is required; it selects the files of the source folder.",
                 field="input_file_type",
             )
-        return self._run_here(
+        return self._run_locally(
             model_id=model_id,
             source_folder=local_folder(source_folder, "source_folder"),
             destination_folder=local_folder(destination_folder, "destination_folder"),
@@ -158,60 +159,61 @@ class BatchInferenceClient:
         purchase_option: str | None = None,
         progress: bool | None = None,
     ) -> pd.DataFrame:
-        """Send a frame through a model, in files of some rows each, and give the results as one frame in its order.
+        """Run a model over a frame in batches, and return the results as one frame in the same order.
 
-        Without ``staging`` this machine does it, in a temporary folder. With it, a server does: the files go to a new
-        folder below ``staging``, with this machine's credentials, and that folder is removed in the end.
+        Without ``staging``, the model runs on this machine, in a temporary folder. With ``staging``, it runs on a
+        server: this machine uploads the batches with its own credentials to a new folder below ``staging``, which is
+        removed at the end.
 
         Args:
-            df: The frame. Its columns have unique names, which are texts. Its index is not part of what ``predict`` gets.
-            batch_size: How many rows each call of ``predict`` gets; the last gets what is left. A frame without rows is
-                one call without rows.
-            model_id: The model, instead of the client's own.
-            build_id: The build, likewise.
-            staging: An ``s3://``, ``gs://`` or ``file://`` folder that this machine and the server reach.
-            keep: Whether the folder below ``staging`` stays.
-            input_file_type: What the files are. CSV does not keep all types of values.
-            output_file_type: What the results are; the input's.
-            job_timeout: Seconds that all of it may take; 0 for no limit.
-            task_timeout: Seconds that one call may take; 0 for no limit.
-            executors: How many calls there are at once; the deployment's.
-            cpus: How many CPUs each of them has; the instance's.
-            memory: How much memory each of them has, in MiB; the instance's.
-            gpus: How many GPUs each of them has; with ``staging`` only, as all that follows but ``parameters`` and
-                ``instance``.
-            gpu_type: Which GPUs.
-            iam_role_arn: The role by which the server reaches the folder.
-            parameters: What the model finds in its environment variables.
-            instance: The instance; the deployment's, else small.
-            access_token_name: The name of the server's secret that holds the access key of the folder's bucket.
-            access_secret_name: The name of the one that holds its secret key.
-            service_account_key_secret_name: The name of the one that holds the Google Cloud key.
+            df: The frame. Its column names must be unique strings. Its index is not passed to ``predict``.
+            batch_size: The number of rows per ``predict`` call; the last call may get fewer. A frame without rows is a
+                single call without rows.
+            model_id: The model; defaults to that of the client.
+            build_id: The build; defaults to that of the client if ``model_id`` is the client's, else the deployed one.
+            staging: An ``s3://``, ``gs://`` or ``file://`` folder that both this machine and the server can access.
+            keep: Whether to keep the folder below ``staging``.
+            input_file_type: The type of the batch files. CSV does not preserve all data types.
+            output_file_type: The type of the result files; defaults to the input file type.
+            job_timeout: The maximum duration of the whole run in seconds; 0 for no limit.
+            task_timeout: The maximum duration per call in seconds; 0 for no limit.
+            executors: The number of parallel calls; defaults to that of the deployment.
+            cpus: The number of CPUs per executor; defaults to that of the instance.
+            memory: The memory per executor in MiB; defaults to that of the instance.
+            gpus: The number of GPUs per executor. This and all following arguments except ``parameters``, ``instance``
+                and ``progress`` require ``staging``.
+            gpu_type: The GPU type.
+            iam_role_arn: The role that the server assumes to access the folder.
+            parameters: Environment variables for the model.
+            instance: The instance; defaults to that of the deployment, else ``small``.
+            access_token_name: The name of the server's secret with the access key for the bucket.
+            access_secret_name: The name of the server's secret with the secret key for the bucket.
+            service_account_key_secret_name: The name of the server's secret with the Google Cloud key.
             purchase_option: ``spot`` or ``on-demand``.
-            progress: Whether to draw a bar on standard error; ``None``: where that is a terminal.
+            progress: Whether to draw a bar on standard error; ``None``: only if it is a terminal.
 
         Returns:
-            What ``predict`` gave. Its index is that of ``df`` where each call gave as many rows as it got, else a new
-            numbering.
+            What ``predict`` returned. It has the index of ``df`` if every call returned as many rows as it got, else a
+            default index.
 
         Raises:
             ExecutionFailedError: A file has no result.
-            ResultError: ``predict`` gave other columns for one batch than for another.
-            ConfigurationError: An argument is wrong, or means nothing without ``staging``.
-            PlanningError: The server refuses the execution.
-            RepositoryError: There is no such build.
+            ResultError: ``predict`` returned different columns for different batches.
+            ConfigurationError: An argument is invalid, or requires ``staging``.
+            PlanningError: The server refused the execution.
+            RepositoryError: The build does not exist.
             StorageError: The folder below ``staging`` cannot be written or read.
-            ServerError: The server gives no answer, or no right.
-            KeyboardInterrupt: Somebody interrupted this: the execution is cancelled.
+            ServerError: The server did not respond, or the user lacks the permission.
+            KeyboardInterrupt: The call was interrupted; the execution is cancelled.
         """
-        size = whole_batch_size(batch_size)
-        read = _file_type(input_file_type, "input_file_type")
-        written = _file_type(output_file_type or input_file_type, "output_file_type")
+        size = check_batch_size(batch_size)
+        input_type = _file_type(input_file_type, "input_file_type")
+        output_type = _file_type(output_file_type or input_file_type, "output_file_type")
         fields = {
             "model_id": model_id or self.model_id,
             "build_id": build_id or (self.build_id if model_id in (None, self.model_id) else None),
-            "input_file_type": read,
-            "output_file_type": written,
+            "input_file_type": input_type,
+            "output_file_type": output_type,
             "job_timeout": job_timeout,
             "file_timeout": task_timeout,
             "pods": executors,
@@ -228,23 +230,23 @@ class BatchInferenceClient:
             "purchase_option": purchase_option,
         }
         if staging is None and keep:
-            raise ConfigurationError("keep: there is nothing to keep without staging.", field="keep")
-        with ends_as_interrupts(), tempfile.TemporaryDirectory(prefix="batchexec-run-") as scratch:
+            raise ConfigurationError("keep: it requires staging.", field="keep")
+        with signals_as_interrupts(), tempfile.TemporaryDirectory(prefix="batchexec-run-") as scratch:
             source, destination = Path(scratch, "in"), Path(scratch, "out")
             source.mkdir()
             destination.mkdir()
-            parts = split_frame(df, size, source, read)
-            names = [result_name(path.name, read, written) for path in parts]
+            parts = split_frame(df, size, source, input_type)
+            names = [result_name(path.name, input_type, output_type) for path in parts]
             if staging is None:
                 folders = {"source_folder": f"file://{source}", "destination_folder": f"file://{destination}"}
                 try:
-                    self._run_here(**fields, **folders, progress=progress)
+                    self._run_locally(**fields, **folders, progress=progress)
                 except ExecutionFailedError as error:
-                    # It lies in the folder that is about to be removed.
+                    # The manifest is in the temporary folder, which is about to be removed.
                     del error.details["manifest"]
                     raise
             else:
-                self._run_there(
+                self._run_on_server(
                     fields,
                     StagingFolder(staging),
                     parts=parts,
@@ -253,25 +255,27 @@ class BatchInferenceClient:
                     keep=keep,
                     progress=progress,
                 )
-            return join_results(df, size, [destination / name for name in names], written)
+            return join_results(df, size, [destination / name for name in names], output_type)
 
-    def _run_there(
+    def _run_on_server(
         self,
         fields: dict[str, Any],
-        place: StagingFolder,
+        staging_folder: StagingFolder,
         **arguments: Any,
     ) -> None:
-        with _names_of_arguments():
+        with _argument_names_in_errors():
             config = _config(
-                **fields, source_folder=place.source.uri, destination_folder=place.destination.uri
+                **fields,
+                source_folder=staging_folder.source.uri,
+                destination_folder=staging_folder.destination.uri,
             )
-        run_staged(self._server(), config, place, **arguments)
+        run_staged(self._get_manager(), config, staging_folder, **arguments)
 
-    def _run_here(self, *, progress: bool | None = None, **fields: Any) -> LocalRunResult:
-        with _names_of_arguments():
-            return run_here(_config(**fields), model_repository=self._model_repository, progress=progress)
+    def _run_locally(self, *, progress: bool | None = None, **fields: Any) -> LocalRunResult:
+        with _argument_names_in_errors():
+            return run_locally(_config(**fields), model_repository=self._model_repository, progress=progress)
 
-    def _server(self) -> BatchJobManagerClient:
+    def _get_manager(self) -> BatchJobManagerClient:
         self._manager = self._manager or BatchJobManagerClient()
         return self._manager
 
@@ -288,8 +292,8 @@ def _file_type(value: str, field: str) -> FileType:
 
 
 @contextmanager
-def _names_of_arguments() -> Iterator[None]:
-    """Let errors name the arguments in place of the configuration's own fields."""
+def _argument_names_in_errors() -> Iterator[None]:
+    """Make configuration errors name the argument instead of the configuration field."""
     try:
         yield
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signals by which a system ends processes, as one exception."""
+"""Turns termination signals into ``KeyboardInterrupt``, like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
 
     _Handler = Callable[[int, FrameType | None], object] | int | None
 
-__all__ = ["ends_as_interrupts"]
+__all__ = ["signals_as_interrupts"]
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_TERMINATION_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def ends_as_interrupts(*, first_only: bool = False) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does, so that work in progress is cleaned up.
+def signals_as_interrupts(*, first_only: bool = False) -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does, so that work in progress is cleaned up.
 
-    Only the main thread can handle signals; elsewhere nothing changes. What is ignored, as under ``nohup``, stays ignored.
+    Only the main thread can handle signals; in other threads this does nothing. Ignored signals, as under ``nohup``,
+    stay ignored.
 
     Args:
         first_only: Ignore all signals after the first, SIGINT included, so that a second Ctrl-C does not interrupt the
-            clean-up. This also replaces handlers that the caller has installed; without it they are left alone.
+            cleanup. This also replaces handlers that the caller installed; otherwise they are left alone.
     """
     previous = _handlers_to_replace(first_only=first_only)
 
@@ -49,7 +50,11 @@ def _handlers_to_replace(*, first_only: bool) -> dict[signal.Signals, _Handler]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     if not first_only:
-        return {number: signal.SIG_DFL for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDS)}
-    # None: a handler that was not installed by Python, and could not be restored.
+        return {
+            number: signal.SIG_DFL
+            for number in _TERMINATION_SIGNALS
+            if signal.getsignal(number) is signal.SIG_DFL
+        }
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_TERMINATION_SIGNALS)}
+    # None: a handler that was not installed from Python, and cannot be restored.
     return {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}

@@ -1,4 +1,4 @@
-"""Executions on this machine, with no server: what the client and the command line share of them."""
+"""Executions on this machine, without a server; used by the client and the command line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.interruption import signals_as_interrupts
 from airflow_batchexec.client.local_settings import instance_table, repository
-from airflow_batchexec.client.progress import bar
+from airflow_batchexec.client.progress import progress_bar
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme
 from airflow_batchexec.engine.config.sections import flat_fields
 from airflow_batchexec.engine.execution.ids import local_id
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.running.local import LocalExecution, Observer
 
-__all__ = ["LocalRunResult", "local_execution", "local_folder", "run_here"]
+__all__ = ["LocalRunResult", "local_execution", "local_folder", "run_locally"]
 
-logger = logging.getLogger(__name__)
-_model_logger = logger.getChild("model")
+log = logging.getLogger(__name__)
+_model_log = log.getChild("model")
 
-_FOLDER = "file://"
-_NO_BUCKET = "folders of this machine lie in no bucket"
-_NO_SECRETS = "there are no secrets without a server, and folders of this machine need none"
-_NO_MACHINE = "it chooses a machine, and this is the only one"
+_FILE_SCHEME = "file://"
+_NO_BUCKET = "file:// folders are not in a bucket"
+_NO_SECRETS = "secrets are on the server, and file:// folders do not need any"
+_NO_MACHINE = "it selects a machine, and the execution runs on this one"
 _NOT_LOCAL = {
     "bucket": _NO_BUCKET,
     "source_bucket": _NO_BUCKET,
@@ -39,33 +39,33 @@ _NOT_LOCAL = {
     "access_token_name": _NO_SECRETS,
     "access_secret_name": _NO_SECRETS,
     "service_account_key_secret_name": _NO_SECRETS,
-    "iam_role_arn": "roles are for buckets",
+    "iam_role_arn": "roles are only for buckets",
     "purchase_option": _NO_MACHINE,
     "gpu_type": _NO_MACHINE,
-    "gpu_amount": "GPUs cannot be dealt out here. With an instance that has GPUs, a pod sees all of this machine's",
+    "gpu_amount": "GPUs cannot be assigned to pods here. With a GPU instance, each pod sees all GPUs of this machine",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRunResult:
-    """The account of an execution on this machine.
+    """The outcome of an execution on this machine.
 
     Attributes:
-        execution_id: Its id.
+        execution_id: The ID of the execution.
         status: ``FINISHED``, ``FAILED``, ``CANCELLED`` or ``TIMEOUT``.
-        reason: Why it did not finish; empty where it did.
-        model_id: Its model.
-        build_id: Its build.
-        total_files: How many files it had.
-        finished_files: How many have their result.
-        failed_files: How many were begun and have none.
-        not_started_files: How many were not begun.
-        skipped_files: How many files of the source folder are not of the input file type.
-        rows: How many rows the results have.
-        seconds: How long it took.
-        destination: The folder of the results.
-        manifest: The file that says what became of each file.
-        document: What is in it.
+        reason: Why the execution did not finish; empty if it did.
+        model_id: The model.
+        build_id: The build.
+        total_files: The number of input files.
+        finished_files: The number of files with a result.
+        failed_files: The number of files that were started but have no result.
+        not_started_files: The number of files that were not started.
+        skipped_files: The number of files in the source folder that are not of the input file type.
+        rows: The number of rows in the results.
+        seconds: The duration in seconds.
+        destination: The folder with the results.
+        manifest: The file that lists the outcome of each input file.
+        document: The contents of the manifest.
     """
 
     execution_id: str
@@ -86,7 +86,7 @@ class LocalRunResult:
 
     @classmethod
     def of(cls, manifest: Manifest) -> LocalRunResult:
-        """The account that a manifest gives."""
+        """Create a result from a manifest."""
         return cls(
             execution_id=manifest.execution_id,
             status=manifest.status.value,
@@ -107,30 +107,30 @@ class LocalRunResult:
 
 
 def local_folder(folder: str, field: str) -> str:
-    """A file:// folder; a relative one, which existing calls use, is taken from the working folder.
+    """Return a file:// folder as an absolute URI. Existing calls use paths relative to the working folder.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: It is not a file:// folder.
     """
-    path = folder.removeprefix(_FOLDER)
-    if not folder.startswith(_FOLDER) or not path:
+    path = folder.removeprefix(_FILE_SCHEME)
+    if not folder.startswith(_FILE_SCHEME) or not path:
         raise ConfigurationError(
-            f"{field}: {folder!r} is no file:// folder. On this machine, executions read and write file:// folders; "
-            f"those over buckets run on a server.",
+            f"{field}: {folder!r} is not a file:// folder. Local executions read and write file:// folders; executions "
+            f"over buckets run on a server.",
             field=field,
         )
-    return _FOLDER + str(Path(path).absolute())
+    return _FILE_SCHEME + str(Path(path).absolute())
 
 
 def _check_local(config: ExecutionConfig) -> None:
-    """Refuse what an execution on this machine could only ignore.
+    """Refuse fields that a local execution would have to ignore.
 
     Raises:
-        ConfigurationError: A folder is not on this machine, or a field is set that means nothing here.
+        ConfigurationError: A folder is not on this machine, or a field is set that does not apply here.
     """
     for name, location in (("source_folder", config.source), ("destination_folder", config.destination)):
         if location.scheme is not Scheme.FILE:
-            raise ConfigurationError(f"{name}: {location.uri} does not lie on this machine.", field=name)
+            raise ConfigurationError(f"{name}: {location.uri} is not on this machine.", field=name)
     fields = config.fields()
     for name, reason in _NOT_LOCAL.items():
         if name in fields:
@@ -143,17 +143,17 @@ def _check_local(config: ExecutionConfig) -> None:
 def local_execution(
     config: ExecutionConfig, *, model_repository: str | None = None, observer: Observer | None = None
 ) -> LocalExecution:
-    """An execution on this machine, ready to be prepared and run.
+    """Create an execution on this machine, ready to be prepared and run.
 
     Args:
-        config: What is to be executed.
-        model_repository: Where builds lie; else the environment's, else that of Airflow's configuration.
-        observer: What to tell of it.
+        config: The configuration of the execution.
+        model_repository: The model repository; defaults to that of the environment, then of Airflow's configuration.
+        observer: The callbacks to notify of progress.
 
     Raises:
-        ConfigurationError: It asks for what this machine cannot do, or no model repository is named.
+        ConfigurationError: The configuration does not work on this machine, or no model repository is configured.
     """
-    # pandas and pyarrow stay out until something runs.
+    # pandas and pyarrow are not loaded until something runs.
     from airflow_batchexec.engine.running.local import LocalExecution  # noqa: PLC0415
     from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415
 
@@ -169,31 +169,31 @@ def local_execution(
     )
 
 
-def run_here(
+def run_locally(
     config: ExecutionConfig, *, model_repository: str | None = None, progress: bool | None = None
 ) -> LocalRunResult:
-    """Run an execution on this machine to its end.
+    """Run an execution on this machine to completion.
 
-    What the model prints, and which files are skipped, goes to the loggers of this module.
+    Model output and skipped files are logged to the loggers of this module.
 
     Args:
-        config: What is to be executed.
+        config: The configuration of the execution.
         model_repository: As for ``local_execution``.
-        progress: Whether to draw a bar on standard error; ``None``: where that is a terminal.
+        progress: Whether to draw a bar on standard error; ``None``: only if it is a terminal.
 
     Raises:
-        ExecutionFailedError: A file has no result; ``details["traceback"]`` is the model's own, where it raised.
+        ExecutionFailedError: A file has no result; ``details["traceback"]`` is the model's traceback if it raised.
         BatchExecError: The execution is refused before any file is touched.
-        KeyboardInterrupt: Somebody interrupted this: the pods have ended, and nothing partial is left.
+        KeyboardInterrupt: The call was interrupted; the pods have exited, and no partial results are left.
     """
     model_id = config.execution.model_id
-    with ends_as_interrupts(), bar(model_id, wanted=progress) as view:
+    with signals_as_interrupts(), progress_bar(model_id, enabled=progress) as view:
         observer = _observer(view, f"{model_id} running")
         execution = local_execution(config, model_repository=model_repository, observer=observer)
         manifest = execution.run(execution.prepare())
     if not manifest.has_finished:
         raise ExecutionFailedError(
-            f"The execution {manifest.execution_id} is {manifest.status}: {manifest.reason}",
+            f"Execution {manifest.execution_id} is {manifest.status}: {manifest.reason}",
             execution_id=manifest.execution_id,
             status=manifest.status.value,
             reason=manifest.reason,
@@ -210,7 +210,7 @@ def _observer(view: Bar, text: str) -> Observer:
     def planned(prepared: Prepared) -> None:
         view.show(text, 0, prepared.spec.total_files)
         for file in prepared.plan.skipped:
-            logger.warning("Skipped %s: %s", file.file, file.reason)
+            log.warning("Skipped %s: %s", file.file, file.reason)
 
     def recorded(record: FileRecord) -> None:
         if record.status is FileStatus.FINISHED:
@@ -219,5 +219,5 @@ def _observer(view: Bar, text: str) -> Observer:
     return Observer(
         planned=planned,
         recorded=recorded,
-        printed=lambda pod, _stream, line: _model_logger.info("%s: %s", pod, line),
+        printed=lambda pod, _stream, line: _model_log.info("%s: %s", pod, line),
     )

@@ -1,6 +1,6 @@
-"""What this machine's configuration of Airflow says, without importing Airflow.
+"""Reads this machine's Airflow configuration without importing Airflow.
 
-So the client and the command line on an Airflow machine mean the same model repository as its DAGs do.
+So on an Airflow machine, the client and the command line use the same model repository as its DAGs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["instance_table", "repository"]
 
 
 def _airflow_setting(key: str) -> str | None:
-    """An option under ``[batchexec]``: from the environment, else from ``airflow.cfg``; ``None`` where neither has it.
+    """Return an option of ``[batchexec]`` from the environment, else from ``airflow.cfg``; ``None`` if it is in neither.
 
-    Both places, and the order, are those of Airflow's documentation ("Setting Configuration Options").
+    Sources and precedence are as in Airflow's documentation ("Setting Configuration Options").
 
     Raises:
         ConfigurationError: ``airflow.cfg`` cannot be read.
@@ -33,7 +33,7 @@ def _airflow_setting(key: str) -> str | None:
         return value
     home = os.environ.get("AIRFLOW_HOME") or "~/airflow"
     path = Path(os.environ.get("AIRFLOW_CONFIG") or f"{home}/airflow.cfg").expanduser()
-    # Airflow's values may hold "%", which is no interpolation here.
+    # Values may contain "%", which must not be interpolated.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read(path, encoding="utf-8")
@@ -45,18 +45,18 @@ def _airflow_setting(key: str) -> str | None:
 
 
 def repository(uri: str | None) -> ModelRepository:
-    """The model repository that the caller, the environment or Airflow's configuration names.
+    """Open the model repository given by the caller, the environment or Airflow's configuration.
 
     Raises:
-        ConfigurationError: None of them does, or the URI is malformed.
+        ConfigurationError: No model repository is configured, or its URI is malformed.
     """
     return open_repository(uri or os.environ.get(REPOSITORY_VARIABLE) or _airflow_setting("model_repository"))
 
 
 def instance_table() -> InstanceTable:
-    """The instances, with those of ``instances`` under ``[batchexec]``.
+    """Return the instances, including those of the option ``[batchexec] instances``.
 
     Raises:
-        ConfigurationError: That option is malformed.
+        ConfigurationError: The option is malformed.
     """
     return InstanceTable.parse(_airflow_setting("instances") or "")

@@ -1,4 +1,4 @@
-"""The client of the batch API: start executions, watch them, end them."""
+"""The client for the REST API: start, monitor and cancel executions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.interruption import signals_as_interrupts
 from airflow_batchexec.client.responses import (
     read_cancelled,
     read_details,
@@ -19,7 +19,7 @@ from airflow_batchexec.client.responses import (
 )
 from airflow_batchexec.client.settings import ClientSettings
 from airflow_batchexec.client.transport import Transport
-from airflow_batchexec.client.waiting import POLL_SECONDS, cancel_and_say_so, say, wait_for_end
+from airflow_batchexec.client.waiting import POLL_SECONDS, cancel_and_report, notify, wait_for_end
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError
 from airflow_batchexec.wire.request import start_request
 from airflow_batchexec.wire.values import JobStatus
@@ -50,25 +50,26 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 class BatchJobManagerClient:
     """Executions on a server.
 
-    What the server refuses (a wrong field, an unknown id, an execution that is running already) is a result without
-    success, with the reason. What keeps it from answering is an error: nobody there, no right, no such API.
+    A call that the server refuses (an invalid field, an unknown ID, an execution that is already running) returns a
+    result with ``success=False`` and the reason. Other failures raise: the server is unreachable, the user lacks the
+    permission, or the response is not from this API.
 
     Args:
-        server: Airflow's address; else ``BATCHEXEC_SERVER``, else the client's file.
-        token: A token of that Airflow; else ``BATCHEXEC_TOKEN``, else the file.
-        token_file: A file that holds one.
-        username: Whom to log in as, where there is no token.
-        password: With which password.
-        profile: The table of the client's file; ``default``.
-        config_file: The client's file.
-        ca_bundle: A file of certificates to trust in place of the usual ones.
-        connect_timeout: Seconds until a connection must stand.
-        read_timeout: Seconds that the server may say nothing.
-        retries: How often a request that was not answered is sent again.
-        settings: All of this as ``ClientSettings.find`` has found it, in place of the others.
+        server: Airflow's URL; defaults to ``BATCHEXEC_SERVER``, then to the configuration file.
+        token: An Airflow API token; defaults to ``BATCHEXEC_TOKEN``, then to the configuration file.
+        token_file: A file that contains a token.
+        username: The user to log in as, if there is no token.
+        password: The password of that user.
+        profile: The table of the configuration file to use; defaults to ``default``.
+        config_file: The configuration file.
+        ca_bundle: A file of CA certificates to trust instead of the default ones.
+        connect_timeout: The timeout for connecting, in seconds.
+        read_timeout: The maximum time without data from the server, in seconds.
+        retries: How often to retry a request that got no response.
+        settings: The settings as returned by ``ClientSettings.find``; all other arguments are then ignored.
 
     Raises:
-        ConfigurationError: No server or no identity is named, or a setting is wrong.
+        ConfigurationError: No server or credentials are configured, or a setting is invalid.
     """
 
     def __init__(
@@ -115,17 +116,17 @@ class BatchJobManagerClient:
     def start_execution(
         self, execution_config: ExecutionConfig, *, idempotency_key: str | None = None
     ) -> StartExecutionResult:
-        """Start an execution; it is not waited for.
+        """Start an execution without waiting for it.
 
         Args:
-            execution_config: What is to be executed.
-            idempotency_key: Two starts with one key are one execution. Without it, each call is one of its own, however
-                often the network makes it be sent.
+            execution_config: The configuration of the execution.
+            idempotency_key: Starts with the same key are the same execution. By default, each call starts its own
+                execution, however often the request is retried.
 
         Raises:
-            ConfigurationError: The key is not of 1 to 255 visible ASCII characters.
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            ConfigurationError: The key is not 1 to 255 visible ASCII characters.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         response = self._transport.call(
             "POST",
@@ -136,23 +137,23 @@ class BatchJobManagerClient:
         return read_started(response)
 
     def get_execution_status(self, execution_id: str) -> ExecutionStatusResult:
-        """What an execution is doing, and how many of its files are finished.
+        """Get the status of an execution, and how many of its files are finished.
 
         Raises:
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         return read_status(self._transport.call("GET", f"{_path(execution_id)}/status"))
 
     def cancel_execution(self, execution_id: str) -> CancelExecutionResult:
-        """End an execution: its pods end in the seconds that follow, and results that are there stay.
+        """Cancel an execution. Its pods exit within seconds; existing results stay.
 
         Raises:
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         response = self._transport.call("POST", f"{_path(execution_id)}/cancel")
-        if response.status_code == _CONFLICT and response.tries > 1:
+        if response.status_code == _CONFLICT and response.attempts > 1:
             # An earlier attempt whose response was lost may already have cancelled it.
             status = self.get_execution_status(execution_id)
             if status.status is JobStatus.BATCH_JOB_CANCELLED_STATUS:
@@ -160,20 +161,20 @@ class BatchJobManagerClient:
         return read_cancelled(response)
 
     def get_execution_report(self, execution_id: str) -> GetExecutionReportResult:
-        """The log of an execution, with the model's own lines in it.
+        """Get the log of an execution, including the lines that the model printed.
 
         Raises:
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         return read_report(self._transport.call("GET", f"{_path(execution_id)}/report"))
 
     def get_batch_job_details(self, job_id: str) -> GetBatchJobDetailsResult:
-        """An execution with its log and what became of each file.
+        """Get an execution with its log and the outcome of each file.
 
         Raises:
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         return read_details(self._transport.call("GET", _path(job_id)))
 
@@ -185,21 +186,21 @@ class BatchJobManagerClient:
         status: JobStatus | str | None = None,
         limit: int | None = None,
     ) -> ListBatchJobsResult:
-        """The executions that the user may see, the newest first.
+        """List the executions that the user may see, newest first.
 
         Args:
-            model_id: Those of this model alone.
-            build_id: Those of this build alone.
-            status: Those that do this, or have come to it.
-            limit: How many at most; ``None`` for all.
+            model_id: Only list executions of this model.
+            build_id: Only list executions of this build.
+            status: Only list executions in this status.
+            limit: The maximum number of executions; ``None`` for all.
 
         Raises:
-            ConfigurationError: There is no such status, or the limit is no number above 0.
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            ConfigurationError: The status does not exist, or the limit is not positive.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         if limit is not None and limit < 1:
-            raise ConfigurationError(f"limit: {limit!r} is no number above 0.", field="limit")
+            raise ConfigurationError(f"limit: {limit!r} is not a positive number.", field="limit")
         query: dict[str, Any] = {"model_id": model_id, "build_id": build_id, "status": _status_name(status)}
         jobs: list[BatchJobSummary] = []
         entries: list[Any] = []
@@ -207,7 +208,7 @@ class BatchJobManagerClient:
         while True:
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(jobs))
             query["cursor"] = cursor
-            response = self._transport.call("GET", "batch-jobs", params=_set(query))
+            response = self._transport.call("GET", "batch-jobs", params=_without_unset(query))
             page, cursor = read_page(response)
             jobs += page.batch_jobs
             entries += page.wire.get("batch_jobs") or []
@@ -223,25 +224,25 @@ class BatchJobManagerClient:
         progress: bool | None = None,
         cancel_on_interrupt: bool = True,
     ) -> ExecutionStatusResult:
-        """Wait for the end of an execution.
+        """Wait for an execution to end.
 
-        Ctrl-C, and SIGTERM where nobody else handles it, cancel the execution before they go on as ``KeyboardInterrupt``;
-        a second one leaves at once. A server that is away for some minutes is waited for.
+        Ctrl-C, as well as SIGTERM and SIGHUP if the program does not handle them, cancel the execution and then raise
+        ``KeyboardInterrupt``; a second one exits at once. The server may be unreachable for some minutes.
 
         Args:
             execution_id: The execution.
-            timeout: Seconds to wait at most; ``None``: however long it takes.
-            poll_interval: The longest pause between two looks, in seconds. The first pauses are shorter.
-            progress: Whether to draw a bar on standard error; ``None``: where that is a terminal.
+            timeout: The maximum time to wait in seconds; ``None`` for no limit.
+            poll_interval: The maximum interval between polls, in seconds. The first intervals are shorter.
+            progress: Whether to draw a bar on standard error; ``None``: only if it is a terminal.
             cancel_on_interrupt: Whether an interrupt cancels the execution.
 
         Returns:
-            How it has ended; without success where the server knows no such execution.
+            The final status; with ``success=False`` if the server does not know the execution.
 
         Raises:
-            WaitTimeoutError: It has not ended in time; it goes on.
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            WaitTimeoutError: The timeout expired; the execution continues.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         return wait_for_end(
             execution_id,
@@ -261,26 +262,26 @@ class BatchJobManagerClient:
         progress: bool | None = None,
         on_started: Callable[[StartExecutionResult], None] = lambda _: None,
     ) -> tuple[StartExecutionResult, ExecutionStatusResult | None]:
-        """Start an execution and wait for its end; an interrupt cancels it from the first moment on.
+        """Start an execution and wait for it to end. An interrupt at any point cancels it.
 
         Args:
-            execution_config: What is to be executed.
+            execution_config: The configuration of the execution.
             timeout: As for ``wait_for_execution``.
             poll_interval: As for ``wait_for_execution``.
             progress: As for ``wait_for_execution``.
-            on_started: Told of the answer to the start before the wait begins.
+            on_started: Called with the result of the start before the wait.
 
         Returns:
-            The answer to the start, and how the execution has ended; ``None`` where it was not started.
+            The result of the start, and the final status; ``None`` if the execution was not started.
 
         Raises:
-            WaitTimeoutError: It has not ended in time; it goes on.
-            NotAllowedError: The user may not.
-            ServerError: There is no answer, or none of this API.
+            WaitTimeoutError: The timeout expired; the execution continues.
+            NotAllowedError: The user lacks the permission.
+            ServerError: The server did not respond, or the response is not from this API.
         """
         key = str(uuid.uuid4())
         started: StartExecutionResult | None = None
-        with ends_as_interrupts():
+        with signals_as_interrupts():
             try:
                 started = self.start_execution(execution_config, idempotency_key=key)
                 on_started(started)
@@ -299,22 +300,22 @@ class BatchJobManagerClient:
     def _cancel_started(
         self, started: StartExecutionResult | None, execution_config: ExecutionConfig, key: str
     ) -> None:
-        """End what an interrupted start may have started: the same key gives the same execution, and its id."""
+        """Cancel what an interrupted start may have started. Repeating it with the same key returns its ID."""
         try:
             started = started or self.start_execution(execution_config, idempotency_key=key)
         except BatchExecError as error:
-            say(f"Interrupted while the execution was being started; it may go on. {error}")
+            notify(f"Interrupted while starting the execution; it may be running. {error}")
             return
         execution_id = started.execution_id
         if started.success:
-            cancel_and_say_so(execution_id, lambda: self.cancel_execution(execution_id))
+            cancel_and_report(execution_id, lambda: self.cancel_execution(execution_id))
 
 
 def _path(execution_id: str) -> str:
-    # A name of dots alone would be taken for a step up.
+    # URL normalization would remove a path segment of dots only.
     if not execution_id.strip("."):
         raise ConfigurationError(
-            f"execution_id: {execution_id!r} is no id of an execution.", field="execution_id"
+            f"execution_id: {execution_id!r} is not a valid execution ID.", field="execution_id"
         )
     return f"batch-job/{quote(execution_id, safe='')}"
 
@@ -324,7 +325,7 @@ def _key(given: str | None) -> str:
         return str(uuid.uuid4())
     if not _KEY.fullmatch(given):
         raise ConfigurationError(
-            "idempotency_key: it should be 1 to 255 visible ASCII characters.", field="idempotency_key"
+            "idempotency_key: it must be 1 to 255 visible ASCII characters.", field="idempotency_key"
         )
     return given
 
@@ -336,8 +337,8 @@ def _status_name(status: JobStatus | str | None) -> str | None:
         return JobStatus.parse(status).value
     except ValueError:
         names = ", ".join(s.short for s in list(JobStatus)[1:])
-        raise ConfigurationError(f"status: {status!r} is none of {names}.", field="status") from None
+        raise ConfigurationError(f"status: {status!r} is not one of {names}.", field="status") from None
 
 
-def _set(query: Mapping[str, Any]) -> dict[str, Any]:
+def _without_unset(query: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value not in (None, "")}

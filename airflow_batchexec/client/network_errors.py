@@ -1,4 +1,4 @@
-"""What went wrong on the way to a server, in words: the libraries' own wrap it several times."""
+"""Readable messages for network errors, which the libraries wrap several times."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["network_error"]
 
 
 def network_error(error: requests.RequestException, server: str) -> BatchExecError:
-    """The error of this package for one of the library's; it holds nothing of the request."""
+    """Convert an error of requests to one of this package, which contains nothing of the request."""
     if isinstance(error, ValueError):
-        # Not repeated: a proxy's address may hold a password.
+        # The message does not repeat the URL: a proxy URL may contain a password.
         return ConfigurationError(
-            f"server: {server}, or the address of a proxy that the environment names, cannot be used.",
+            f"server: {server} or a proxy URL from the environment is invalid.",
             field="server",
         )
     inner = list(_inner(error))
@@ -34,34 +34,34 @@ def network_error(error: requests.RequestException, server: str) -> BatchExecErr
         certificate = next((e for e in inner if isinstance(e, ssl.SSLCertVerificationError)), None)
         if certificate is not None:
             return UntrustedServerError(
-                f"The certificate of {server} is not trusted: {certificate.verify_message}. If it comes from an "
-                f"authority of your own, give that one's certificate as ca_bundle.",
+                f"The certificate of {server} is not trusted: {certificate.verify_message}. If you use a "
+                f"private CA, pass its certificate as ca_bundle.",
                 server=server,
             )
         if any("WRONG_VERSION_NUMBER" in str(e) for e in inner):
             return UntrustedServerError(
-                f"{server} does not speak TLS on this port; is it an http:// address?", server=server
+                f"{server} does not speak TLS on this port. Should the URL start with http://?", server=server
             )
-    return ServerUnreachableError(f"{server} cannot be reached: {_why(error, inner)}.", server=server)
+    return ServerUnreachableError(f"{server} cannot be reached: {_cause(error, inner)}.", server=server)
 
 
-def _why(error: requests.RequestException, inner: list[BaseException]) -> str:
+def _cause(error: requests.RequestException, inner: list[BaseException]) -> str:
     if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
+        return "connection timed out"
     if isinstance(error, requests.Timeout) or any(isinstance(e, TimeoutError) for e in inner):
-        return "no answer in time"
+        return "response timed out"
     if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy that the environment names lets no request through"
+        return "the proxy configured in the environment rejected the request"
     if any(isinstance(e, socket.gaierror) for e in inner) or "NameResolution" in repr(inner):
-        return "no such host is known"
+        return "unknown host"
     system = next((e for e in inner if isinstance(e, OSError) and e.strerror and e.errno), None)
     if system is not None:
         return str(system.strerror)
-    return "the connection was closed before the whole answer was there"
+    return "the connection was closed before the response was complete"
 
 
 def _inner(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it wraps: as cause, context, argument or reason."""
+    """Yield an error and every error it wraps as cause, context, argument or reason."""
     pending, seen = [error], set[int]()
     while pending:
         current = pending.pop(0)

@@ -1,4 +1,4 @@
-"""The client's file: a table of settings for each server that one works with.
+"""Profiles: the user's configuration file, with one table of settings per server.
 
 ::
 
@@ -25,26 +25,26 @@ from airflow_batchexec.exceptions import ConfigurationError
 
 __all__ = ["default_path", "read_profile"]
 
-_TEXTS = ("server", "token", "token_file", "username", "password", "ca_bundle")
+_STRINGS = ("server", "token", "token_file", "username", "password", "ca_bundle")
 _NUMBERS = ("connect_timeout", "read_timeout", "retries")
 _PATHS = ("token_file", "ca_bundle")
 _SECRETS = ("token", "password")
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def default_path() -> Path:
-    """Where the file lies unless somebody says otherwise; it need not be there."""
+    """Return the default path of the configuration file, which may not exist."""
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(home).expanduser() / "batchexec" / "config.toml"
 
 
 def read_profile(path: Path, profile: str) -> dict[str, Any] | None:
-    """The settings of one table of the file, their paths made absolute; ``None`` where there is no file.
+    """Read one table of the file, with paths made absolute; ``None`` if the file does not exist.
 
     Raises:
-        ConfigurationError: The file cannot be read, has no such table, or holds a wrong key or value. Values are not
-            repeated: they may be secret.
+        ConfigurationError: The file cannot be read, has no such table, or contains an invalid key or value. The message
+            does not repeat values: they may be secret.
     """
     try:
         with path.open("rb") as file:
@@ -53,17 +53,17 @@ def read_profile(path: Path, profile: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _refused(path, f"it cannot be read: {error}") from error
+        raise _invalid(path, f"cannot be read: {error}") from error
     if profile not in document:
         tables = ", ".join(name for name, table in document.items() if isinstance(table, dict)) or "none"
-        raise _refused(path, f"it has no profile [{profile}]; its profiles: {tables}")
+        raise _invalid(path, f"there is no profile [{profile}]; the profiles are: {tables}")
     table = document[profile]
     if not isinstance(table, dict):
-        raise _refused(path, f"{profile} is no table; write [{profile}] and its settings below it")
+        raise _invalid(path, f"{profile} is not a table; write [{profile}] with its settings below")
     for key, value in table.items():
         _check(path, f"{profile}.{key}", key, value)
     if shared and any(key in table for key in _SECRETS):
-        logger.warning("%s holds a secret, and others may read it. Run: chmod 600 %s", path, path)
+        log.warning("%s contains a secret but is readable by other users. Run: chmod 600 %s", path, path)
     return {
         key: str(path.parent / Path(value).expanduser()) if key in _PATHS and value else value
         for key, value in table.items()
@@ -71,15 +71,15 @@ def read_profile(path: Path, profile: str) -> dict[str, Any] | None:
 
 
 def _check(path: Path, name: str, key: str, value: Any) -> None:
-    if key in _TEXTS:
-        right, kind = isinstance(value, str), "a text"
+    if key in _STRINGS:
+        valid, kind = isinstance(value, str), "a string"
     elif key in _NUMBERS:
-        right, kind = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        valid, kind = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
     else:
-        raise _refused(path, f"{name} is no setting; the settings are {', '.join(_TEXTS + _NUMBERS)}")
-    if not right:
-        raise _refused(path, f"{name} should be {kind}")
+        raise _invalid(path, f"{name} is not a setting; the settings are {', '.join(_STRINGS + _NUMBERS)}")
+    if not valid:
+        raise _invalid(path, f"{name} must be {kind}")
 
 
-def _refused(path: Path, reason: str) -> ConfigurationError:
+def _invalid(path: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(f"{path}: {reason}.", file=str(path))

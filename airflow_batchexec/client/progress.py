@@ -1,4 +1,4 @@
-"""The bar of an execution, on standard error; nothing is drawn where that is not a terminal."""
+"""The progress bar of an execution, on standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -11,43 +11,45 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["Bar", "NoBar", "TerminalBar", "bar"]
+__all__ = ["Bar", "NoBar", "TerminalBar", "progress_bar"]
 
 
 class Bar(Protocol):
-    """What shows how far an execution is."""
+    """Shows the progress of an execution."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, text: str, finished: int, total: int) -> None:
-        """Show this state.
+        """Show a state.
 
         Args:
-            text: What is executed, and its status.
+            text: The execution and its status.
             finished: The number of finished files.
-            total: The number of all files; 0 while it is not known.
+            total: The total number of files; 0 if not known yet.
         """
 
     def advance(self, rows: int) -> None:
-        """Count one more finished file; threads may call this at the same time.
+        """Count one more finished file. Thread-safe.
 
         Args:
-            rows: The number of rows of its result.
+            rows: The number of rows in its result.
         """
 
 
-def bar(text: str, *, wanted: bool | None, console: Console | None = None, with_rows: bool = False) -> Bar:
-    """A bar where one is wanted.
+def progress_bar(
+    text: str, *, enabled: bool | None, console: Console | None = None, with_rows: bool = False
+) -> Bar:
+    """Create a bar, or one that shows nothing.
 
     Args:
-        text: What is executed.
-        wanted: Whether to draw a bar; ``None``: where standard error is a terminal.
-        console: Where to draw it, together with what else is printed there; ``None``: standard error.
+        text: The execution.
+        enabled: Whether to draw a bar; ``None``: only if standard error is a terminal.
+        console: The console to draw on, shared with other output; ``None``: standard error.
         with_rows: Whether to show the number of rows.
     """
-    if not (sys.stderr.isatty() if wanted is None else wanted):
+    if not (sys.stderr.isatty() if enabled is None else enabled):
         return NoBar()
     return TerminalBar(text, console=console, with_rows=with_rows)
 
@@ -62,23 +64,23 @@ class NoBar:
         pass
 
     def show(self, text: str, finished: int, total: int) -> None:
-        """Nothing is shown."""
+        """Do nothing."""
 
     def advance(self, rows: int) -> None:
-        """Nothing is shown."""
+        """Do nothing."""
 
 
 class TerminalBar:
-    """A bar that is gone when the execution has ended.
+    """A bar that disappears when the execution ends.
 
     Args:
-        text: What is executed.
-        console: Where to draw it; ``None``: standard error.
+        text: The execution.
+        console: The console to draw on; ``None``: standard error.
         with_rows: Whether to show the number of rows.
     """
 
     def __init__(self, text: str, *, console: Console | None = None, with_rows: bool = False) -> None:
-        from rich.console import Console as RichConsole  # noqa: PLC0415  rich takes its time
+        from rich.console import Console as RichConsole  # noqa: PLC0415  rich is slow to import
         from rich.markup import escape  # noqa: PLC0415  as above
         from rich.progress import (  # noqa: PLC0415  as above
             BarColumn,
@@ -113,7 +115,7 @@ class TerminalBar:
         self._progress.stop()
 
     def show(self, text: str, finished: int, total: int) -> None:
-        """Show this state."""
+        """Show a state."""
         self._progress.update(
             self._task, description=self._escape(text), completed=finished, total=total or None
         )

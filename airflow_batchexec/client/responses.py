@@ -1,7 +1,7 @@
-"""Responses of the API, read into results.
+"""Converts API responses to results.
 
-The messages of ``wire/responses.py`` say which fields a response has, and of which types. As on the wire, a field that is
-missing or null is unset, unknown fields are ignored, and 64-bit integers may be text.
+``wire/responses.py`` defines the fields of each response and their types. As in protobuf's JSON mapping, missing or
+null fields are unset, unknown fields are ignored, and 64-bit integers may be strings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 T = TypeVar("T")
 
 _FIRST_REFUSAL = 400
-# The public types of the messages within a response.
+# The public type of each nested message.
 _RESULTS: dict[type, type] = {
     wire.BatchJobDetails: results.BatchJob,
     wire.BatchJobSummary: results.BatchJobSummary,
@@ -51,7 +51,7 @@ _RESULTS: dict[type, type] = {
     wire.ReportMessage: results.ReportMessage,
     wire.TaskExecution: results.TaskExecution,
 }
-# Attributes that existing code knows by another name than the wire's.
+# Attributes whose names, known to existing code, differ from the wire's.
 _ATTRIBUTES: dict[type, dict[str, str]] = {
     wire.ReportResponse: {"successful": "success", "report_messages": "records"},
     wire.StartResponse: {"batch_id": "execution_id"},
@@ -99,7 +99,7 @@ def read_page(response: Response) -> tuple[ListBatchJobsResult, str]:
     """Read one page of a list.
 
     Returns:
-        The page, and the cursor of the next one; empty after the last.
+        The page, and the cursor of the next page; empty if this is the last.
 
     Raises:
         UnexpectedAnswerError: As for ``read_started``.
@@ -119,8 +119,8 @@ def read_details(response: Response) -> GetBatchJobDetailsResult:
 
 
 def _from_response(response: Response, message: type) -> dict[str, Any]:
-    """The attributes of a call's result."""
-    # A list of the reference service has no such field.
+    """Return the attributes of the result."""
+    # The reference service's list response has no success field.
     success = {wire.success_field(message): response.status_code < _FIRST_REFUSAL}
     given = {name: value for name, value in response.body.items() if value is not None}
     return {
@@ -131,7 +131,7 @@ def _from_response(response: Response, message: type) -> dict[str, Any]:
 
 
 def _read_fields(message: type, value: Any, path: str) -> dict[str, Any]:
-    """The fields of a message, by the names of the result's attributes."""
+    """Read the fields of a message, named like the attributes of the result."""
     given = _checked(value, dict, path)
     renamed = _ATTRIBUTES.get(message, {})
     return {
@@ -211,7 +211,7 @@ _READERS: dict[type, Callable[[Any, str], Any]] = {
     str: _read_text,
     JobStatus: _enum_reader(JobStatus),
     TaskStatus: _enum_reader(TaskStatus),
-    # Results give file types as text, so that those of later servers are not errors.
+    # Results have file types as strings, so that types added by newer servers are not errors.
     InputFileType: _read_text,
     OutputFileType: _read_text,
 }
@@ -232,5 +232,5 @@ def _converted(convert: Callable[[Any], T], value: Any, path: str) -> T:
 
 def _wrong(path: str) -> UnexpectedAnswerError:
     return UnexpectedAnswerError(
-        f"The server's answer cannot be read: {path} has the wrong type or value.", field=path
+        f"The server's response cannot be read: {path} has the wrong type or value.", field=path
     )

@@ -1,7 +1,7 @@
-"""What the calls give: the wire's own fields, with moments as ``datetime`` and statuses as enums.
+"""Results of the client's calls: the fields of the responses, with times as ``datetime`` and statuses as enums.
 
-A status is its wire name (``BATCH_JOB_FINISHED_STATUS``) wherever a text is wanted, and has its short name
-(``FINISHED``) as ``short``.
+A status is a string enum whose value is its wire name (``BATCH_JOB_FINISHED_STATUS``); ``short`` is its short name
+(``FINISHED``).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _MODEL_LINE = re.compile(r"(?:\S+ )?\[model\] ")
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """What every call gives.
+    """The fields that every result has.
 
     Attributes:
-        success: Whether the server did what was asked.
-        failure_message: Why not; empty where it did.
-        status_code: The HTTP status of the answer.
-        wire: The answer as it came.
+        success: Whether the call succeeded.
+        failure_message: Why the call failed; empty if it succeeded.
+        status_code: The HTTP status of the response.
+        wire: The response body as received.
     """
 
     success: bool
@@ -62,7 +62,8 @@ class StartExecutionResult(_Result):
     """Whether an execution was started.
 
     Attributes:
-        execution_id: Its id, or that of the one that stands in its way; may be empty where it was refused.
+        execution_id: The ID of the execution. If refused: the ID of the running execution that conflicts with it, or
+            empty.
     """
 
     execution_id: str = ""
@@ -70,12 +71,12 @@ class StartExecutionResult(_Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionStatusResult(_Result):
-    """What an execution is doing.
+    """The status of an execution.
 
     Attributes:
-        status: What it does, or has come to.
-        finished_files: How many files have their result.
-        total_files: How many files there are; 0 while that is not known.
+        status: The status.
+        finished_files: The number of files with a result.
+        total_files: The number of input files; 0 if not known yet.
     """
 
     status: JobStatus = JobStatus.UNDEFINED_BATCH_JOB_STATUS
@@ -84,44 +85,44 @@ class ExecutionStatusResult(_Result):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the status is final."""
         return self.status in _ENDED
 
 
 @dataclass(frozen=True, kw_only=True)
 class CancelExecutionResult(_Result):
-    """Whether an execution was cancelled; its pods end in the seconds that follow."""
+    """Whether an execution was cancelled. Its pods exit within seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GetExecutionReportResult(_Result):
-    """An execution's log.
+    """The log of an execution.
 
     Attributes:
-        records: Its lines in their order.
-        model_logs: Those of them that the model has printed.
+        records: The lines, in order.
+        model_logs: The lines that the model printed.
     """
 
     records: list[str] = field(default_factory=list)
 
     @property
     def model_logs(self) -> list[str]:
-        """The lines that the model has printed, each with its file."""
+        """The lines that the model printed, each with the name of the file."""
         return [line for line in self.records if _MODEL_LINE.match(line)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJobSummary:
-    """One execution in a list.
+    """An execution in a list.
 
     Attributes:
-        job_id: Its id.
-        build_id: Its build.
-        job_status: What it does, or has come to.
-        start_time: When it began; ``None`` before.
-        end_time: When it ended; ``None`` before.
-        job_size: How many files it has.
-        failure_message: Why it did not finish.
+        job_id: The ID of the execution.
+        build_id: The build.
+        job_status: The status.
+        start_time: When the execution started; ``None`` if it has not.
+        end_time: When the execution ended; ``None`` if it has not.
+        job_size: The number of input files.
+        failure_message: Why the execution did not finish.
     """
 
     job_id: str
@@ -135,7 +136,7 @@ class BatchJobSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ListBatchJobsResult(_Result):
-    """Executions, the newest first."""
+    """Executions, newest first."""
 
     batch_jobs: list[BatchJobSummary] = field(default_factory=list)
 
@@ -150,7 +151,7 @@ class ReportMessage:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionFileDetails:
-    """Where an execution reads and writes, and how far it is."""
+    """Source and destination of an execution, and its progress."""
 
     source_bucket: str
     destination_bucket: str
@@ -164,16 +165,16 @@ class ExecutionFileDetails:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskExecution:
-    """What became of one file, or of one share of the files.
+    """The outcome of one file, or of one shard of the files.
 
     Attributes:
         task_id: The task.
-        status: What became of it.
-        start_time: When it began; ``None`` before.
-        end_time: When it ended; ``None`` before.
-        num_of_records: How many rows its result has.
+        status: The status.
+        start_time: When the task started; ``None`` if it has not.
+        end_time: When the task ended; ``None`` if it has not.
+        num_of_records: The number of rows in its result.
         filename: The file.
-        filenames: All files, where the task is of several.
+        filenames: All files of the task, if there are several.
     """
 
     task_id: str
@@ -187,21 +188,21 @@ class TaskExecution:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJob:
-    """One execution with all of its files.
+    """An execution with all its files.
 
     Attributes:
-        job_id: Its id.
-        model_id: Its model.
-        branch_id: The branch that the request named.
-        build_id: Its build.
-        start_time: When it began; ``None`` before.
-        end_time: When it ended; ``None`` before.
-        job_status: What it does, or has come to.
-        total_records: How many rows its results have.
-        job_size: How many files it has.
-        report_messages: Its log.
-        execution_file_details: Where it reads and writes.
-        task_executions: Its files.
+        job_id: The ID of the execution.
+        model_id: The model.
+        branch_id: The branch given in the request.
+        build_id: The build.
+        start_time: When the execution started; ``None`` if it has not.
+        end_time: When the execution ended; ``None`` if it has not.
+        job_status: The status.
+        total_records: The number of rows in all results.
+        job_size: The number of input files.
+        report_messages: The log.
+        execution_file_details: The source, the destination and the progress.
+        task_executions: The outcome of each file.
     """
 
     job_id: str
@@ -220,6 +221,6 @@ class BatchJob:
 
 @dataclass(frozen=True, kw_only=True)
 class GetBatchJobDetailsResult(_Result):
-    """One execution, or why there is none to show."""
+    """An execution, or why it cannot be shown."""
 
     batch_job: BatchJob | None = None

@@ -1,8 +1,8 @@
-"""Which server a client talks to, and as whom.
+"""The settings of a client: its server and credentials.
 
-Each setting comes from the arguments, else from the environment, else from the client's file. Who one is goes
-together: a user name from one place and a token from another are not mixed, and no place's secret is sent to a
-server that it was not written for.
+Each setting comes from the arguments, else from the environment, else from the configuration file. Credentials are
+taken as a unit: a username from one source is not mixed with a token from another, and a secret is not sent to a server
+other than the one its source names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ClientSettings", "server_address"]
+__all__ = ["ClientSettings", "normalize_server"]
 
 _VARIABLES = {
     "server": "BATCHEXEC_SERVER",
@@ -32,28 +32,28 @@ _VARIABLES = {
 """The environment variable of each setting that has one."""
 
 _CONFIG_VARIABLE = "BATCHEXEC_CONFIG"
-"""Names the client's file in place of the one in the user's configuration folder."""
+"""The environment variable that overrides the path of the configuration file."""
 
 _PROFILE_VARIABLE = "BATCHEXEC_PROFILE"
-"""Names the table of that file in place of ``default``."""
+"""The environment variable that selects a profile other than ``default``."""
 
-_KINDS_OF_IDENTITY = ("token", "token_file", "username")
+_CREDENTIAL_KINDS = ("token", "token_file", "username")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """What a client needs to know; ``find`` looks it up.
+    """The settings of a client; ``find`` collects them.
 
     Attributes:
-        server: Airflow's address, without what the batch API adds to it.
-        token: A token of that Airflow.
-        token_file: A file that holds one. It is read again where the server refuses what was in it.
-        username: Whom to log in as, where there is neither.
-        password: With which password.
-        ca_bundle: A file of certificates to trust in place of the usual ones; empty for those.
-        connect_timeout: Seconds until a connection must stand.
-        read_timeout: Seconds that the server may say nothing.
-        retries: How often a request that could not be answered is sent again.
+        server: Airflow's URL, without the path of the batch API.
+        token: An Airflow API token.
+        token_file: A file that contains a token. It is read again if the server refuses the token.
+        username: The user to log in as, if there is no token or token file.
+        password: The password of that user.
+        ca_bundle: A file of CA certificates to trust instead of the default ones; empty for the default ones.
+        connect_timeout: The timeout for connecting, in seconds.
+        read_timeout: The maximum time without data from the server, in seconds.
+        retries: How often to retry a request that got no response.
     """
 
     server: str
@@ -70,13 +70,15 @@ class ClientSettings:
         for name in ("connect_timeout", "read_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(
-                    f"{name}: {getattr(self, name)!r} is no number of seconds.", field=name
+                    f"{name}: {getattr(self, name)!r} is not a positive number of seconds.", field=name
                 )
         if self.retries != int(self.retries) or self.retries < 0:
-            raise ConfigurationError(f"retries: {self.retries!r} is no number of times.", field="retries")
+            raise ConfigurationError(
+                f"retries: {self.retries!r} is not a non-negative integer.", field="retries"
+            )
         if self.ca_bundle and not Path(self.ca_bundle).exists():
-            raise ConfigurationError(f"ca_bundle: there is no {self.ca_bundle}.", field="ca_bundle")
-        object.__setattr__(self, "server", server_address(self.server))
+            raise ConfigurationError(f"ca_bundle: {self.ca_bundle} does not exist.", field="ca_bundle")
+        object.__setattr__(self, "server", normalize_server(self.server))
 
     @classmethod
     def find(
@@ -88,57 +90,57 @@ class ClientSettings:
         ask_password: Callable[[str], str] | None = None,
         **arguments: Any,
     ) -> ClientSettings:
-        """Look every setting up; an argument that is ``None`` or empty stands for unset.
+        """Collect the settings. Arguments that are ``None`` or empty are unset.
 
         Args:
-            profile: The table of the client's file; ``default``.
-            config_file: The client's file.
-            default_server: The server where nothing names one.
-            ask_password: Asked for the password of a user where nothing gives one.
-            arguments: The attributes of this class.
+            profile: The table of the configuration file to use; defaults to ``default``.
+            config_file: The configuration file.
+            default_server: The server to use if none is configured.
+            ask_password: Prompts for a user's password if none is configured.
+            arguments: Attributes of this class.
 
         Raises:
-            ConfigurationError: No server or no identity is named, or a setting is wrong.
+            ConfigurationError: No server or credentials are configured, or a setting is invalid.
         """
         environment = {name: os.environ.get(variable) for name, variable in _VARIABLES.items()}
-        places = [
-            {name: value for name, value in place.items() if value not in (None, "")}
-            for place in (arguments, environment, _from_file(config_file, profile))
+        sources = [
+            {name: value for name, value in source.items() if value not in (None, "")}
+            for source in (arguments, environment, _from_file(config_file, profile))
         ]
         found: dict[str, Any] = {}
-        for place in reversed(places):
-            found |= {name: value for name, value in place.items() if name not in _identity_names()}
+        for source in reversed(sources):
+            found |= {name: value for name, value in source.items() if name not in _credential_names()}
         found.setdefault("server", default_server)
         if not found["server"]:
             raise ConfigurationError(
-                f"server: no server is named. Give its address as server, in {_VARIABLES['server']}, or in "
+                f"server: no server is configured. Set its URL as server, in {_VARIABLES['server']}, or in "
                 f"{default_path()}.",
                 field="server",
             )
-        found["server"] = server_address(str(found["server"]))
-        found |= _identity(places, found["server"], ask_password)
+        found["server"] = normalize_server(str(found["server"]))
+        found |= _find_credentials(sources, found["server"], ask_password)
         return cls(**found)
 
 
-def server_address(text: str) -> str:
-    """Airflow's address of whatever of it somebody has at hand, for example the one of a single call.
+def normalize_server(text: str) -> str:
+    """Return Airflow's base URL from any URL of its batch API, for example that of a single call.
 
     Raises:
-        ConfigurationError: It is no http:// or https:// address, or holds a password or a query.
+        ConfigurationError: It is not an http:// or https:// URL, or contains a password or a query.
     """
     try:
         parts = urlsplit(text.strip())
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        right = False
-    # The text itself may hold a password, so no error repeats it.
-    if not right:
+        valid = False
+    # Errors do not repeat the URL: it may contain a password.
+    if not valid:
         raise ConfigurationError(
-            "server: this is no address; write one such as https://airflow.example.com.", field="server"
+            "server: this is not a URL; use one like https://airflow.example.com.", field="server"
         )
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigurationError(
-            "server: the address may hold neither user and password nor a query; those are settings of their own.",
+            "server: the URL must not contain a username, password or query; credentials have separate settings.",
             field="server",
         )
     path = parts.path.partition("/api/v1/batch-job")[0].rstrip("/").removesuffix("/batchexec").rstrip("/")
@@ -146,57 +148,59 @@ def server_address(text: str) -> str:
 
 
 def _from_file(config_file: str | Path | None, profile: str | None) -> Mapping[str, Any]:
-    named = config_file or os.environ.get(_CONFIG_VARIABLE)
-    wanted = profile or os.environ.get(_PROFILE_VARIABLE)
-    path = Path(named).expanduser() if named else default_path()
-    settings = read_profile(path, wanted or "default")
-    if settings is None and (named or wanted):
-        raise ConfigurationError(f"{path}: there is no such file.", file=str(path))
+    explicit_file = config_file or os.environ.get(_CONFIG_VARIABLE)
+    explicit_profile = profile or os.environ.get(_PROFILE_VARIABLE)
+    path = Path(explicit_file).expanduser() if explicit_file else default_path()
+    settings = read_profile(path, explicit_profile or "default")
+    if settings is None and (explicit_file or explicit_profile):
+        raise ConfigurationError(f"{path}: the file does not exist.", file=str(path))
     return settings or {}
 
 
-def _identity_names() -> tuple[str, ...]:
-    return (*_KINDS_OF_IDENTITY, "password")
+def _credential_names() -> tuple[str, ...]:
+    return (*_CREDENTIAL_KINDS, "password")
 
 
-def _identity(
-    places: list[dict[str, Any]], server: str, ask_password: Callable[[str], str] | None
+def _find_credentials(
+    sources: list[dict[str, Any]], server: str, ask_password: Callable[[str], str] | None
 ) -> dict[str, str]:
-    """Token, token file, or user and password: all of the first place that says who one is."""
-    of_others = ""
-    for number, place in enumerate(places):
-        kinds = [kind for kind in _KINDS_OF_IDENTITY if kind in place]
+    """Return the token, the token file, or username and password of the first source that has credentials."""
+    mismatch = ""
+    for number, source in enumerate(sources):
+        kinds = [kind for kind in _CREDENTIAL_KINDS if kind in source]
         if not kinds:
             continue
-        if "server" in place and server_address(place["server"]) != server:
-            of_others = f" What is there is for {server_address(place['server'])}."
+        if "server" in source and normalize_server(source["server"]) != server:
+            mismatch = f" The configured credentials are for {normalize_server(source['server'])}."
             continue
         if len(kinds) > 1:
-            raise ConfigurationError(f"{kinds[0]}: set it, or {kinds[1]}, but not both.", field=kinds[0])
+            raise ConfigurationError(
+                f"{kinds[0]}: set either {kinds[0]} or {kinds[1]}, not both.", field=kinds[0]
+            )
         if kinds[0] != "username":
-            return {kinds[0]: str(place[kinds[0]])}
-        username = str(place["username"])
-        password = _password(places[number:], username, server) or (ask_password or _no_password)(username)
+            return {kinds[0]: str(source[kinds[0]])}
+        username = str(source["username"])
+        password = _password(sources[number:], username, server) or (ask_password or _no_password)(username)
         return {"username": username, "password": password}
     raise ConfigurationError(
-        f"token: nothing says who you are at {server}. Give a token (as token, in {_VARIABLES['token']}, in a "
-        f"token_file), or username and password.{of_others}",
+        f"token: no credentials are configured for {server}. Set a token (as token, in {_VARIABLES['token']}, or as "
+        f"token_file), or username and password.{mismatch}",
         field="token",
     )
 
 
-def _password(places: list[dict[str, Any]], username: str, server: str) -> str:
-    """The password beside the user name, or one of a later place that names no other user or server."""
-    for place in places:
-        if place.get("username", username) == username and "password" in place:
-            if "server" in place and server_address(place["server"]) != server:
+def _password(sources: list[dict[str, Any]], username: str, server: str) -> str:
+    """Return the first password whose source does not name another user or server."""
+    for source in sources:
+        if source.get("username", username) == username and "password" in source:
+            if "server" in source and normalize_server(source["server"]) != server:
                 continue
-            return str(place["password"])
+            return str(source["password"])
     return ""
 
 
 def _no_password(username: str) -> str:
     raise ConfigurationError(
-        f"password: there is none for {username!r}. Give it as password, or in {_VARIABLES['password']}.",
+        f"password: no password is configured for {username!r}. Set it as password, or in {_VARIABLES['password']}.",
         field="password",
     )

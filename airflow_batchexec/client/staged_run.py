@@ -1,4 +1,4 @@
-"""One execution on a server over a frame's files in a staging folder, which is gone in the end, however that comes."""
+"""Runs an execution on a server over a frame's files in a staging folder, which is then removed even on errors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["run_staged"]
 
 _CONFLICT = 409
-# How long a cancelled execution may take to end before its folder is removed under it.
-_MOST_SECONDS_TO_END = 60.0
+# How long to wait for a cancelled execution to end before its folder is removed anyway.
+_MAX_CANCEL_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def run_staged(
     manager: BatchJobManagerClient,
     config: ExecutionConfig,
-    place: StagingFolder,
+    staging: StagingFolder,
     *,
     parts: Sequence[Path],
     names: Sequence[str],
@@ -44,49 +44,49 @@ def run_staged(
     keep: bool,
     progress: bool | None,
 ) -> None:
-    """Stage files, execute, and fetch the results.
+    """Upload files to a staging folder, run an execution, and download the results.
 
     Args:
-        manager: The client of the server.
-        config: What is to be executed: from and to the folders of ``place``.
-        place: The staging folder.
+        manager: The client for the server.
+        config: The configuration of the execution, from and to the folders of ``staging``.
+        staging: The staging folder.
         parts: The files; they are moved.
-        names: What their results are called.
-        results: The folder of this machine that these go to.
-        keep: Whether what lies in the staging folder stays.
-        progress: Whether to draw a bar on standard error; ``None``: where that is a terminal.
+        names: The names of their results.
+        results: The local folder to download the results to.
+        keep: Whether to keep the staging folder.
+        progress: Whether to draw a bar on standard error; ``None``: only if it is a terminal.
 
     Raises:
         ExecutionFailedError: A file has no result.
-        PlanningError: The server refuses the execution.
+        PlanningError: The server refused the execution.
         StorageError: The staging folder cannot be written or read.
-        ServerError: The server gives no answer, or no right.
+        ServerError: The server did not respond, or the user lacks the permission.
     """
-    begun: list[StartExecutionResult] = []
+    start_results: list[StartExecutionResult] = []
     try:
-        place.upload(parts)
+        staging.upload(parts)
         try:
-            started, ended = manager.run_execution(config, progress=progress, on_started=begun.append)
+            started, ended = manager.run_execution(config, progress=progress, on_started=start_results.append)
         except BaseException:
             # Nothing may write into the folder once it is removed.
-            if begun and begun[0].success:
-                _end(manager, begun[0].execution_id)
+            if start_results and start_results[0].success:
+                _cancel_and_wait(manager, start_results[0].execution_id)
             raise
         if ended is None:
-            refused = ExecutionRunningError if started.status_code == _CONFLICT else PlanningError
-            raise refused(
-                f"{manager.settings.server} refuses the execution: {started.failure_message}",
+            error_class = ExecutionRunningError if started.status_code == _CONFLICT else PlanningError
+            raise error_class(
+                f"{manager.settings.server} refused the execution: {started.failure_message}",
                 execution_id=started.execution_id,
                 status_code=started.status_code,
             )
         if ended.status is not JobStatus.BATCH_JOB_FINISHED_STATUS:
             raise _failed(manager, started.execution_id, ended)
-        place.download(names, results)
+        staging.download(names, results)
     finally:
         if keep:
-            logger.info("The files and their results stay in %s.", place.location.uri)
+            log.info("The files and their results are kept in %s.", staging.location.uri)
         else:
-            _remove(place)
+            _remove(staging)
 
 
 def _failed(
@@ -95,32 +95,32 @@ def _failed(
     try:
         records = manager.get_execution_report(execution_id).records
     except BatchExecError as error:
-        records = [f"Its report cannot be read: {error}"]
+        records = [f"The report cannot be read: {error}"]
     return ExecutionFailedError(
-        f"The execution {execution_id} is {ended.status.short}. {records[-1] if records else ended.failure_message}",
+        f"Execution {execution_id} is {ended.status.short}. {records[-1] if records else ended.failure_message}",
         execution_id=execution_id,
         status=ended.status.short,
         report=records,
     )
 
 
-def _end(manager: BatchJobManagerClient, execution_id: str) -> None:
-    """Wait until an execution has ended that is given up, and cancel it where nobody has."""
-    deadline = time.monotonic() + _MOST_SECONDS_TO_END
+def _cancel_and_wait(manager: BatchJobManagerClient, execution_id: str) -> None:
+    """Cancel an abandoned execution, unless it has ended, and wait for it to end."""
+    deadline = time.monotonic() + _MAX_CANCEL_SECONDS
     try:
         manager.cancel_execution(execution_id)
         while not manager.get_execution_status(execution_id).ended:
             if time.monotonic() > deadline:
-                logger.warning("The execution %s is cancelled, but has not ended yet.", execution_id)
+                log.warning("Execution %s is cancelled, but has not ended yet.", execution_id)
                 return
             time.sleep(_POLL_SECONDS)
     except BatchExecError as error:
-        logger.warning("Whether the execution %s has ended cannot be told: %s", execution_id, error)
+        log.warning("Cannot determine whether execution %s has ended: %s", execution_id, error)
 
 
-def _remove(place: StagingFolder) -> None:
+def _remove(staging: StagingFolder) -> None:
     try:
-        place.remove()
+        staging.remove()
     except BatchExecError as error:
-        # An error here must not stand in for the result, or for the error before it.
-        logger.warning("%s could not be removed: %s", place.location.uri, error)
+        # An error here must not replace the result, or an earlier error.
+        log.warning("%s could not be removed: %s", staging.location.uri, error)

@@ -1,4 +1,4 @@
-"""A folder of one's own in a bucket or on a shared disk, through which a frame's files go to a server and come back."""
+"""A unique folder in a bucket or on a shared disk that exchanges a frame's files with a server."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["StagingFolder"]
 
-_THREADS = 8
+_MAX_THREADS = 8
 
 
 class StagingFolder:
-    """A new folder below ``staging``, reached with this machine's own credentials.
+    """A new folder below ``staging``, accessed with this machine's credentials.
 
     Args:
         staging: An ``s3://``, ``gs://`` or ``file://`` URI.
 
     Raises:
-        LocationError: It is none.
-        ConfigurationError: What its storage needs is not installed or set up.
+        LocationError: The URI is invalid.
+        ConfigurationError: The storage's dependencies are not installed, or it is not configured.
     """
 
     def __init__(self, staging: str) -> None:
@@ -37,44 +37,44 @@ class StagingFolder:
         self.destination = self.location.join("out")
 
     def upload(self, paths: Iterable[Path]) -> None:
-        """Put files into ``source``; they are gone from where they were.
+        """Move files into ``source``.
 
         Raises:
-            StorageError: It cannot be done.
+            StorageError: A file cannot be uploaded.
         """
         parallel_map(
             lambda path: self._storage.publish(path, self.source.join(path.name)),
             paths,
-            threads=_THREADS,
+            threads=_MAX_THREADS,
             name="staging",
         )
 
     def download(self, names: Iterable[str], folder: Path) -> None:
-        """Bring results from ``destination`` into a folder of this machine.
+        """Download results from ``destination`` into a local folder.
 
         Raises:
-            ObjectNotFoundError: A result is not there.
-            StorageError: It cannot be done.
+            ObjectNotFoundError: A result does not exist.
+            StorageError: A result cannot be downloaded.
         """
 
         def fetch(name: str) -> None:
             path = self._storage.fetch(self._storage.stat(self.destination.join(name)), folder / name)
             if path != folder / name:
-                # What is on disk already is given where it lies, and that is about to be removed.
+                # The local storage returns the original file, which is about to be removed.
                 shutil.copyfile(path, folder / name)
 
-        parallel_map(fetch, names, threads=_THREADS, name="staging")
+        parallel_map(fetch, names, threads=_MAX_THREADS, name="staging")
 
     def remove(self) -> None:
-        """Delete all that is in the folder.
+        """Delete the folder and its contents.
 
         Raises:
-            StorageError: It cannot be done.
+            StorageError: A file cannot be deleted.
         """
         parallel_map(
             lambda info: self._storage.delete(info.location),
             self._storage.list(self.location),
-            threads=_THREADS,
+            threads=_MAX_THREADS,
             name="staging",
         )
         if self.location.scheme is Scheme.FILE:

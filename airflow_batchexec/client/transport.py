@@ -1,8 +1,8 @@
-"""One call of the REST API: sent, repeated where nothing came back, and its answer told apart from anybody else's.
+"""Sends REST API calls, retries those without a response, and recognizes responses that are not from the API.
 
-Every call may be repeated: reading changes nothing, a start carries a key by which the server knows it again, and
-what is cancelled stays so. A try lasts until the answer's last byte has been read. That is why the tries are
-tenacity's, and not those of urllib3's adapter, which knows of a try only until the headers are there.
+Every call is safe to retry: reads have no side effects, starts carry an idempotency key, and cancels are idempotent. An
+attempt lasts until the last byte of the response has been read. urllib3 only retries until the headers arrive, so
+tenacity does the retries.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = ["Response", "Transport"]
 
 _API = "/batchexec/api/v1/"
 _LOGIN = "/auth/token"
-_NOT_NOW = frozenset({429, 502, 503, 504})
-_NOT_ALLOWED = frozenset({401, 403})
-_MOST_REDIRECTS = 5
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 10.0
-_LONGEST_WISH_SECONDS = 60.0
-_LONGEST_QUOTE = 500
+_UNAVAILABLE = frozenset({429, 502, 503, 504})
+_FORBIDDEN = frozenset({401, 403})
+_MAX_REDIRECTS = 5
+_INITIAL_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 10.0
+_MAX_RETRY_AFTER_SECONDS = 60.0
+_MAX_REASON_LENGTH = 500
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class Response:
     Attributes:
         status_code: The HTTP status.
         body: The response message, as JSON.
-        tries: How often the call was sent.
+        attempts: The number of attempts.
     """
 
     status_code: int
     body: dict[str, Any] = field(repr=False)
-    tries: int = 1
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class _Call:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sets the token. A header alone would give way to a password that ~/.netrc has for the server."""
+    """Sets the token. In a plain header, it would be replaced by a password that ~/.netrc has for the server."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -124,27 +124,27 @@ class Transport:
 
         Args:
             method: The HTTP method.
-            path: The path below the API's own.
-            document: The JSON to send.
-            params: The query.
-            headers: More headers.
+            path: The path, relative to that of the API.
+            document: The JSON body.
+            params: The query parameters.
+            headers: Additional headers.
 
         Raises:
-            NotAllowedError: The server does not know the user, or the user lacks the right.
-            ServerUnreachableError: There was no answer, however often it was tried.
+            NotAllowedError: The user is not authenticated or lacks the permission.
+            ServerUnreachableError: All attempts failed without a response.
             UntrustedServerError: The server's certificate is not trusted.
-            UnexpectedAnswerError: The server failed, or what answered is not the API.
+            UnexpectedAnswerError: The server failed, or the response is not from this API.
         """
         call = _Call(method, self.server + _API + path, document, params, headers)
-        status_code, body, tries = self._exchange(call)
-        if status_code in _NOT_ALLOWED:
+        status_code, body, attempts = self._exchange(call)
+        if status_code in _FORBIDDEN:
             raise NotAllowedError(
-                f"{self.server} does not allow this: {_reason(status_code, body)}",
+                f"{self.server} denied access: {_reason(status_code, body)}",
                 server=self.server,
                 status_code=status_code,
             )
-        if isinstance(body, dict) and isinstance(body.get("failure_message"), str) and status_code < 500:  # noqa: PLR2004  beyond, the server failed
-            return Response(status_code, body, tries)
+        if isinstance(body, dict) and isinstance(body.get("failure_message"), str) and status_code < 500:  # noqa: PLR2004  from 500 on, the server failed
+            return Response(status_code, body, attempts)
         raise self._unexpected(status_code, body)
 
     def _log_in(self, username: str, password: str) -> str:
@@ -154,70 +154,70 @@ class Transport:
             {"username": username, "password": password},
             with_token=False,
         )
-        # Once: whatever needs the token tries again as a whole.
-        status_code, body = self._try(call)
-        if status_code in _NOT_ALLOWED:
+        # Not retried here: the call that needs the token is retried as a whole.
+        status_code, body = self._attempt(call)
+        if status_code in _FORBIDDEN:
             raise NotAllowedError(
-                f"{self.server} does not let {username!r} in with this password: {_reason(status_code, body)}",
+                f"{self.server} refused the login of {username!r}: {_reason(status_code, body)}",
                 server=self.server,
                 status_code=status_code,
             )
         token = body.get("access_token") if isinstance(body, dict) else None
         if not isinstance(token, str):
             raise UnexpectedAnswerError(
-                f"{self.server}{_LOGIN} gave no token: {_reason(status_code, body)} Where Airflow's auth manager has "
-                f"no login by password, give a token.",
+                f"{self.server}{_LOGIN} returned no token: {_reason(status_code, body)} If Airflow's auth manager "
+                f"does not support password logins, set a token.",
                 server=self.server,
                 status_code=status_code,
             )
         return token
 
     def _exchange(self, call: _Call) -> tuple[int, Any, int]:
-        """The status, the JSON (or the text) and the number of tries of a call that was answered."""
+        """Return the status, the JSON (or the text) and the number of attempts of a call that got a response."""
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, ServerError) and error.retryable),
             stop=stop_after_attempt(int(self._settings.retries) + 1),
-            wait=_pause,
-            before_sleep=_tell,
+            wait=_wait_seconds,
+            before_sleep=_log_retry,
             reraise=True,
         )
-        status_code, body = retrying(self._try, call)
+        status_code, body = retrying(self._attempt, call)
         return status_code, body, retrying.statistics["attempt_number"]
 
-    def _try(self, call: _Call) -> tuple[int, Any]:
+    def _attempt(self, call: _Call) -> tuple[int, Any]:
         token = self._credentials.token() if call.with_token else ""
         response = self._send(call, token)
         if response.status_code == requests.codes.unauthorized and token and self._credentials.renew(token):
             response = self._send(call, self._credentials.token())
         body = _json(response)
-        if response.status_code in _NOT_NOW:
+        if response.status_code in _UNAVAILABLE:
             raise ServerUnreachableError(
-                f"{self.server} cannot answer now: {_reason(response.status_code, body)}",
+                f"{self.server} is unavailable: {_reason(response.status_code, body)}",
                 server=self.server,
                 status_code=response.status_code,
-                retry_after=_seconds(response.headers.get("Retry-After", "")),
+                retry_after=_retry_after_seconds(response.headers.get("Retry-After", "")),
             )
         return response.status_code, body
 
     def _send(self, call: _Call, token: str) -> requests.Response:
-        """Send a request once; only redirects within the server are followed, with all that the request holds."""
+        """Send a request once. Redirects are followed only within the server, with method, body and headers."""
         url = call.url
-        for _ in range(_MOST_REDIRECTS):
+        for _ in range(_MAX_REDIRECTS):
             response = self._request(call, url, token)
             location = response.headers.get("Location")
-            if not 300 <= response.status_code < 400 or not location:  # noqa: PLR2004  the redirects
+            if not 300 <= response.status_code < 400 or not location:  # noqa: PLR2004  redirects
                 return response
             url = urljoin(url, location)
             if urlsplit(url)[:2] != urlsplit(call.url)[:2]:
                 other = urlsplit(url)
                 raise UnexpectedAnswerError(
-                    f"{self.server} redirects to {other.scheme}://{other.hostname}, where the token is not sent. If "
-                    f"that is the right place, give its address as the server; if it is a login page, the server lets "
-                    f"no programs in there.",
+                    f"{self.server} redirects to {other.scheme}://{other.hostname}, but the token is not sent to "
+                    f"another server. If that is the right server, set its URL; if it is a login page, the server does "
+                    f"not accept API clients there.",
                     server=self.server,
                     status_code=response.status_code,
                 )
-        raise UnexpectedAnswerError(f"{self.server} redirects in a circle.", server=self.server)
+        raise UnexpectedAnswerError(f"{self.server}: too many redirects.", server=self.server)
 
     def _request(self, call: _Call, url: str, token: str) -> requests.Response:
         failure: BatchExecError
@@ -231,7 +231,7 @@ class Transport:
                     headers=dict(call.headers or {}),
                     auth=_Bearer(token),
                     timeout=(self._settings.connect_timeout, self._settings.read_timeout),
-                    # Given here, and not to the session, whose own would give way to REQUESTS_CA_BUNDLE.
+                    # Not set on the session: REQUESTS_CA_BUNDLE would override it.
                     verify=self._settings.ca_bundle or True,
                     allow_redirects=False,
                 )
@@ -239,25 +239,25 @@ class Transport:
                 return response
         except requests.RequestException as error:
             failure = network_error(error, self.server)
-        # Out of the handler: the library's error holds the request, and that the token.
+        # Raised outside the handler: the chained error would contain the request and its token.
         raise failure
 
     def _unexpected(self, status_code: int, body: Any) -> UnexpectedAnswerError:
         reason = _reason(status_code, body)
         if status_code == requests.codes.not_found:
             message = (
-                f"There is no batch API at {self.server}: is that Airflow's address, and is the provider installed in "
+                f"There is no batch API at {self.server}. Is this Airflow's URL, and is the provider installed in "
                 f"its API server? {reason}"
             )
         elif status_code >= requests.codes.server_error:
             message = f"{self.server} failed: {reason}"
         else:
-            message = f"What {self.server} answered is not the batch API's: {reason}"
+            message = f"The response of {self.server} is not from the batch API: {reason}"
         return UnexpectedAnswerError(message, server=self.server, status_code=status_code)
 
 
 def _json(response: requests.Response) -> Any:
-    """The answer's JSON; its text where that is none."""
+    """Return the JSON of the response, or its text if it is not JSON."""
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
@@ -265,33 +265,33 @@ def _json(response: requests.Response) -> Any:
 
 
 def _reason(status_code: int, body: Any) -> str:
-    """What the server said in its own words, with its status before it."""
+    """Return the status and the server's own message."""
     if isinstance(body, dict):
-        said = body.get("failure_message") or body.get("detail") or body.get("message") or ""
-        text = said if isinstance(said, str) else json.dumps(said)
+        message = body.get("failure_message") or body.get("detail") or body.get("message") or ""
+        text = message if isinstance(message, str) else json.dumps(message)
     else:
         text = body if isinstance(body, str) and not body.lstrip().startswith("<") else ""
-    text = " ".join(text.split())[:_LONGEST_QUOTE]
+    text = " ".join(text.split())[:_MAX_REASON_LENGTH]
     return f"{status_code} {text}".rstrip(" .") + "."
 
 
-def _seconds(retry_after: str) -> float:
-    """The seconds of a ``Retry-After``; a date counts as none, as do more than anybody wants to wait."""
-    return min(float(retry_after), _LONGEST_WISH_SECONDS) if retry_after.strip().isdecimal() else 0.0
+def _retry_after_seconds(retry_after: str) -> float:
+    """Return the seconds of a ``Retry-After`` header, up to a limit; 0 if it is a date."""
+    return min(float(retry_after), _MAX_RETRY_AFTER_SECONDS) if retry_after.strip().isdecimal() else 0.0
 
 
-_BACKOFF = wait_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS) + wait_random(
-    0, _FIRST_PAUSE_SECONDS
+_BACKOFF = wait_exponential(multiplier=_INITIAL_BACKOFF_SECONDS, max=_MAX_BACKOFF_SECONDS) + wait_random(
+    0, _INITIAL_BACKOFF_SECONDS
 )
 
 
-def _pause(state: RetryCallState) -> float:
-    wish: float = _failure(state).details.get("retry_after", 0.0)
-    return max(_BACKOFF(state), wish)
+def _wait_seconds(state: RetryCallState) -> float:
+    retry_after: float = _failure(state).details.get("retry_after", 0.0)
+    return max(_BACKOFF(state), retry_after)
 
 
-def _tell(state: RetryCallState) -> None:
-    logger.info("%s Trying again in %.1f s.", _failure(state), state.upcoming_sleep)
+def _log_retry(state: RetryCallState) -> None:
+    log.info("%s Retrying in %.1f s.", _failure(state), state.upcoming_sleep)
 
 
 def _failure(state: RetryCallState) -> BatchExecError:

@@ -1,4 +1,4 @@
-"""Waiting for the end of an execution on a server, and ending it where whoever waits is interrupted."""
+"""Waits for an execution on a server to end, and cancels it on an interrupt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.client.interruption import ends_as_interrupts
-from airflow_batchexec.client.progress import bar
+from airflow_batchexec.client.interruption import signals_as_interrupts
+from airflow_batchexec.client.progress import progress_bar
 from airflow_batchexec.exceptions import BatchExecError, ServerUnreachableError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from airflow_batchexec.client.progress import Bar
     from airflow_batchexec.client.results import CancelExecutionResult, ExecutionStatusResult
 
-__all__ = ["POLL_SECONDS", "cancel_and_say_so", "say", "wait_for_end"]
+__all__ = ["POLL_SECONDS", "cancel_and_report", "notify", "wait_for_end"]
 
 POLL_SECONDS = 5.0
-"""The longest pause between two looks at an execution."""
+"""The maximum interval between two polls, in seconds."""
 
-_FIRST_PAUSE_SECONDS = 0.5
-_GROWTH = 1.25
-# A server that is being replaced is away for minutes, while the execution goes on.
-_MOST_SECONDS_AWAY = 600.0
+_INITIAL_POLL_SECONDS = 0.5
+_BACKOFF_FACTOR = 1.25
+# A server that is being redeployed is unreachable for minutes, while the execution continues.
+_MAX_SECONDS_UNREACHABLE = 600.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def wait_for_end(
@@ -39,33 +39,33 @@ def wait_for_end(
     poll_interval: float = POLL_SECONDS,
     progress: bool | None = None,
 ) -> ExecutionStatusResult:
-    """Look until the execution has ended; the pauses grow.
+    """Poll an execution until it ends, at growing intervals.
 
     Args:
-        execution_id: What is waited for.
-        status: Looks at it.
-        cancel: Ends it where this is interrupted; ``None`` leaves it alone then.
-        timeout: Seconds to wait at most.
-        poll_interval: The longest pause, in seconds.
-        progress: Whether to draw a bar; ``None``: on a terminal.
+        execution_id: The execution to wait for.
+        status: Gets its status.
+        cancel: Cancels it on an interrupt; ``None`` leaves it alone.
+        timeout: The maximum time to wait, in seconds; ``None`` for no limit.
+        poll_interval: The maximum interval between polls, in seconds.
+        progress: Whether to draw a bar; ``None``: only on a terminal.
 
     Returns:
-        The last status; one without success where the server knows no such execution.
+        The final status; with ``success=False`` if the server does not know the execution.
 
     Raises:
-        WaitTimeoutError: It has not ended in time, and goes on.
-        ServerUnreachableError: The server was away for minutes.
-        KeyboardInterrupt: Somebody interrupted this.
+        WaitTimeoutError: The timeout expired; the execution continues.
+        ServerUnreachableError: The server was unreachable for minutes.
+        KeyboardInterrupt: The wait was interrupted.
     """
-    with ends_as_interrupts():
+    with signals_as_interrupts():
         try:
-            with bar(execution_id, wanted=progress) as view:
+            with progress_bar(execution_id, enabled=progress) as view:
                 return _poll(execution_id, status, view, timeout, poll_interval)
         except Exception:
             raise
         except BaseException:
             if cancel is not None:
-                cancel_and_say_so(execution_id, cancel)
+                cancel_and_report(execution_id, cancel)
             raise
 
 
@@ -76,17 +76,17 @@ def _poll(
     timeout: float | None,
     poll_interval: float,
 ) -> ExecutionStatusResult:
-    started = seen = time.monotonic()
-    pause = min(_FIRST_PAUSE_SECONDS, poll_interval)
+    started = last_response = time.monotonic()
+    interval = min(_INITIAL_POLL_SECONDS, poll_interval)
     while True:
         try:
             result = status()
         except ServerUnreachableError as error:
-            if time.monotonic() - seen > _MOST_SECONDS_AWAY:
+            if time.monotonic() - last_response > _MAX_SECONDS_UNREACHABLE:
                 raise
-            logger.warning("%s Waiting goes on.", error)
+            log.warning("%s Still waiting.", error)
         else:
-            seen = time.monotonic()
+            last_response = time.monotonic()
             if result.ended or not result.success:
                 return result
             text = f"{execution_id} {result.status.short.lower()}"
@@ -94,28 +94,28 @@ def _poll(
         left = float("inf") if timeout is None else started + timeout - time.monotonic()
         if left <= 0:
             raise WaitTimeoutError(
-                f"The execution {execution_id} has not ended within {timeout:g} s; it goes on.",
+                f"Execution {execution_id} did not end within {timeout:g} s; it is still running.",
                 execution_id=execution_id,
             )
-        time.sleep(min(pause, left))
-        pause = min(pause * _GROWTH, poll_interval)
+        time.sleep(min(interval, left))
+        interval = min(interval * _BACKOFF_FACTOR, poll_interval)
 
 
-def cancel_and_say_so(execution_id: str, cancel: Callable[[], CancelExecutionResult]) -> None:
-    """End an execution whose owner is leaving, and tell on standard error what became of that."""
-    say(f"Interrupted: cancelling the execution {execution_id}. Interrupt again to leave it as it is.")
+def cancel_and_report(execution_id: str, cancel: Callable[[], CancelExecutionResult]) -> None:
+    """Cancel an execution after an interrupt, and report the outcome on standard error."""
+    notify(f"Interrupted: cancelling execution {execution_id}. Interrupt again to exit without waiting.")
     try:
         result = cancel()
     except BatchExecError as error:
-        say(f"The execution {execution_id} could not be cancelled, and may go on. {error}")
+        notify(f"Execution {execution_id} could not be cancelled, and may still be running. {error}")
         return
     if result.success:
-        say(f"The execution {execution_id} is cancelled.")
+        notify(f"Execution {execution_id} is cancelled.")
     else:
-        say(f"The execution {execution_id} was not cancelled: {result.failure_message}")
+        notify(f"Execution {execution_id} was not cancelled: {result.failure_message}")
 
 
-def say(text: str) -> None:
-    """Tell the user, on standard error."""
+def notify(text: str) -> None:
+    """Print a message for the user to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

@@ -255,7 +255,7 @@ def test_ctrl_c_cancels_the_execution(deployed):
         code, shown = terminal.end()
     assert code != 0
     execution_id = shown.partition("id: ")[2].split()[0]
-    assert f"The execution {execution_id} is cancelled." in shown
+    assert f"Execution {execution_id} is cancelled." in shown
     deployed.airflow.wait_for_run("batch_execution", execution_id)
     wait_until(lambda: not deployed.pods())
     assert deployed.manifest("interrupted", execution_id)["status"] == "CANCELLED"

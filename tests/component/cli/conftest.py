@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-TOKEN = "a-token-that-nobody-may-see"
+TOKEN = "a-token-that-must-stay-secret"
 _SETTINGS = ("BATCHEXEC_", "AIRFLOW_CONFIG", "AIRFLOW__BATCHEXEC__", "XDG_CONFIG_HOME", "NO_COLOR", "COLUMNS")
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of whoever runs the tests: no settings, no file, no proxy, no ~/.netrc."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the user's settings, configuration files, proxies and ~/.netrc."""
     for name in [n for n in os.environ if n.startswith(_SETTINGS) or n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -30,7 +30,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def execution() -> Callable[..., Result]:
-    """Run a command about executions in this process, and check its exit code and that it shows no token."""
+    """Run an execution command in this process; check its exit code, and that its output does not show the token."""
 
     def run(*arguments: str, code: int = 0, **options: object) -> Result:
         result = CliRunner().invoke(app, ["models", "execution", *map(str, arguments)], **options)
@@ -44,7 +44,7 @@ def execution() -> Callable[..., Result]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A server that the environment names, with a token."""
+    """A scripted server that the environment configures, with a token."""
     with ScriptedServer() as server:
         monkeypatch.setenv("BATCHEXEC_SERVER", server.url)
         monkeypatch.setenv("BATCHEXEC_TOKEN", TOKEN)

@@ -1,4 +1,4 @@
-"""What shells are told, asked as they ask; and what starting the command costs."""
+"""Shell completion, requested the way shells do, and the imports at startup."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ START = ["models", "execution", "start"]
 
 @pytest.fixture
 def bash(monkeypatch):
-    """Run lines of bash, with the command on its path."""
+    """Run a bash script, with the command on its PATH."""
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}:{os.environ['PATH']}")
 
     def run(script):
-        # bash replaces itself with the last command, and completion is installed for the shell that the command runs in.
-        done = subprocess.run(
+        # The final ":" keeps bash from exec-ing the last command: completion is installed for the parent shell.
+        result = subprocess.run(
             ["bash", "-eu", "-c", f"{script}\n:"], capture_output=True, text=True, check=False, timeout=120
         )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
 
     return run
 
 
-def completions_of_zsh(*words):
+def zsh_completions(*words):
     variables = {
         "_BATCHEXEC_COMPLETE": "complete_zsh",
         "_TYPER_COMPLETE_ARGS": shlex.join(["batchexec", *words]),
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.stderr == ""
-    return done.stdout
+    assert result.stderr == ""
+    return result.stdout
 
 
-def completions_of_fish(*words):
+def fish_completions(*words):
     variables = {
         "_BATCHEXEC_COMPLETE": "complete_fish",
         "_TYPER_COMPLETE_ARGS": shlex.join(["batchexec", *words]),
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.stderr == ""
-    return {line.partition("\t")[0] for line in done.stdout.splitlines()}
+    assert result.stderr == ""
+    return {line.partition("\t")[0] for line in result.stdout.splitlines()}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def completions_of_fish(*words):
         (["models", "execution", "list", "--status", "f"], {"finished", "failed"}),
     ],
 )
-def test_the_tabulator_completes_commands_flags_and_values(bash, words, completions):
+def test_tab_completes_commands_flags_and_values(bash, words, completions):
     line = shlex.join(["batchexec", *words]) if words[-1] else f"{shlex.join(['batchexec', *words[:-1]])} ''"
     completed = bash(
         'eval "$(_BATCHEXEC_COMPLETE=source_bash batchexec)"\n'
@@ -92,16 +92,16 @@ def test_the_tabulator_completes_commands_flags_and_values(bash, words, completi
     assert set(completed.split()) == completions
 
 
-def test_zsh_and_fish_are_answered_in_their_ways():
-    assert "parquet" in completions_of_zsh(*START, "--input-file-type", "p")
-    assert completions_of_fish(*START, "--input-file-type", "p") == {"parquet"}
+def test_zsh_and_fish_get_their_own_completion_formats():
+    assert "parquet" in zsh_completions(*START, "--input-file-type", "p")
+    assert fish_completions(*START, "--input-file-type", "p") == {"parquet"}
 
 
-def test_instances_of_this_machines_airflow_are_completed_and_a_broken_configuration_is_no_error(monkeypatch):
+def test_instance_completion_includes_airflows_and_survives_a_broken_configuration(monkeypatch):
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__INSTANCES", '{"mine": {"cpus": 1, "memory_gib": 3}}')
-    assert completions_of_fish(*START, "--instance", "mi") == {"mine"}
+    assert fish_completions(*START, "--instance", "mi") == {"mine"}
     monkeypatch.setenv("AIRFLOW__BATCHEXEC__INSTANCES", "{")
-    assert completions_of_fish(*START, "--instance", "tin") == {"tiny"}
+    assert fish_completions(*START, "--instance", "tin") == {"tiny"}
 
 
 def test_completion_can_be_installed(bash, tmp_path):
@@ -112,7 +112,7 @@ def test_completion_can_be_installed(bash, tmp_path):
     assert str(scripts[0]) in (tmp_path / ".bashrc").read_text()
 
 
-def test_the_command_and_its_help_start_without_heavy_libraries():
+def test_help_does_not_import_heavy_libraries():
     code = (
         "import sys\n"
         "from airflow_batchexec.cli import main\n"
@@ -120,13 +120,13 @@ def test_the_command_and_its_help_start_without_heavy_libraries():
         "except SystemExit as end: assert not end.code\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert ended.stdout.splitlines()[-1] == "[]"
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_help_of_start_needs_the_configuration_and_nothing_more():
+def test_help_of_start_imports_only_the_configuration():
     heavy = tuple(name for name in HEAVY if name not in {"pydantic", "yaml"})
     code = (
         "import sys\n"
@@ -135,7 +135,7 @@ def test_the_help_of_start_needs_the_configuration_and_nothing_more():
         "except SystemExit as end: assert not end.code\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert ended.stdout.splitlines()[-1] == "[]"
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""``batchexec models execution …`` against a server that answers as it is told."""
+"""``batchexec models execution …`` against a scripted server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ANSI = "\x1b["
 # ---- start
 
 
-def test_every_flag_of_existing_command_lines_reaches_the_server(execution, server):
+def test_start_sends_every_flag_of_existing_command_lines(execution, server):
     server.on(f"POST {START}", STARTED)
     execution(
         *("start", "--model-id", "churn", "--build-id", "v2", "--bucket", "data"),
@@ -84,7 +84,7 @@ def test_every_flag_of_existing_command_lines_reaches_the_server(execution, serv
     }
 
 
-def test_help_names_every_flag_whole_on_a_narrow_terminal(execution):
+def test_help_does_not_truncate_flags_on_a_narrow_terminal(execution):
     text = execution("start", "--help", env={"COLUMNS": "80"}).stdout
     assert max(map(len, text.splitlines())) <= 80
     flags = set(re.findall(r"(?<!\S)(--?[A-Za-z-]+)", text))
@@ -102,7 +102,7 @@ def test_help_names_every_flag_whole_on_a_narrow_terminal(execution):
     assert "--token" not in flags
 
 
-def test_a_started_execution_is_named_with_what_to_do_next(execution, server):
+def test_start_prints_the_execution_id_and_follow_up_commands(execution, server):
     server.on(f"POST {START}", STARTED)
     started = execution("start", *BUCKETS, "--server", f"{server.url}/batchexec")
     assert started.stdout.splitlines()[0] == "Started execution rest__1."
@@ -111,13 +111,13 @@ def test_a_started_execution_is_named_with_what_to_do_next(execution, server):
     assert started.stderr == ""
 
 
-def test_a_start_as_json_is_the_wires_answer(execution, server):
+def test_start_json_output_is_the_servers_response(execution, server):
     server.on(f"POST {START}", STARTED)
     assert json.loads(execution("start", *BUCKETS, "--output", "json").stdout) == STARTED
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
-def test_a_refused_start_is_said_with_its_reason(execution, server, status):
+def test_a_refused_start_reports_the_reason(execution, server, status):
     answer = {"batch_id": "", "success": False, "failure_message": "model_id: there is no model 'churn'."}
     server.on(f"POST {START}", Reply(status, answer))
     refused = execution("start", *BUCKETS, code=2)
@@ -125,7 +125,7 @@ def test_a_refused_start_is_said_with_its_reason(execution, server, status):
     assert json.loads(execution("start", *BUCKETS, "--output=json", code=2).stdout) == answer
 
 
-def test_a_refusal_names_the_parameter_as_the_command_line_does(execution, server):
+def test_a_refusal_names_the_parameter_not_the_request_path(execution, server):
     answer = {
         "batch_id": "",
         "success": False,
@@ -140,8 +140,8 @@ def test_a_refusal_names_the_parameter_as_the_command_line_does(execution, serve
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (BUCKETS[2:], "model_id: it is required. Give --model-id, or write it into the file of --from-file."),
-        (BUCKETS[:-2], "destination_folder: it is required. Give --destination-folder,"),
+        (BUCKETS[2:], "model_id: it is required. Pass --model-id, or set it in the file of --from-file."),
+        (BUCKETS[:-2], "destination_folder: it is required. Pass --destination-folder,"),
         (
             ("--model-id=m", "--source-folder=in", "--destination-folder=out"),
             "source_bucket: source_folder 'in' needs a bucket",
@@ -152,18 +152,18 @@ def test_a_refusal_names_the_parameter_as_the_command_line_does(execution, serve
         ((*BUCKETS, "-P", "A=1", "-P", "A=2"), "parameters: 'A' is set twice."),
         ((*BUCKETS, "-P", "LD_PRELOAD=x"), "parameters: 'LD_PRELOAD' is reserved"),
         ((*BUCKETS, "--cpus", "-1"), "cpus: "),
-        ((*BUCKETS, "--model-repository", "models"), "--model-repository: the server takes builds from"),
+        ((*BUCKETS, "--model-repository", "models"), "--model-repository: the server uses its own"),
         (
             ("--model-id=m", "--source-folder=file:///in", "--destination-folder=s3://b/out"),
-            "destination_folder: 's3://b/out' is no file:// folder, but source_folder is one.",
+            "destination_folder: 's3://b/out' is not a file:// folder, but source_folder is.",
         ),
         (
             ("--model-id=m", "--source-folder=in", "--source-bucket=b", "--destination-folder=file:///out"),
-            "source_folder: 'in' is no file:// folder, but destination_folder is one.",
+            "source_folder: 'in' is not a file:// folder, but destination_folder is.",
         ),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_sent(execution, server, flags, message):
+def test_invalid_arguments_are_refused_before_anything_is_sent(execution, server, flags, message):
     refused = execution("start", *flags, code=2)
     assert refused.stderr.startswith(f"error: {message}")
     assert refused.stderr.count("\n") == 1
@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(execution, server, flags,
         ("--username", "ada"),
     ],
 )
-def test_what_means_nothing_on_this_machine_is_refused_there(execution, tmp_path, flags):
+def test_flags_that_do_not_apply_to_local_runs_are_refused(execution, tmp_path, flags):
     local = ("--source-folder", f"file://{tmp_path}/in", "--destination-folder", f"file://{tmp_path}/out")
     refused = execution("start", "--model-id=m", *local, "--input-file-type=csv", *flags, code=2)
     assert refused.stderr.startswith(f"error: {flags[0].removeprefix('--').replace('-', '_')}") or (
@@ -191,7 +191,7 @@ def test_what_means_nothing_on_this_machine_is_refused_there(execution, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_usage_errors_end_with_2(execution):
+def test_usage_errors_exit_with_2(execution):
     assert "--pods" in execution("start", *BUCKETS, "--pods", "many", code=2).stderr
     assert "--execution-id" in execution("status", code=2).stderr
     assert "--nonsense" in execution("list", "--nonsense", code=2).stderr
@@ -203,7 +203,7 @@ def test_usage_errors_end_with_2(execution):
 @pytest.mark.parametrize(
     ("status", "code"), [("FINISHED", 0), ("FAILED", 1), ("CANCELLED", 1), ("TIMEOUT", 1)]
 )
-def test_waiting_ends_as_the_execution_has(execution, server, status, code):
+def test_exit_code_of_wait_reflects_the_execution(execution, server, status, code):
     server.on(f"POST {START}", STARTED)
     server.on(
         STATUS, status_of("RUNNING", 1, 2), {**status_of(status, 2, 2), "failure_message": "So [it] is."}
@@ -224,27 +224,27 @@ def test_waiting_ends_as_the_execution_has(execution, server, status, code):
 
 @contextlib.contextmanager
 def on_a_terminal(*arguments):
-    """A command with its output on a terminal of 80 columns, and that terminal's other end."""
-    ours, theirs = pty.openpty()
+    """Run a command on a terminal of 80 columns; yield the process and the other end of the terminal."""
+    terminal, command_end = pty.openpty()
     process = subprocess.Popen(
-        # The terminal becomes the command's own, so that Ctrl-C is a signal to it.
+        # Make it the controlling terminal of the command, so that Ctrl-C sends it a signal.
         ["setsid", "--ctty", COMMAND, "models", "execution", *arguments],
         env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=command_end,
+        stdout=command_end,
+        stderr=command_end,
     )
-    os.close(theirs)
+    os.close(command_end)
     try:
-        yield process, ours
+        yield process, terminal
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
+        os.close(terminal)
 
 
 def read_until_end(terminal):
-    """All that is drawn until the process has closed the terminal."""
+    """Read the terminal until the process closes it."""
     drawn = b""
     deadline = time.monotonic() + 120
     with contextlib.suppress(OSError):
@@ -269,23 +269,23 @@ def test_ctrl_c_while_waiting_cancels(server):
         assert process.wait(120) == 130
     assert "Started execution rest__1." in drawn
     assert "1/4" in drawn
-    assert "The execution rest__1 is cancelled." in drawn
+    assert "Execution rest__1 is cancelled." in drawn
     assert "Traceback" not in drawn
     assert server.calls().count(CANCEL) == 1
 
 
-def test_ctrl_c_leaves_the_execution_alone_where_that_is_wanted(server):
+def test_ctrl_c_does_not_cancel_with_no_cancel(server):
     server.on(STATUS, status_of("RUNNING", 1, 4))
     with on_a_terminal("wait", *ID, "--no-cancel") as (process, terminal):
         server.wait_for(STATUS, 2)
         os.write(terminal, b"\x03")
         drawn = read_until_end(terminal)
         assert process.wait(120) == 130
-    assert "The execution goes on: batchexec models execution status --execution-id rest__1" in drawn
+    assert "The execution continues: batchexec models execution status --execution-id rest__1" in drawn
     assert CANCEL not in server.calls()
 
 
-def test_an_interrupted_question_ends_with_130(server):
+def test_interrupted_commands_exit_with_130(server):
     gate = threading.Event()
     server.on(STATUS, Reply(gate=gate))
     process = subprocess.Popen(
@@ -299,25 +299,25 @@ def test_an_interrupted_question_ends_with_130(server):
     assert "Traceback" not in stderr
 
 
-# ---- looking
+# ---- inspecting
 
 
-def test_a_status_of_a_failed_execution_is_no_failure_of_the_question(execution, server):
-    answer = {**status_of("FAILED", 1, 4), "failure_message": "b.csv: ValueError: as told."}
+def test_status_exits_with_0_for_a_failed_execution(execution, server):
+    answer = {**status_of("FAILED", 1, 4), "failure_message": "b.csv: ValueError: as requested."}
     server.on(STATUS, answer)
-    assert "Reason     b.csv: ValueError: as told." in execution("status", *ID).stdout.splitlines()
+    assert "Reason     b.csv: ValueError: as requested." in execution("status", *ID).stdout.splitlines()
     assert json.loads(execution("status", *ID, "--output", "json").stdout) == {
         "batch_id": "rest__1",
         **answer,
     }
 
 
-def test_files_that_are_not_counted_yet_are_not_called_none(execution, server):
+def test_status_does_not_print_zero_files_before_they_are_counted(execution, server):
     server.on(STATUS, status_of("PENDING"))
     assert "Files      not counted yet" in execution("status", *ID).stdout.splitlines()
 
 
-def test_a_report_is_its_lines_and_no_control_sequence_of_theirs(execution, server):
+def test_report_prints_lines_with_control_characters_escaped(execution, server):
     lines = [
         "2026-01-01T00:00:00.000Z accepted",
         "2026-01-01T00:00:01.000Z [model] a.csv: \x1b[31mred\x07\ttab é",
@@ -331,7 +331,7 @@ def test_a_report_is_its_lines_and_no_control_sequence_of_theirs(execution, serv
     assert json.loads(execution("report", *ID, "--output", "json").stdout) == answer
 
 
-def test_cancelling(execution, server):
+def test_cancel(execution, server):
     server.on(CANCEL, OK)
     assert execution("cancel", *ID).stdout.startswith("Execution rest__1 is being cancelled")
     assert json.loads(execution("cancel", *ID, "--output", "json").stdout) == OK
@@ -351,7 +351,7 @@ def job(number, status="FINISHED"):
     }
 
 
-def test_a_list_is_a_table_with_a_line_for_each_execution(execution, server):
+def test_list_is_a_table_with_a_row_per_execution(execution, server):
     server.on(LIST, {"batch_jobs": [job(2, "RUNNING"), job(1)], "next_cursor": "", **OK})
     listed = execution(
         "list", "--model-id", "churn", "--build-id", "b", "--status", "running", "--limit", "7"
@@ -365,7 +365,7 @@ def test_a_list_is_a_table_with_a_line_for_each_execution(execution, server):
     assert query == {"model_id": "churn", "build_id": "b", "status": "BATCH_JOB_RUNNING_STATUS", "limit": "7"}
 
 
-def test_a_narrow_terminal_cuts_nothing(server):
+def test_list_truncates_nothing_on_a_narrow_terminal(server):
     server.on(LIST, {"batch_jobs": [job(1)], "next_cursor": "", **OK})
     with on_a_terminal("list") as (process, terminal):
         drawn = read_until_end(terminal)
@@ -374,13 +374,13 @@ def test_a_narrow_terminal_cuts_nothing(server):
     assert max(map(len, plain.splitlines())) <= 80
     assert f"{job(1)['job_id']}  FINISHED" in plain
     assert "2026-01-02 03:04" in plain
-    (begin,) = re.findall(r"FINISHED +(\S+)", plain)
-    # What does not fit is folded.
-    assert begin + plain.splitlines()[2].strip() == job(1)["build_id"]
+    (first_part,) = re.findall(r"FINISHED +(\S+)", plain)
+    # Cells that do not fit are folded.
+    assert first_part + plain.splitlines()[2].strip() == job(1)["build_id"]
     assert "\x1b[32m" in drawn
 
 
-def test_colours_are_for_terminals_that_want_them(execution, server):
+def test_colours_require_a_terminal_and_no_no_color(execution, server):
     server.on(STATUS, status_of("FINISHED", 1, 1))
     assert ANSI not in execution("status", *ID).output
     for variables, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
@@ -393,31 +393,31 @@ def test_colours_are_for_terminals_that_want_them(execution, server):
         assert ("\x1b[32m" in drawn) == coloured
 
 
-def test_a_list_can_be_empty_or_wrong(execution, server):
+def test_list_can_be_empty_or_refused(execution, server):
     server.on(LIST, {"batch_jobs": [], "next_cursor": "", **OK})
-    assert execution("list").stdout == "There are no such executions.\n"
-    assert "'done' is none of COMMITTED" in execution("list", "--status", "done", code=2).stderr
+    assert execution("list").stdout == "No executions found.\n"
+    assert "'done' is not one of COMMITTED" in execution("list", "--status", "done", code=2).stderr
     assert "--limit" in execution("list", "--limit", "0", code=2).stderr
 
 
 # ---- servers
 
 
-def test_without_a_server_the_ways_to_name_one_are_said(execution):
+def test_missing_server_error_lists_the_ways_to_set_it(execution):
     refused = execution("status", *ID, code=2)
     assert refused.stderr.startswith("error: server: ")
     assert "--server URL" in refused.stderr
     assert "BATCHEXEC_SERVER" in refused.stderr
 
 
-def test_without_a_user_the_ways_to_name_one_are_said(execution, server, monkeypatch):
+def test_missing_credentials_error_lists_the_ways_to_set_them(execution, server, monkeypatch):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     refused = execution("status", *ID, code=2)
     for way in ("BATCHEXEC_TOKEN", "--token-file PATH", "--username NAME"):
         assert way in refused.stderr
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(execution, server, monkeypatch, tmp_path):
+def test_flags_override_the_environment_which_overrides_the_file(execution, server, monkeypatch, tmp_path):
     server.on(STATUS, status_of("RUNNING"))
     (tmp_path / "token").write_text("of-the-file\n")
     config = tmp_path / ".config" / "batchexec" / "config.toml"
@@ -434,14 +434,14 @@ def test_flags_go_before_the_environment_and_that_before_the_file(execution, ser
     assert sent == ["Bearer of-the-file", "Bearer of-the-profile"]
 
 
-def test_the_password_of_a_user_is_asked_for_on_a_terminal_and_not_shown(server, monkeypatch):
+def test_the_password_is_prompted_for_on_a_terminal_and_not_echoed(server, monkeypatch):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
     server.on("POST /auth/token", Reply(201, {"access_token": "made-for-ada"}))
     server.on(STATUS, status_of("RUNNING"))
     with on_a_terminal("status", *ID, "--username", "ada") as (process, terminal):
-        asked = b""
-        while b"Password of ada: " not in asked:
-            asked += os.read(terminal, 4096)
+        prompt = b""
+        while b"Password for ada: " not in prompt:
+            prompt += os.read(terminal, 4096)
         os.write(terminal, b"open sesame\n")
         drawn = read_until_end(terminal)
         assert process.wait(120) == 0
@@ -451,9 +451,7 @@ def test_the_password_of_a_user_is_asked_for_on_a_terminal_and_not_shown(server,
 
 
 @pytest.mark.parametrize("reply", [DROP, Reply(500, {"detail": "x"}), Reply(200, "<html>"), Reply(404, {})])
-def test_a_server_that_gives_no_answer_of_this_api_ends_with_3(
-    execution, server, monkeypatch, tmp_path, reply
-):
+def test_missing_or_foreign_responses_exit_with_3(execution, server, monkeypatch, tmp_path, reply):
     config = tmp_path / "impatient.toml"
     config.write_text("[default]\nretries = 0\n")
     monkeypatch.setenv("BATCHEXEC_CONFIG", str(config))
@@ -464,7 +462,7 @@ def test_a_server_that_gives_no_answer_of_this_api_ends_with_3(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_a_user_may_not_ends_with_4(execution, server, status):
+def test_missing_permissions_exit_with_4(execution, server, status):
     server.on(CANCEL, Reply(status, {"success": False, "failure_message": "You may not."}))
     refused = execution("cancel", *ID, code=4)
     assert "You may not." in refused.stderr

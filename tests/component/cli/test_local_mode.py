@@ -1,4 +1,4 @@
-"""The command ``batchexec models execution start`` on this machine, as the process that its user starts."""
+"""``batchexec models execution start`` in local mode, run as a process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COMMAND = Path(sys.executable).with_name("batchexec")
 FINISHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 MODELS = {
     "double": "def predict(df):\n    return df.assign(double=df['value'] * 2)\n",
-    # What a file's first row says is done to it.
+    # Does what the first row of the file says.
     "obedient": """
     import os, pathlib, time
     def predict(df):
         order = df["order"][0]
         if order == "fail":
-            raise ValueError("as told")
+            raise ValueError("as requested")
         if order == "hang":
             pathlib.Path(os.environ["MARK"]).touch()
             time.sleep(600)
@@ -48,7 +48,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """Each model with a live build ``v1``, and ``idle`` without one."""
+    """A repository of all models with a live build ``v1``, and ``idle`` without a live build."""
     folder = tmp_path_factory.mktemp("models")
     repository = open_repository(str(folder / "repository"))
     for name, source in {**MODELS, "idle": MODELS["double"]}.items():
@@ -68,8 +68,8 @@ def _nothing_left_behind():
         yield
 
 
-class Desk:
-    """A user's folder with inputs in ``in`` and results in ``out``, and the command."""
+class Workspace:
+    """A folder with inputs in ``in`` and results in ``out``, and the command that uses them."""
 
     def __init__(self, folder, repository):
         self.folder = folder
@@ -86,14 +86,14 @@ class Desk:
         }
 
     def write(self, **texts):
-        """Input files by name; ``__`` in a name stands for a folder."""
+        """Write input files by name; ``__`` in a name separates folders."""
         for name, text in texts.items():
             path = self.source / f"{name.replace('__', '/')}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
     def order(self, **orders):
-        """Input files for the model ``obedient``, each larger than the next, so that they are begun in order."""
+        """Write input files for the model ``obedient``, each larger than the next, so that they start in order."""
         for size, (name, order) in zip(range(len(orders), 0, -1), orders.items(), strict=True):
             self.write(**{name: "order\n" + f"{order}\n" * (10 * size)})
 
@@ -113,7 +113,7 @@ class Desk:
         return [COMMAND, "models", "execution", "start", "--model-id", model, *flags]
 
     def run(self, model, *extra, code=FINISHED, **options):
-        """Run the command to its end, and check its exit code and that it leaves nothing in the scratch folder."""
+        """Run the command; check its exit code, and that it leaves nothing in the scratch folder."""
         done = subprocess.run(
             [*self.arguments(model, **options), *extra],
             env=self.environment,
@@ -130,7 +130,7 @@ class Desk:
 
     @contextlib.contextmanager
     def running(self, model, *extra, **options):
-        """The command as a process, once a model has come to the file that hangs, and the processes of its pods."""
+        """Start the command and wait until the model hangs; yield the process, and the PIDs of its pods."""
         process = subprocess.Popen(
             [*self.arguments(model, **options), *extra, "-P", f"MARK={self.mark}"],
             env=self.environment,
@@ -146,7 +146,7 @@ class Desk:
                 process.kill()
 
     def files(self):
-        """What the user finds beside the documents of executions."""
+        """The files in the destination folder, without the documents of executions."""
         if not self.results.exists():
             return []
         paths = (path.relative_to(self.results) for path in self.results.rglob("*") if path.is_file())
@@ -166,23 +166,25 @@ def read_json(path):
 
 
 @pytest.fixture
-def desk(tmp_path, repository):
-    return Desk(tmp_path, repository)
+def workspace(tmp_path, repository):
+    return Workspace(tmp_path, repository)
 
 
 # ---- executions that finish
 
 
-def test_results_are_what_pandas_alone_gives(desk):
-    desk.write(a="value,name\n1.5,x\n2.0,\n", sub__deep__b="value,name\n517.0,y\n", sub__c="value,name\n,z\n")
-    (desk.source / "notes.txt").write_text("no input")
-    done = desk.run("double", "--output", "json", pods=2)
-    assert desk.files() == ["_SUCCESS", "a.csv", "sub/c.csv", "sub/deep/b.csv"]
+def test_results_match_those_of_plain_pandas(workspace):
+    workspace.write(
+        a="value,name\n1.5,x\n2.0,\n", sub__deep__b="value,name\n517.0,y\n", sub__c="value,name\n,z\n"
+    )
+    (workspace.source / "notes.txt").write_text("no input")
+    done = workspace.run("double", "--output", "json", pods=2)
+    assert workspace.files() == ["_SUCCESS", "a.csv", "sub/c.csv", "sub/deep/b.csv"]
     for file in ("a.csv", "sub/c.csv", "sub/deep/b.csv"):
-        expected = pd.read_csv(desk.source / file)
+        expected = pd.read_csv(workspace.source / file)
         expected = expected.assign(double=expected["value"] * 2)
-        pd.testing.assert_frame_equal(pd.read_csv(desk.results / file), expected)
-        assert (desk.results / file).read_text() == expected.to_csv(index=False)
+        pd.testing.assert_frame_equal(pd.read_csv(workspace.results / file), expected)
+        assert (workspace.results / file).read_text() == expected.to_csv(index=False)
     summary = json.loads(done.stdout)
     manifest = read_json(summary["manifest"].removeprefix("file://"))
     assert {name: summary[name] for name in summary if name.endswith(("files", "rows", "status"))} == {
@@ -205,15 +207,15 @@ def test_results_are_what_pandas_alone_gives(desk):
     (skipped,) = manifest["skipped"]
     assert skipped["file"] == "notes.txt"
     assert f"skipped notes.txt: {skipped['reason']}" in done.stderr
-    assert desk.locks() == []
+    assert workspace.locks() == []
 
 
-def test_the_summary_says_everything_without_breaking_a_path(desk):
-    desk.write(a="value\n1\n")
-    (desk.source / "notes.txt").write_text("no input")
-    desk.results = desk.folder / ("a-long-folder-name-" * 6)
-    done = desk.run("double")
-    (manifest,) = desk.manifests()
+def test_the_summary_is_complete_and_does_not_wrap_paths(workspace):
+    workspace.write(a="value\n1\n")
+    (workspace.source / "notes.txt").write_text("no input")
+    workspace.results = workspace.folder / ("a-long-folder-name-" * 6)
+    done = workspace.run("double")
+    (manifest,) = workspace.manifests()
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines == {
         "Status": "FINISHED",
@@ -222,79 +224,79 @@ def test_the_summary_says_everything_without_breaking_a_path(desk):
         "Files": "1 of 1 finished, 1 skipped",
         "Rows": "1",
         "Seconds": f"{manifest['seconds']:.1f}",
-        "Results": f"file://{desk.results}",
+        "Results": f"file://{workspace.results}",
         "Manifest": manifest["manifest"],
     }
 
 
-def test_what_a_model_prints_goes_to_standard_error(desk):
-    desk.write(a="value\n1\n2\n")
-    done = desk.run("chatty", "--output", "json")
+def test_model_output_goes_to_standard_error(workspace):
+    workspace.write(a="value\n1\n2\n")
+    done = workspace.run("chatty", "--output", "json")
     assert json.loads(done.stdout)["rows"] == 2
     assert "pod-0 rows 2" in done.stderr.splitlines()
 
 
-def test_a_source_may_be_one_file(desk):
-    desk.write(a="value\n1\n", b="value\n2\n")
-    desk.run("double", source_folder=f"file://{desk.source}/b.csv")
-    assert desk.files() == ["_SUCCESS", "b.csv"]
+def test_the_source_may_be_a_single_file(workspace):
+    workspace.write(a="value\n1\n", b="value\n2\n")
+    workspace.run("double", source_folder=f"file://{workspace.source}/b.csv")
+    assert workspace.files() == ["_SUCCESS", "b.csv"]
 
 
-def test_relative_folders_lie_in_the_working_folder(desk):
-    desk.write(a="value\n1\n")
-    desk.run("double", source_folder="file://in", destination_folder="file://./out")
-    assert desk.files() == ["_SUCCESS", "a.csv"]
+def test_relative_folders_are_resolved_against_the_working_folder(workspace):
+    workspace.write(a="value\n1\n")
+    workspace.run("double", source_folder="file://in", destination_folder="file://./out")
+    assert workspace.files() == ["_SUCCESS", "a.csv"]
 
 
-def test_a_folder_of_every_kind_of_csv_becomes_parquet(desk):
+def test_all_csv_variants_become_parquet(workspace):
     frame = pd.DataFrame({"value": [1, 2]})
-    desk.source.mkdir()
+    workspace.source.mkdir()
     for name in ("a.csv", "b.csv.gz", "c.CSV"):
-        frame.to_csv(desk.source / name, index=False, compression="infer")
-    with pa.output_stream(str(desk.source / "d.csv.zst"), compression="zstd") as stream:
+        frame.to_csv(workspace.source / name, index=False, compression="infer")
+    with pa.output_stream(str(workspace.source / "d.csv.zst"), compression="zstd") as stream:
         stream.write(frame.to_csv(index=False).encode())
-    desk.run("double", output_file_type="Parquet")
-    assert desk.files() == ["_SUCCESS", "a.parquet", "b.parquet", "c.parquet", "d.parquet"]
-    for path in desk.results.glob("*.parquet"):
+    workspace.run("double", output_file_type="Parquet")
+    assert workspace.files() == ["_SUCCESS", "a.parquet", "b.parquet", "c.parquet", "d.parquet"]
+    for path in workspace.results.glob("*.parquet"):
         assert pd.read_parquet(path)["double"].tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "feather"])
-def test_the_results_type_is_the_inputs_where_none_is_named(desk, kind):
-    desk.source.mkdir()
+def test_the_output_file_type_defaults_to_the_input_file_type(workspace, kind):
+    workspace.source.mkdir()
     frame = pd.DataFrame({"value": [1, 2]})
-    getattr(frame, f"to_{kind}")(desk.source / f"a.{kind}")
-    desk.run("double", input_file_type=kind.upper())
-    assert getattr(pd, f"read_{kind}")(desk.results / f"a.{kind}")["double"].tolist() == [2, 4]
+    getattr(frame, f"to_{kind}")(workspace.source / f"a.{kind}")
+    workspace.run("double", input_file_type=kind.upper())
+    assert getattr(pd, f"read_{kind}")(workspace.results / f"a.{kind}")["double"].tolist() == [2, 4]
 
 
-def test_a_parameter_may_hold_an_equals_sign(desk):
-    desk.write(a="value\n1\n")
-    desk.run("parameters", "-P", "GIVEN=b=c", "--param-list", "OTHER=")
-    assert (desk.results / "a.csv").read_text() == "given\nb=c\n"
+def test_parameter_values_may_contain_an_equals_sign(workspace):
+    workspace.write(a="value\n1\n")
+    workspace.run("parameters", "-P", "GIVEN=b=c", "--param-list", "OTHER=")
+    assert (workspace.results / "a.csv").read_text() == "given\nb=c\n"
 
 
-def test_existing_results_are_overwritten(desk):
-    desk.write(a="value\n1\n")
-    desk.run("double")
-    desk.write(a="value\n2\n")
-    desk.run("double")
-    assert (desk.results / "a.csv").read_text() == "value,double\n2,4\n"
-    assert [manifest["status"] for manifest in desk.manifests()] == ["FINISHED", "FINISHED"]
+def test_existing_results_are_overwritten(workspace):
+    workspace.write(a="value\n1\n")
+    workspace.run("double")
+    workspace.write(a="value\n2\n")
+    workspace.run("double")
+    assert (workspace.results / "a.csv").read_text() == "value,double\n2,4\n"
+    assert [manifest["status"] for manifest in workspace.manifests()] == ["FINISHED", "FINISHED"]
 
 
-def test_a_progress_bar_is_drawn_on_a_terminal(desk):
-    desk.write(a="value\n1\n", b="value\n1\n")
-    ours, theirs = pty.openpty()
+def test_the_progress_bar_is_drawn_on_a_terminal(workspace):
+    workspace.write(a="value\n1\n", b="value\n1\n")
+    terminal_end, command_end = pty.openpty()
     process = subprocess.Popen(
-        desk.arguments("double", output="json"),
-        env={**desk.environment, "TERM": "xterm", "COLUMNS": "100"},
+        workspace.arguments("double", output="json"),
+        env={**workspace.environment, "TERM": "xterm", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
-        stderr=theirs,
+        stderr=command_end,
     )
-    os.close(theirs)
+    os.close(command_end)
     drawn = b""
-    with process, os.fdopen(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+    with process, os.fdopen(terminal_end, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
         # Linux reports the end of a terminal as an input/output error.
         while piece := terminal.read(4096):
             drawn += piece
@@ -308,10 +310,10 @@ def test_a_progress_bar_is_drawn_on_a_terminal(desk):
 # ---- executions that fail
 
 
-def test_a_failing_file_fails_the_execution_and_spares_the_others(desk):
-    desk.order(a="fine", b="fail", c="fine", d="fine")
-    done = desk.run("obedient", code=FAILED)
-    (manifest,) = desk.manifests()
+def test_a_failed_file_fails_the_execution_but_keeps_other_results(workspace):
+    workspace.order(a="fine", b="fail", c="fine", d="fine")
+    done = workspace.run("obedient", code=FAILED)
+    (manifest,) = workspace.manifests()
     assert manifest["status"] == "FAILED"
     assert {file["file"]: file["status"] for file in manifest["files"]} == {
         "a.csv": "FINISHED",
@@ -319,46 +321,46 @@ def test_a_failing_file_fails_the_execution_and_spares_the_others(desk):
         "c.csv": "NOT_STARTED",
         "d.csv": "NOT_STARTED",
     }
-    assert desk.files() == ["a.csv"]
-    assert "failed b.csv: ValueError: as told." in done.stderr.splitlines()
-    assert 'raise ValueError("as told")' in done.stderr
+    assert workspace.files() == ["a.csv"]
+    assert "failed b.csv: ValueError: as requested." in done.stderr.splitlines()
+    assert 'raise ValueError("as requested")' in done.stderr
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["Status"] == "FAILED"
     assert lines["Reason"] == manifest["reason"]
     for part in (
         "1 of 4 files failed",
-        "b.csv: ValueError: as told.",
+        "b.csv: ValueError: as requested.",
         "2 files were not started: c.csv, d.csv.",
     ):
         assert part in manifest["reason"]
     assert lines["Files"] == "1 of 4 finished, 1 failed, 2 not started"
-    desk.order(a="fine", b="fine", c="fine", d="fine")
-    desk.run("obedient")
-    assert desk.files() == ["_SUCCESS", "a.csv", "b.csv", "c.csv", "d.csv"]
+    workspace.order(a="fine", b="fine", c="fine", d="fine")
+    workspace.run("obedient")
+    assert workspace.files() == ["_SUCCESS", "a.csv", "b.csv", "c.csv", "d.csv"]
 
 
-def test_a_failed_execution_takes_the_mark_of_an_earlier_success_away(desk):
-    desk.order(a="fine")
-    desk.run("obedient")
-    assert "_SUCCESS" in desk.files()
-    desk.order(a="fail")
-    desk.run("obedient", code=FAILED)
-    assert desk.files() == ["a.csv"]
+def test_a_failed_execution_removes_an_earlier_success_file(workspace):
+    workspace.order(a="fine")
+    workspace.run("obedient")
+    assert "_SUCCESS" in workspace.files()
+    workspace.order(a="fail")
+    workspace.run("obedient", code=FAILED)
+    assert workspace.files() == ["a.csv"]
 
 
-def test_a_failed_execution_as_json_is_one_object_too(desk):
-    desk.order(a="fail")
-    done = desk.run("obedient", "--output", "json", code=FAILED)
+def test_json_output_of_a_failed_execution_is_a_single_object(workspace):
+    workspace.order(a="fail")
+    done = workspace.run("obedient", "--output", "json", code=FAILED)
     assert json.loads(done.stdout)["status"] == "FAILED"
 
 
-def test_a_build_that_does_not_load_is_told_with_its_reason(desk):
-    desk.order(a="fine")
-    done = desk.run("broken", code=FAILED)
+def test_a_build_that_fails_to_load_is_reported_with_the_reason(workspace):
+    workspace.order(a="fine")
+    done = workspace.run("broken", code=FAILED)
     assert "No module named 'nowhere_to_be_found'" in done.stdout
-    (manifest,) = desk.manifests()
+    (manifest,) = workspace.manifests()
     assert [file["status"] for file in manifest["files"]] == ["NOT_STARTED"]
-    assert desk.locks() == []
+    assert workspace.locks() == []
 
 
 def truncated_parquet(path):
@@ -378,81 +380,87 @@ def truncated_parquet(path):
     ],
     ids=["zero bytes", "ragged", "encoding", "not compressed", "truncated parquet", "feather that is CSV"],
 )
-def test_a_file_that_cannot_be_read_is_named_with_its_reason(desk, name, write, reason):
-    desk.source.mkdir()
-    write(desk.source / name)
-    done = desk.run("obedient", code=FAILED, input_file_type=name.split(".")[1])
+def test_unreadable_files_are_reported_with_the_reason(workspace, name, write, reason):
+    workspace.source.mkdir()
+    write(workspace.source / name)
+    done = workspace.run("obedient", code=FAILED, input_file_type=name.split(".")[1])
     (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"failed {name}: ")]
     assert reason in line
-    assert desk.files() == []
+    assert workspace.files() == []
 
 
-def test_a_file_over_its_timeout_fails_the_execution(desk):
-    desk.order(a="hang", b="fine")
-    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, file_timeout=1)
+def test_a_file_over_its_timeout_fails_the_execution(workspace):
+    workspace.order(a="hang", b="fine")
+    done = workspace.run("obedient", "-P", f"MARK={workspace.mark}", code=FAILED, file_timeout=1)
     assert "timeout a.csv: it took longer than file_timeout, 1 s" in done.stderr
-    (manifest,) = desk.manifests()
+    (manifest,) = workspace.manifests()
     assert manifest["status"] == "FAILED"
     assert [file["status"] for file in manifest["files"]] == ["TIMEOUT", "NOT_STARTED"]
 
 
-def test_an_execution_over_its_timeout_names_what_it_left(desk):
-    desk.order(a="fine", b="hang", c="fine")
-    done = desk.run("obedient", "-P", f"MARK={desk.mark}", code=FAILED, job_timeout=20)
-    (manifest,) = desk.manifests()
+def test_an_execution_over_its_timeout_lists_the_remaining_files(workspace):
+    workspace.order(a="fine", b="hang", c="fine")
+    done = workspace.run("obedient", "-P", f"MARK={workspace.mark}", code=FAILED, job_timeout=20)
+    (manifest,) = workspace.manifests()
     assert manifest["status"] == "TIMEOUT"
     assert manifest["reason"].startswith("The execution exceeded its job_timeout of 20 s.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
     # On a busy machine the timeout may come before the first result.
-    assert desk.files() in ([], ["a.csv"])
+    assert workspace.files() in ([], ["a.csv"])
 
 
-# ---- executions that are ended
+# ---- executions that are interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_execution_leaves_no_pod_and_no_partial_result(desk, number):
-    desk.order(a="fine", b="hang", c="fine")
-    with desk.running("obedient") as (process, pods):
+def test_an_interrupted_execution_leaves_no_pods_and_no_partial_results(workspace, number):
+    workspace.order(a="fine", b="hang", c="fine")
+    with workspace.running("obedient") as (process, pods):
         assert pods
         process.send_signal(number)
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == INTERRUPTED
     assert "was interrupted" in stderr
     assert not any(map(is_running, pods))
-    (manifest,) = desk.manifests()
+    (manifest,) = workspace.manifests()
     assert manifest["status"] == "CANCELLED"
     assert [file["status"] for file in manifest["files"]] == ["FINISHED", "CANCELLED", "NOT_STARTED"]
-    assert desk.files() == ["a.csv"]
-    assert desk.locks() == []
-    assert list(desk.scratch.iterdir()) == []
+    assert workspace.files() == ["a.csv"]
+    assert workspace.locks() == []
+    assert list(workspace.scratch.iterdir()) == []
 
 
-def test_a_killed_execution_leaves_no_pod_and_its_lock_is_taken_over(desk):
-    desk.order(a="fine", b="hang")
-    with desk.running("obedient") as (process, pods):
-        wait_until(lambda: desk.files() == ["a.csv"])  # published while the model has b.csv
+def test_a_killed_execution_leaves_no_pods_and_its_lock_is_taken_over(workspace):
+    workspace.order(a="fine", b="hang")
+    with workspace.running("obedient") as (process, pods):
+        wait_until(lambda: workspace.files() == ["a.csv"])  # published while the model processes b.csv
         process.kill()
     wait_until(lambda: not any(map(is_running, pods)))
-    assert len(desk.locks()) == 1
-    assert desk.files() == ["a.csv"]
-    for path in desk.scratch.iterdir():
+    assert len(workspace.locks()) == 1
+    assert workspace.files() == ["a.csv"]
+    for path in workspace.scratch.iterdir():
         assert path.name.startswith("batchexec-")
-    desk.scratch = desk.folder / "tmp2"
-    desk.scratch.mkdir()
-    desk.environment["TMPDIR"] = str(desk.scratch)
-    desk.order(a="fine", b="fine")
-    subprocess.run(desk.arguments("obedient"), env=desk.environment, check=True, capture_output=True)
-    assert desk.files() == ["_SUCCESS", "a.csv", "b.csv"]
-    assert desk.locks() == []
+    workspace.scratch = workspace.folder / "tmp2"
+    workspace.scratch.mkdir()
+    workspace.environment["TMPDIR"] = str(workspace.scratch)
+    workspace.order(a="fine", b="fine")
+    subprocess.run(
+        workspace.arguments("obedient"), env=workspace.environment, check=True, capture_output=True
+    )
+    assert workspace.files() == ["_SUCCESS", "a.csv", "b.csv"]
+    assert workspace.locks() == []
 
 
-def test_a_twin_is_refused_while_the_first_runs(desk):
-    desk.order(a="hang")
-    with desk.running("obedient") as (process, _):
+def test_an_identical_execution_is_refused_while_the_first_runs(workspace):
+    workspace.order(a="hang")
+    with workspace.running("obedient") as (process, _):
         twin = subprocess.run(
-            desk.arguments("obedient"), env=desk.environment, capture_output=True, text=True, check=False
+            workspace.arguments("obedient"),
+            env=workspace.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert twin.returncode == REFUSED
         assert "is running: local-" in twin.stderr
@@ -477,10 +485,14 @@ def test_a_twin_is_refused_while_the_first_runs(desk):
         (
             "double",
             {"source_folder": "s3://bucket/in"},
-            "source_folder: 's3://bucket/in' is no file:// folder",
+            "source_folder: 's3://bucket/in' is not a file:// folder",
         ),
-        ("double", {"destination_folder": "out"}, "destination_folder: 'out' is no file:// folder"),
-        ("double", {"destination_folder": "file://"}, "destination_folder: 'file://' is no file:// folder"),
+        ("double", {"destination_folder": "out"}, "destination_folder: 'out' is not a file:// folder"),
+        (
+            "double",
+            {"destination_folder": "file://"},
+            "destination_folder: 'file://' is not a file:// folder",
+        ),
         ("double", {"source_folder": "file://../in"}, "source_folder: "),
         ("double", {"input_file_type": None}, "input_file_type: it is required"),
         ("double", {"input_file_type": "xlsx"}, "input_file_type: 'xlsx'"),
@@ -490,58 +502,58 @@ def test_a_twin_is_refused_while_the_first_runs(desk):
         ("double", {"pods": "many"}, "--pods"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_written(desk, model, options, message):
-    desk.write(a="value\n1\n")
-    done = desk.run(model, code=REFUSED, **options)
+def test_invalid_arguments_are_refused_and_nothing_is_written(workspace, model, options, message):
+    workspace.write(a="value\n1\n")
+    done = workspace.run(model, code=REFUSED, **options)
     assert message in done.stderr
     assert done.stdout == ""
-    assert not desk.results.exists()
+    assert not workspace.results.exists()
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     "parameter", ["LD_PRELOAD=x", "PYTHONPATH=/x", "PATH=/x", "path=/x", "no value", "a-b=1"]
 )
-def test_a_parameter_that_may_not_be_set_is_refused(desk, parameter):
-    desk.write(a="value\n1\n")
-    done = desk.run("double", "-P", parameter, code=REFUSED)
+def test_reserved_or_malformed_parameters_are_refused(workspace, parameter):
+    workspace.write(a="value\n1\n")
+    done = workspace.run("double", "-P", parameter, code=REFUSED)
     assert f"parameters: '{parameter.partition('=')[0]}'" in done.stderr
-    assert not desk.results.exists()
+    assert not workspace.results.exists()
 
 
-def test_an_empty_source_folder_is_refused(desk):
-    desk.source.mkdir()
-    done = desk.run("double", code=REFUSED)
-    assert f"source_folder: file://{desk.source} is missing or empty." in done.stderr
-    assert not desk.results.exists()
+def test_an_empty_source_folder_is_refused(workspace):
+    workspace.source.mkdir()
+    done = workspace.run("double", code=REFUSED)
+    assert f"source_folder: file://{workspace.source} is missing or empty." in done.stderr
+    assert not workspace.results.exists()
 
 
-def test_two_inputs_with_one_result_are_refused(desk):
-    desk.write(a="value\n1\n")
-    (desk.source / "a.csv.gz").write_bytes(b"")
-    done = desk.run("double", code=REFUSED)
+def test_two_inputs_with_the_same_result_are_refused(workspace):
+    workspace.write(a="value\n1\n")
+    (workspace.source / "a.csv.gz").write_bytes(b"")
+    done = workspace.run("double", code=REFUSED)
     assert "a.csv and a.csv.gz would both give a.csv" in done.stderr
-    assert not desk.results.exists()
+    assert not workspace.results.exists()
 
 
-def test_a_destination_that_would_overwrite_its_source_is_refused(desk):
-    desk.write(a="value\n1\n")
-    done = desk.run("double", code=REFUSED, destination_folder=f"file://{desk.source}")
+def test_a_destination_that_overwrites_the_source_is_refused(workspace):
+    workspace.write(a="value\n1\n")
+    done = workspace.run("double", code=REFUSED, destination_folder=f"file://{workspace.source}")
     assert "the result of a.csv would overwrite the input" in done.stderr
-    assert [path.name for path in desk.source.rglob("*")] == ["a.csv"]
-    assert (desk.source / "a.csv").read_text() == "value\n1\n"
+    assert [path.name for path in workspace.source.rglob("*")] == ["a.csv"]
+    assert (workspace.source / "a.csv").read_text() == "value\n1\n"
 
 
-def test_no_model_repository_is_refused(desk):
-    desk.write(a="value\n1\n")
-    del desk.environment["BATCHEXEC_MODEL_REPOSITORY"]
-    done = desk.run("double", code=REFUSED)
+def test_a_missing_model_repository_is_refused(workspace):
+    workspace.write(a="value\n1\n")
+    del workspace.environment["BATCHEXEC_MODEL_REPOSITORY"]
+    done = workspace.run("double", code=REFUSED)
     assert "--model-repository" in done.stderr
 
 
-def test_a_destination_that_is_a_file_is_refused(desk):
-    desk.write(a="value\n1\n")
-    desk.results.write_text("a file")
-    done = desk.run("double", code=REFUSED)
-    assert str(desk.results) in done.stderr
-    assert desk.results.read_text() == "a file"
+def test_a_destination_that_is_a_file_is_refused(workspace):
+    workspace.write(a="value\n1\n")
+    workspace.results.write_text("a file")
+    done = workspace.run("double", code=REFUSED)
+    assert str(workspace.results) in done.stderr
+    assert workspace.results.read_text() == "a file"

@@ -21,7 +21,7 @@ def repository(tmp_path):
 
 @pytest.fixture
 def environment(tmp_path, repository):
-    """Nothing of the machine's own configuration, and a repository."""
+    """An environment without the machine's configuration, and with a repository."""
     return {
         "HOME": str(tmp_path),
         "AIRFLOW_HOME": str(tmp_path / "airflow"),
@@ -52,7 +52,7 @@ def batchexec(environment):
     return run
 
 
-def test_a_build_is_published_deployed_and_listed(batchexec, folder, repository):
+def test_builds_can_be_published_deployed_and_listed(batchexec, folder, repository):
     built = batchexec("build", folder, "--model-id", "churn", "--build-id", "v1")
     assert f"Published build v1 of model churn at {repository}/churn/v1" in built.stdout
     assert "batchexec models deploy --model-id churn --build-id v1" in built.stdout
@@ -65,7 +65,7 @@ def test_a_build_is_published_deployed_and_listed(batchexec, folder, repository)
     assert [line.split() for line in listed[1:]] == [["churn", "v1", "2", "large", "on-demand", "v1"]]
 
 
-def test_json_is_one_object(batchexec, folder, repository):
+def test_json_output_is_a_single_object(batchexec, folder, repository):
     built = json.loads(batchexec("build", folder, "--model-id", "churn", "--output", "json").stdout)
     assert built["location"] == f"{repository}/churn/{built['build_id']}"
     live = {"build_id": built["build_id"], "pods": None, "instance": None, "purchase_option": None}
@@ -78,7 +78,7 @@ def test_json_is_one_object(batchexec, folder, repository):
     }
 
 
-def test_the_list_can_be_of_one_model(batchexec, folder):
+def test_list_can_be_limited_to_one_model(batchexec, folder):
     for model_id in ("churn", "weather"):
         batchexec("build", folder, "--model-id", model_id, "--build-id", "v1")
     assert "churn" not in batchexec("list", "--model-id", "weather").stdout
@@ -86,14 +86,14 @@ def test_the_list_can_be_of_one_model(batchexec, folder):
     assert "Did you mean 'weather'" in refused.stderr
 
 
-def test_an_id_is_never_cut_in_a_narrow_table(batchexec, folder):
+def test_ids_are_not_truncated_in_a_narrow_table(batchexec, folder):
     build_id = "b" * 100
     batchexec("build", folder, "--model-id", "churn", "--build-id", build_id)
     shown = batchexec("list", COLUMNS="60").stdout
     assert shown.count("b") >= 100 + "live build builds".count("b")
 
 
-def test_an_empty_repository_says_so(batchexec, repository):
+def test_list_reports_an_empty_repository(batchexec, repository):
     assert batchexec("list").stdout == f"There are no models in {repository}.\n"
 
 
@@ -118,7 +118,7 @@ def test_an_empty_repository_says_so(batchexec, repository):
         ),
     ],
 )
-def test_a_refusal_is_one_line_on_stderr_and_exit_code_2(batchexec, arguments, message):
+def test_refusals_are_one_line_on_stderr_with_exit_code_2(batchexec, arguments, message):
     result = batchexec(*arguments, code=2)
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -126,7 +126,7 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_2(batchexec, arguments, m
     assert result.stderr.count("\n") == 1
 
 
-def test_a_second_build_of_the_same_id_is_refused(batchexec, folder):
+def test_reusing_a_build_id_is_refused(batchexec, folder):
     batchexec("build", folder, "--model-id", "m", "--build-id", "v1")
     assert (
         "Builds are immutable"
@@ -138,13 +138,13 @@ def test_wrong_usage_exits_with_2(batchexec):
     assert "--model-id" in batchexec("build", ".", code=2).stderr
 
 
-def test_without_a_repository_the_three_ways_are_named(batchexec):
+def test_missing_repository_error_lists_all_three_ways_to_set_it(batchexec):
     refused = batchexec("list", code=2, BATCHEXEC_MODEL_REPOSITORY=None).stderr
     for way in ("--model-repository", "BATCHEXEC_MODEL_REPOSITORY", "[batchexec]"):
         assert way in refused
 
 
-def test_the_option_goes_before_the_environment_and_that_before_airflows_configuration(batchexec, tmp_path):
+def test_repository_option_overrides_environment_which_overrides_airflow_configuration(batchexec, tmp_path):
     airflow = tmp_path / "airflow"
     airflow.mkdir()
     (airflow / "airflow.cfg").write_text(
@@ -164,7 +164,7 @@ def test_the_option_goes_before_the_environment_and_that_before_airflows_configu
     assert used("--model-repository", tmp_path / "option", **variables) == "option"
 
 
-def test_a_broken_airflow_configuration_is_named(batchexec, tmp_path):
+def test_broken_airflow_configuration_error_names_the_file(batchexec, tmp_path):
     (tmp_path / "mine.cfg").write_text("no section")
     refused = batchexec(
         "list", code=2, BATCHEXEC_MODEL_REPOSITORY=None, AIRFLOW_CONFIG=str(tmp_path / "mine.cfg")
@@ -172,7 +172,7 @@ def test_a_broken_airflow_configuration_is_named(batchexec, tmp_path):
     assert "mine.cfg: Airflow's configuration cannot be read" in refused.stderr
 
 
-def test_instances_of_airflows_configuration_can_be_deployed(batchexec, folder):
+def test_instances_from_airflow_configuration_can_be_deployed(batchexec, folder):
     batchexec("build", folder, "--model-id", "m", "--build-id", "v1")
     deploy = ("deploy", "--model-id", "m", "--build-id", "v1", "--instance", "Mine")
     mine = '{"mine": {"cpus": 1, "memory_gib": 3}}'
@@ -191,7 +191,7 @@ def run_program(environment, *arguments):
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_the_program_works_as_it_is_installed(environment, folder):
+def test_installed_program_works(environment, folder):
     assert run_program(environment, "--version").stdout == f"batchexec {__version__}\n"
     built = run_program(environment, "models", "build", str(folder), "--model-id", "m", "--build-id", "v1")
     assert (built.returncode, built.stderr) == (0, "")
@@ -201,7 +201,7 @@ def test_the_program_works_as_it_is_installed(environment, folder):
     assert "Traceback" not in refused.stderr
 
 
-def test_the_command_line_starts_without_heavy_libraries():
+def test_importing_the_command_line_does_not_import_heavy_libraries():
     code = f"import sys, airflow_batchexec.cli; print([name for name in {HEAVY} if name in sys.modules])"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120

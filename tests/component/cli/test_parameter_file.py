@@ -1,4 +1,4 @@
-"""The file of --from-file and --out-conf."""
+"""The YAML file of --from-file and --out-conf."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import yaml
 from execution_fields import valid_fields
 from hypothesis import HealthCheck, given, settings
 
-from airflow_batchexec.cli.parameter_file import configuration_yaml, read_configuration_file
+from airflow_batchexec.cli.parameter_file import read_parameter_file, render_parameter_file
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.exceptions import ConfigurationError
 
@@ -16,7 +16,7 @@ BUCKETS = ("--model-id", "churn", "--bucket", "data", "--source-folder", "in", "
 
 @pytest.fixture
 def file(tmp_path):
-    """Write a file, and give its path."""
+    """Write a file and return its path."""
 
     def write(text):
         path = tmp_path / "job.yaml"
@@ -28,16 +28,16 @@ def file(tmp_path):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=valid_fields)
-def test_what_is_printed_reads_back_as_the_same_configuration(file, fields):
+def test_a_rendered_file_round_trips(file, fields):
     config = ExecutionConfig.from_fields(**fields)
-    text = configuration_yaml(config)
-    assert ExecutionConfig.from_fields(**read_configuration_file(file(text)).fields) == config
-    # And for whoever reads it with YAML alone, in the sections of the Python client.
+    text = render_parameter_file(config)
+    assert ExecutionConfig.from_fields(**read_parameter_file(file(text)).fields) == config
+    # Plain YAML sections also work with the Python client.
     sections = yaml.safe_load(text)
     assert ExecutionConfig(**sections) == config
 
 
-def test_out_conf_prints_the_file_and_starts_nothing(execution, server):
+def test_out_conf_prints_the_file_without_starting_anything(execution, server):
     printed = execution(
         *("start", *BUCKETS, "--out-conf", "--pods", "4", "-P", "RATE=0.20", "-P", "FLAG=yes"),
         *("--purchase-option", "SPOT", "--instance", "large", "--input-file-type", "parquet"),
@@ -58,7 +58,7 @@ def test_out_conf_prints_the_file_and_starts_nothing(execution, server):
     assert server.received == []
 
 
-def test_what_out_conf_prints_can_be_piped_into_the_next_command(execution, tmp_path, monkeypatch):
+def test_out_conf_output_can_be_piped_into_from_file(execution, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags in (BUCKETS, ("--model-id=m", "--source-folder=file://a", "--destination-folder=file:///b")):
         printed = execution("start", *flags, "--input-file-type", "csv", "--out-conf").stdout
@@ -66,7 +66,7 @@ def test_what_out_conf_prints_can_be_piped_into_the_next_command(execution, tmp_
     assert f"file://{tmp_path}/a" in printed
 
 
-def test_flags_go_before_the_file(execution, file):
+def test_flags_override_the_file(execution, file):
     path = file(
         "execution: {model_id: churn, bucket: data, source_folder: in, destination_folder: out,\n"
         "            parameters: {A: 1, B: 2}}\n"
@@ -84,69 +84,69 @@ def test_flags_go_before_the_file(execution, file):
     assert sections["advanced_options"] == {"custom_iam_role_arn": "arn:aws:iam::123456789012:role/b"}
 
 
-def test_text_is_taken_as_it_is_written(file):
+def test_strings_are_kept_as_written(file):
     text = "execution: {build_id: 1.10, model_id: 0123, parameters: {A: yes, B: 1.10, C: 2013-01-01, D: , E: '~'}}"
-    assert read_configuration_file(file(text)).fields == {
+    assert read_parameter_file(file(text)).fields == {
         "build_id": "1.10",
         "model_id": "0123",
         "parameters": {"A": "yes", "B": "1.10", "C": "2013-01-01", "D": "", "E": "~"},
     }
 
 
-def test_parameters_may_be_lines_too(execution, file):
+def test_parameters_may_be_lines(execution, file):
     path = file("execution:\n  parameters: |\n    A=1\n    B=2\n")
     printed = execution("start", "-f", path, *BUCKETS, "--out-conf", "-P", "B=3")
     assert yaml.safe_load(printed.stdout)["execution"]["parameters"] == {"A": "1", "B": "3"}
 
 
-def test_the_advanced_google_key_goes_before_the_executions_and_a_flag_before_both(execution, file):
+def test_advanced_google_key_overrides_the_executions_and_a_flag_overrides_both(execution, file):
     path = file(
         "advanced_options: {service_account_key_secret_name: b}\n"
         "execution: {service_account_key_secret_name: a}\n"
     )
-    assert read_configuration_file(path).fields == {"service_account_key_secret_name": "b"}
+    assert read_parameter_file(path).fields == {"service_account_key_secret_name": "b"}
     flags = ("--service-account-key-secret-name", "c")
     printed = execution("start", "-f", path, *BUCKETS, *flags, "--out-conf").stdout
     assert yaml.safe_load(printed)["execution"]["service_account_key_secret_name"] == "c"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "execution:\n", "~", "resources: {pods: }"])
-def test_a_file_may_leave_everything_open(file, text):
-    assert read_configuration_file(file(text)).fields == {}
+def test_a_file_may_be_empty(file, text):
+    assert read_parameter_file(file(text)).fields == {}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("executoin: {}", "job.yaml, line 1: there is no section 'executoin'"),
-        ("execution:\n  model: m", "job.yaml, line 2: there is no parameter 'model' in execution"),
-        ("execution:\n  pods: 1", "job.yaml, line 2: there is no parameter 'pods' in execution"),
+        ("executoin: {}", "job.yaml, line 1: unknown section 'executoin'"),
+        ("execution:\n  model: m", "job.yaml, line 2: unknown parameter 'model' in execution"),
+        ("execution:\n  pods: 1", "job.yaml, line 2: unknown parameter 'pods' in execution"),
         ("resources:\n  pods: 1\n  pods: 2", "job.yaml, line 3: 'pods' is set twice in resources"),
-        ("resources: {instance: a,\n instance_size: b}", "line 2: 'instance_size' is set twice: see "),
+        ("resources: {instance: a,\n instance_size: b}", "line 2: 'instance_size' is set twice, first in "),
         ("execution: {parameters: {A: 1,\n A: 2}}", "line 2: 'A' is set twice in parameters"),
-        ("execution:\n  model_id: [m]", "line 2: model_id: this must be a single value"),
-        ("execution:\n  parameters: [A=1]", "line 2: parameters: this must be a single value"),
-        ("execution: {parameters: {A: [1]}}", "line 1: A: this must be a single value"),
+        ("execution:\n  model_id: [m]", "line 2: model_id must be a single value"),
+        ("execution:\n  parameters: [A=1]", "line 2: parameters must be a single value"),
+        ("execution: {parameters: {A: [1]}}", "line 1: A must be a single value"),
         ("execution: m", "line 1: execution must be a mapping"),
         ("- execution", "line 1: the file must be a mapping"),
-        ("[a]: 1", "line 1: in the file, a name must be text"),
-        ("execution: {", "job.yaml, line 1: this is no YAML"),
-        ("a: 1\n---\nb: 1", "this is no YAML"),
-        (b"\xff\xfe\xff", "job.yaml: this is no YAML"),
+        ("[a]: 1", "line 1: names in the file must be strings"),
+        ("execution: {", "job.yaml, line 1: not valid YAML"),
+        ("a: 1\n---\nb: 1", "not valid YAML"),
+        (b"\xff\xfe\xff", "job.yaml: not valid YAML"),
         ("[" * 5000, "nested too deeply"),
-        ("resources: {pods: !!python/name:os.system }", "line 1: pods: '' cannot be read"),
-        ("resources: {pods: 2020-99-99}", "line 1: pods: '2020-99-99' cannot be read"),
+        ("resources: {pods: !!python/name:os.system }", "line 1: pods: '' is not a valid value"),
+        ("resources: {pods: 2020-99-99}", "line 1: pods: '2020-99-99' is not a valid value"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(file, text, message):
+def test_errors_name_file_and_line(file, text, message):
     path = file(text)
     with pytest.raises(ConfigurationError) as refused:
-        read_configuration_file(path)
+        read_parameter_file(path)
     assert message in str(refused.value)
     assert str(refused.value).startswith(path)
 
 
-def test_a_wrong_value_is_named_with_its_line_unless_a_flag_has_replaced_it(execution, file):
+def test_invalid_values_are_reported_with_their_line_unless_overridden_by_a_flag(execution, file):
     path = file("resources:\n  instance: small\n  pods: many\n")
     refused = execution("start", "-f", path, *BUCKETS, code=2)
     assert refused.stderr.startswith(f"error: {path}, line 3: pods: ")
@@ -156,6 +156,6 @@ def test_a_wrong_value_is_named_with_its_line_unless_a_flag_has_replaced_it(exec
     assert refused.stderr.startswith("error: pods: ")
 
 
-def test_a_file_that_is_not_there_is_named(execution):
+def test_missing_file_error_names_the_file(execution):
     refused = execution("start", "-f", "nowhere.yaml", code=2)
-    assert refused.stderr == "error: nowhere.yaml: it cannot be read: No such file or directory.\n"
+    assert refused.stderr == "error: nowhere.yaml: cannot be read: No such file or directory.\n"

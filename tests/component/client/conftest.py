@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TOKEN = "a-token-that-nobody-may-see"
+TOKEN = "a-token-that-must-stay-secret"
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of whoever runs the tests: no settings, no file, no proxy, no ~/.netrc."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the user's settings, configuration files, proxies and ~/.netrc."""
     for name in [n for n in os.environ if n.startswith("BATCHEXEC_") or n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -37,8 +37,8 @@ def make_client(server: ScriptedServer) -> Iterator[Callable[..., BatchJobManage
     clients = []
 
     def make(address: str | None = None, **arguments: Any) -> BatchJobManagerClient:
-        who = {} if {"username", "token_file"} & set(arguments) else {"token": TOKEN}
-        clients.append(BatchJobManagerClient(address or server.url, **{**who, **arguments}))
+        credentials = {} if {"username", "token_file"} & set(arguments) else {"token": TOKEN}
+        clients.append(BatchJobManagerClient(address or server.url, **{**credentials, **arguments}))
         return clients[-1]
 
     yield make
@@ -62,15 +62,15 @@ def config() -> ExecutionConfig:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between tries, which are noted in place of being made."""
-    noted: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
-    return noted
+    """Record the pauses between attempts instead of sleeping."""
+    recorded: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=recorded.append))
+    return recorded
 
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Where a client finds its server and who it is."""
+"""How a client finds its server and credentials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from airflow_batchexec.client import BatchJobManagerClient, ClientSettings
-from airflow_batchexec.client.settings import server_address
+from airflow_batchexec.client.settings import normalize_server
 from airflow_batchexec.exceptions import ConfigurationError
 
 SERVER = "https://airflow.example.com"
@@ -38,9 +38,9 @@ def write_file(tmp_path):
         f"{SERVER}/batchexec/api/v1/batch-jobs",
     ],
 )
-def test_whatever_part_of_the_address_is_at_hand_will_do(given):
-    assert server_address(given) == SERVER
-    assert server_address(given.replace("example.com", "example.com:8080/tools/airflow")) == (
+def test_any_url_of_the_server_is_accepted(given):
+    assert normalize_server(given) == SERVER
+    assert normalize_server(given.replace("example.com", "example.com:8080/tools/airflow")) == (
         f"{SERVER}:8080/tools/airflow"
     )
 
@@ -57,9 +57,9 @@ def test_whatever_part_of_the_address_is_at_hand_will_do(given):
         "http://a:0",
     ],
 )
-def test_what_is_no_address_is_refused(given):
-    with pytest.raises(ConfigurationError, match="server: this is no address") as caught:
-        server_address(given)
+def test_an_invalid_url_is_refused(given):
+    with pytest.raises(ConfigurationError, match="server: this is not a URL") as caught:
+        normalize_server(given)
     assert caught.value.details == {"field": "server"}
 
 
@@ -67,13 +67,13 @@ def test_what_is_no_address_is_refused(given):
     "given",
     ["https://ada:hushhush@example.com", "https://example.com?token=hushhush", "https://a.b/#hushhush"],
 )
-def test_an_address_with_a_secret_in_it_is_refused_without_showing_it(given):
-    with pytest.raises(ConfigurationError, match="settings of their own") as caught:
-        server_address(given)
+def test_a_url_with_a_secret_is_refused_without_showing_it(given):
+    with pytest.raises(ConfigurationError, match="have separate settings") as caught:
+        normalize_server(given)
     assert "hushhush" not in str(caught.value)
 
 
-def test_arguments_go_before_the_environment_and_that_before_the_file(monkeypatch, write_file, tmp_path):
+def test_arguments_override_the_environment_which_overrides_the_file(monkeypatch, write_file, tmp_path):
     write_file('[default]\nserver = "https://file.example.com"\ntoken = "of-file"\nread_timeout = 7')
     settings = ClientSettings.find()
     assert (settings.server, settings.token) == ("https://file.example.com", "of-file")
@@ -86,7 +86,7 @@ def test_arguments_go_before_the_environment_and_that_before_the_file(monkeypatc
     assert (settings.server, settings.token, settings.read_timeout) == (SERVER, "of-argument", 8)
 
 
-def test_the_file_and_its_table_can_be_named(monkeypatch, write_file, tmp_path):
+def test_file_and_profile_can_be_selected(monkeypatch, write_file, tmp_path):
     path = write_file(
         '[default]\nserver = "https://one.example.com"\ntoken = "1"\n'
         '[two]\nserver = "https://two.example.com"\nusername = "ada"\npassword = "secret"\n'
@@ -99,7 +99,7 @@ def test_the_file_and_its_table_can_be_named(monkeypatch, write_file, tmp_path):
     assert ClientSettings.find().password == "secret"
 
 
-def test_paths_in_the_file_are_beside_it(write_file):
+def test_paths_in_the_file_are_relative_to_it(write_file):
     path = write_file(f'[default]\nserver = "{SERVER}"\ntoken_file = "token"\nca_bundle = "ca.pem"')
     (path.parent / "ca.pem").touch()
     settings = ClientSettings.find()
@@ -107,7 +107,7 @@ def test_paths_in_the_file_are_beside_it(write_file):
     assert settings.ca_bundle == str(path.parent / "ca.pem")
 
 
-def test_a_user_name_and_its_password_may_come_from_different_places(monkeypatch, write_file):
+def test_username_and_password_may_come_from_different_sources(monkeypatch, write_file):
     write_file(f'[default]\nserver = "{SERVER}"\nusername = "ada"\npassword = "of-file"')
     monkeypatch.setenv("BATCHEXEC_USERNAME", "ada")
     assert ClientSettings.find().password == "of-file"
@@ -115,15 +115,15 @@ def test_a_user_name_and_its_password_may_come_from_different_places(monkeypatch
     assert ClientSettings.find().password == "of-environment"
 
 
-def test_a_password_of_somebody_else_is_not_used(write_file):
+def test_the_password_of_another_user_is_not_used(write_file):
     write_file(f'[default]\nserver = "{SERVER}"\nusername = "ada"\npassword = "of-ada"')
-    with pytest.raises(ConfigurationError, match=r"^password: there is none for 'grace'"):
+    with pytest.raises(ConfigurationError, match=r"^password: no password is configured for 'grace'"):
         ClientSettings.find(username="grace")
-    asked = ClientSettings.find(username="grace", ask_password=lambda user: f"of-{user}")
-    assert asked.password == "of-grace"
+    prompted = ClientSettings.find(username="grace", ask_password=lambda user: f"of-{user}")
+    assert prompted.password == "of-grace"
 
 
-def test_a_token_here_goes_before_a_user_there(monkeypatch, write_file):
+def test_a_token_overrides_a_user_from_a_later_source(monkeypatch, write_file):
     write_file(f'[default]\nserver = "{SERVER}"\nusername = "ada"\npassword = "of-ada"')
     monkeypatch.setenv("BATCHEXEC_TOKEN", "of-environment")
     settings = ClientSettings.find()
@@ -131,30 +131,30 @@ def test_a_token_here_goes_before_a_user_there(monkeypatch, write_file):
 
 
 @pytest.mark.parametrize("secret", ['token = "hushhush"', 'username = "ada"\npassword = "hushhush"'])
-def test_a_secret_is_not_sent_to_a_server_that_it_is_not_for(write_file, secret):
+def test_a_secret_is_not_sent_to_another_server(write_file, secret):
     write_file(f'[default]\nserver = "https://other.example.com"\n{secret}')
     with pytest.raises(
-        ConfigurationError, match=r"nothing says who you are at .*is for https://other"
+        ConfigurationError, match=r"no credentials are configured for .*are for https://other"
     ) as caught:
         ClientSettings.find(server=SERVER)
     assert "hushhush" not in str(caught.value)
     assert ClientSettings.find(server="https://other.example.com/batchexec")
 
 
-def test_a_password_is_not_sent_to_a_server_that_it_is_not_for(write_file):
+def test_a_password_is_not_sent_to_another_server(write_file):
     write_file('[default]\nserver = "https://other.example.com"\nusername = "ada"\npassword = "hushhush"')
-    with pytest.raises(ConfigurationError, match=r"^password: there is none"):
+    with pytest.raises(ConfigurationError, match=r"^password: no password is configured"):
         ClientSettings.find(server=SERVER, username="ada")
 
 
-def test_two_identities_in_one_place_are_refused(monkeypatch):
+def test_two_kinds_of_credentials_in_one_source_are_refused(monkeypatch):
     monkeypatch.setenv("BATCHEXEC_TOKEN", "t")
     monkeypatch.setenv("BATCHEXEC_USERNAME", "ada")
-    with pytest.raises(ConfigurationError, match=r"^token: set it, or username, but not both"):
+    with pytest.raises(ConfigurationError, match=r"^token: set either token or username, not both"):
         ClientSettings.find(server=SERVER)
 
 
-def test_without_a_server_every_way_to_name_one_is_told():
+def test_missing_server_error_lists_the_ways_to_set_it():
     with pytest.raises(
         ConfigurationError, match=r"^server: .*BATCHEXEC_SERVER.*\.config/batchexec/config\.toml"
     ):
@@ -164,7 +164,7 @@ def test_without_a_server_every_way_to_name_one_is_told():
     )
 
 
-def test_without_an_identity_every_way_to_have_one_is_told():
+def test_missing_credentials_error_lists_the_ways_to_set_them():
     with pytest.raises(ConfigurationError, match=r"^token: .*BATCHEXEC_TOKEN.*username and password"):
         BatchJobManagerClient(SERVER)
 
@@ -172,16 +172,16 @@ def test_without_an_identity_every_way_to_have_one_is_told():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[default", "it cannot be read"),
-        ("[other]\n", r"it has no profile \[default\]; its profiles: other"),
-        ("default = 1", "default is no table"),
-        ('[default]\ntokens = "hushhush"', "default.tokens is no setting; the settings are server, token"),
-        ('[default]\ntoken = ["hushhush"]', "default.token should be a text"),
-        ('[default]\nread_timeout = "hushhush"', "default.read_timeout should be a number"),
-        ("[default]\nretries = true", "default.retries should be a number"),
+        ("[default", "cannot be read"),
+        ("[other]\n", r"there is no profile \[default\]; the profiles are: other"),
+        ("default = 1", "default is not a table"),
+        ('[default]\ntokens = "hushhush"', "default.tokens is not a setting; the settings are server, token"),
+        ('[default]\ntoken = ["hushhush"]', "default.token must be a string"),
+        ('[default]\nread_timeout = "hushhush"', "default.read_timeout must be a number"),
+        ("[default]\nretries = true", "default.retries must be a number"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name_and_its_values_are_not_shown(write_file, text, message):
+def test_an_invalid_file_is_refused_without_showing_its_values(write_file, text, message):
     path = write_file(text)
     with pytest.raises(ConfigurationError, match=message) as caught:
         ClientSettings.find(server=SERVER, token="t")
@@ -189,45 +189,45 @@ def test_a_wrong_file_is_refused_by_name_and_its_values_are_not_shown(write_file
     assert "hushhush" not in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["profile", "config_file"])
-def test_a_file_that_is_asked_for_must_be_there(how, tmp_path):
-    with pytest.raises(ConfigurationError, match="there is no such file"):
-        ClientSettings.find(server=SERVER, token="t", **{how: str(tmp_path / "nowhere")})
+@pytest.mark.parametrize("argument", ["profile", "config_file"])
+def test_an_explicit_file_must_exist(argument, tmp_path):
+    with pytest.raises(ConfigurationError, match="the file does not exist"):
+        ClientSettings.find(server=SERVER, token="t", **{argument: str(tmp_path / "nowhere")})
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("connect_timeout", -1), ("read_timeout", float("nan")), ("retries", -1), ("retries", 1.5)],
 )
-def test_a_number_that_makes_no_sense_is_refused_by_name(field, value):
+def test_an_invalid_number_is_refused(field, value):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
         ClientSettings.find(server=SERVER, token="t", **{field: value})
     assert caught.value.details == {"field": field}
 
 
-def test_a_bundle_of_certificates_must_be_there(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"^ca_bundle: there is no "):
+def test_the_ca_bundle_must_exist(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^ca_bundle: .* does not exist"):
         ClientSettings.find(server=SERVER, token="t", ca_bundle=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("who_else", [stat.S_IRGRP, stat.S_IROTH])
-def test_a_file_with_a_secret_that_others_may_read_is_warned_of(write_file, caplog, who_else):
+@pytest.mark.parametrize("readers", [stat.S_IRGRP, stat.S_IROTH])
+def test_a_readable_file_with_a_secret_is_warned_about(write_file, caplog, readers):
     text = f'[default]\nserver = "{SERVER}"\ntoken = "hushhush"'
     path = write_file(text)
     ClientSettings.find()
     assert caplog.text == ""
-    write_file(text, 0o600 | who_else)
+    write_file(text, 0o600 | readers)
     ClientSettings.find()
     assert f"chmod 600 {path}" in caplog.text
     assert "hushhush" not in caplog.text
 
 
-def test_a_file_without_a_secret_may_be_read_by_all(write_file, caplog):
+def test_a_file_without_a_secret_may_be_world_readable(write_file, caplog):
     write_file(f'[default]\nserver = "{SERVER}"\ntoken_file = "token"', 0o644)
     ClientSettings.find()
     assert caplog.text == ""
 
 
-def test_secrets_are_not_in_the_text_of_settings():
+def test_secrets_are_not_in_the_repr_of_settings():
     settings = ClientSettings(server=SERVER, token="hushhush", password="hushhush")
     assert "hushhush" not in repr(settings) + str(settings)

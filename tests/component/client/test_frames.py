@@ -1,4 +1,4 @@
-"""A frame comes back from its files as it went in, whatever its values, its index and the size of the batches."""
+"""Frames survive a round trip through files, whatever their values, index and batch size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_batchexec.client.frames import join_results, split_frame, whole_batch_size
+from airflow_batchexec.client.frames import check_batch_size, join_results, split_frame
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.engine.standalone.reading import read_frame
 from airflow_batchexec.engine.standalone.results import as_result_frame
 from airflow_batchexec.engine.standalone.writing import write_frame
 from airflow_batchexec.exceptions import ConfigurationError, ResultError
 
-# Of categories that no value of a file has, the file does not keep the type of the names.
+# A file without values does not preserve the type of its categories.
 COLORS = {"category": pd.CategoricalDtype(["red", "green"])}
 TYPED = [FileType.PARQUET, FileType.FEATHER]
 
@@ -64,7 +64,7 @@ def frames(draw):
 
 
 def through_files(df, batch_size, file_type, predict=lambda part: part):
-    """What a pod would make of the frame's files, joined; and what each call of ``predict`` got."""
+    """Process the frame's files as a pod would; return the joined results, and the input of each ``predict`` call."""
     got = []
     with tempfile.TemporaryDirectory() as folder:
         results = []
@@ -77,12 +77,12 @@ def through_files(df, batch_size, file_type, predict=lambda part: part):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames(), st.integers(1, 15), st.sampled_from(TYPED))
-def test_a_frame_comes_back_in_its_order_with_its_index_and_types(df, batch_size, file_type):
+def test_order_index_and_types_survive_a_round_trip(df, batch_size, file_type):
     before = df.copy(deep=True)
     joined, got = through_files(df, batch_size, file_type)
     pd.testing.assert_frame_equal(df, before)
     pd.testing.assert_index_equal(joined.index, df.index, exact="equiv")
-    # Without rows, a Parquet file does not even say that a column has categories.
+    # Without rows, a Parquet file does not even record that a column is categorical.
     pd.testing.assert_frame_equal(
         joined, df, check_index_type=False, check_categorical=False, check_dtype=len(df) > 0
     )
@@ -95,7 +95,7 @@ def test_a_frame_comes_back_in_its_order_with_its_index_and_types(df, batch_size
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames(), st.integers(1, 15), st.data())
-def test_where_predict_drops_rows_the_rest_is_numbered_anew(df, batch_size, data):
+def test_the_index_is_reset_if_predict_drops_rows(df, batch_size, data):
     keep = data.draw(st.lists(st.booleans(), min_size=len(df), max_size=len(df)))
     numbered = df.reset_index(drop=True).assign(number_of_row=range(len(df)))
     numbered.index = df.index
@@ -118,20 +118,20 @@ def test_many_batches_stay_in_order(file_type):
     pd.testing.assert_frame_equal(joined, df)
 
 
-def test_csv_keeps_plain_numbers_and_texts():
+def test_csv_preserves_plain_numbers_and_strings():
     df = pd.DataFrame({"n": [1, 2, 3], "x": [0.5, np.nan, 2.0], "s": ["a", "b,c", "d"]}, index=list("xyz"))
     joined, _ = through_files(df, 2, FileType.CSV)
     pd.testing.assert_frame_equal(joined, df)
 
 
-def test_a_column_of_categories_stays_one_where_the_batches_have_different_ones():
+def test_a_column_stays_categorical_if_batches_have_different_categories():
     df = pd.DataFrame({"c": ["a", "b", "c", "a"]})
     joined, _ = through_files(df, 2, FileType.PARQUET, lambda part: part.astype("category"))
     assert joined["c"].dtype == "category"
     assert list(joined["c"]) == ["a", "b", "c", "a"]
 
 
-def test_columns_in_another_order_are_the_same_columns():
+def test_batches_may_return_columns_in_different_orders():
     df = pd.DataFrame({"a": [1, 2], "b": [3, 4]})
     joined, _ = through_files(
         df, 1, FileType.PARQUET, lambda part: part[["b", "a"]] if part["a"][0] == 2 else part
@@ -139,40 +139,40 @@ def test_columns_in_another_order_are_the_same_columns():
     pd.testing.assert_frame_equal(joined, df)
 
 
-def test_other_columns_for_another_batch_are_an_error_that_names_both():
+def test_different_columns_in_two_batches_are_an_error_that_names_both():
     df = pd.DataFrame({"a": [1, 2]})
     with pytest.raises(
         ResultError,
-        match=r"part-00001.parquet: predict gave the columns 'a', 'b', and for .*part-00000.parquet 'a'\.",
+        match=r"part-00001.parquet: predict returned the columns 'a', 'b', but for .*part-00000.parquet 'a'\.",
     ):
         through_files(df, 1, FileType.PARQUET, lambda part: part.assign(b=1) if part["a"][0] == 2 else part)
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "3", None, True, float("nan")])
-def test_what_is_no_number_of_rows_is_refused(size):
+def test_an_invalid_batch_size_is_refused(size):
     with pytest.raises(ConfigurationError, match=r"^batch_size: ") as caught:
-        whole_batch_size(size)
+        check_batch_size(size)
     assert caught.value.details == {"field": "batch_size"}
 
 
-def test_a_whole_number_of_any_kind_is_a_number_of_rows():
-    assert whole_batch_size(np.int32(7)) == 7
+def test_a_batch_size_may_be_any_integer_type():
+    assert check_batch_size(np.int32(7)) == 7
 
 
 @pytest.mark.parametrize(
     ("df", "message"),
     [
-        ([1, 2], "a DataFrame is needed, not a list"),
-        (pd.Series([1]), "a DataFrame is needed, not a Series"),
-        (pd.DataFrame(index=[1, 2]), "it has no columns"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "there are several columns called 'a'"),
-        (pd.DataFrame([[1, 2]]), r"the column name 0 is no text.*rename\(columns=str\)"),
-        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "is no text"),
+        ([1, 2], "must be a DataFrame, not list"),
+        (pd.Series([1]), "must be a DataFrame, not Series"),
+        (pd.DataFrame(index=[1, 2]), "the frame has no columns"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "duplicate column names: 'a'"),
+        (pd.DataFrame([[1, 2]]), r"the column name 0 is not a string.*rename\(columns=str\)"),
+        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "is not a string"),
         (pd.DataFrame({"ok": [1, 2], "bad": [1, "one"]}), "column 'bad' cannot be written as PARQUET"),
         (pd.DataFrame({"bad": [1 + 2j]}), "column 'bad' cannot be written"),
     ],
 )
-def test_a_frame_that_no_file_can_hold_is_refused_by_name(df, message, tmp_path):
+def test_an_unsupported_frame_is_refused_with_the_reason(df, message, tmp_path):
     with pytest.raises(ConfigurationError, match=f"^df: .*{message}") as caught:
         split_frame(df, 10, tmp_path, FileType.PARQUET)
     assert caught.value.details == {"field": "df"}

@@ -1,4 +1,4 @@
-"""Files and frames through the example models: on this machine, with real pods, and through a staging folder."""
+"""The example models over files and frames: on this machine, with real pods, and through a staging folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REPORT = f"GET {API}batch-job/rest__1/report"
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path, monkeypatch):
-    """Where everything temporary goes; it must be empty when a test is over."""
+    """The temporary folder, which must be empty after a test."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -55,7 +55,7 @@ def inference(client):
 
 @pytest.fixture
 def orders(tmp_path):
-    """A folder of two CSV files of orders, and one of notes."""
+    """A folder with two CSV files of orders, and a file of notes."""
     folder = tmp_path / "orders"
     (folder / "more").mkdir(parents=True)
     (folder / "1.csv").write_text("product,quantity\napple,2\n")
@@ -64,7 +64,7 @@ def orders(tmp_path):
     return folder
 
 
-def test_the_guides_call(orders, tmp_path):
+def test_the_call_of_the_guide(orders, tmp_path):
     client = BatchInferenceClient(model_repository=str(MODELS))
     result = client.local_file_run(
         model_id="order_total",
@@ -88,7 +88,7 @@ def test_the_guides_call(orders, tmp_path):
     assert (tmp_path / "totals" / "_SUCCESS").exists()
 
 
-def test_results_are_of_the_inputs_type_unless_somebody_says_otherwise(orders, tmp_path, monkeypatch, caplog):
+def test_the_output_file_type_defaults_to_the_input_file_type(orders, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("BATCHEXEC_MODEL_REPOSITORY", str(MODELS))
     monkeypatch.chdir(tmp_path)
     BatchInferenceClient().local_file_run("order_total", "file://orders", "file://out", "CSV")
@@ -96,7 +96,7 @@ def test_results_are_of_the_inputs_type_unless_somebody_says_otherwise(orders, t
     assert "Skipped notes.txt: " in caplog.text
 
 
-def test_a_file_without_a_result_is_an_error_that_names_it(inference, tmp_path):
+def test_a_failed_file_is_an_error_that_names_it(inference, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     (source / "bad.csv").write_text("kelvin\n1\n")
@@ -108,7 +108,7 @@ def test_a_file_without_a_result_is_an_error_that_names_it(inference, tmp_path):
     assert Path(details["manifest"].removeprefix("file://")).is_file()
 
 
-def test_a_timeout_is_an_error_that_says_so(tmp_path, orders):
+def test_a_timeout_is_an_error_with_status_timeout(tmp_path, orders):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.toml").write_text('entrypoint = "model:predict"\n')
     (tmp_path / "model" / "model.py").write_text("import time\ndef predict(df):\n    time.sleep(600)\n")
@@ -127,7 +127,7 @@ def test_a_timeout_is_an_error_that_says_so(tmp_path, orders):
     ("argument", "value"),
     [("gpus", 1), ("gpu_type", "NVIDIA_T4"), ("iam_role_arn", "arn:aws:iam::123456789012:role/batch")],
 )
-def test_what_this_machine_cannot_do_is_refused_by_name(inference, orders, tmp_path, argument, value):
+def test_arguments_that_do_not_apply_to_local_runs_are_refused(inference, orders, tmp_path, argument, value):
     with pytest.raises(ConfigurationError, match=f"^{argument}: .*on this machine") as caught:
         inference.local_file_run(
             "fahrenheit", f"file://{orders}", f"file://{tmp_path}/out", "csv", **{argument: value}
@@ -139,11 +139,15 @@ def test_what_this_machine_cannot_do_is_refused_by_name(inference, orders, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"source_folder": "s3://bucket/in"}, ConfigurationError, "^source_folder: .*is no file:// folder"),
+        (
+            {"source_folder": "s3://bucket/in"},
+            ConfigurationError,
+            "^source_folder: .*is not a file:// folder",
+        ),
         (
             {"destination_folder": "out"},
             ConfigurationError,
-            "^destination_folder: 'out' is no file:// folder",
+            "^destination_folder: 'out' is not a file:// folder",
         ),
         ({"input_file_type": ""}, ConfigurationError, "^input_file_type: it is required"),
         (
@@ -158,7 +162,7 @@ def test_what_this_machine_cannot_do_is_refused_by_name(inference, orders, tmp_p
         ({"input_file_type": "feather"}, NoInputFilesError, "feather|FEATHER"),
     ],
 )
-def test_what_is_wrong_is_refused_before_any_file_is_touched(
+def test_invalid_arguments_are_refused_before_any_file_is_touched(
     inference, orders, tmp_path, arguments, error, message
 ):
     call = {
@@ -173,7 +177,7 @@ def test_what_is_wrong_is_refused_before_any_file_is_touched(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_repository_the_ways_to_name_one_are_told(orders, tmp_path):
+def test_missing_repository_error_lists_the_ways_to_set_it(orders, tmp_path):
     with pytest.raises(ConfigurationError, match=r"BATCHEXEC_MODEL_REPOSITORY.*\[batchexec\]"):
         BatchInferenceClient().local_file_run("m", f"file://{orders}", f"file://{tmp_path}/out", "csv")
 
@@ -190,7 +194,7 @@ indexes = st.one_of(
 
 @settings(max_examples=8, deadline=None)
 @given(index=indexes, rows=st.integers(0, 7), batch_size=st.integers(1, 9), data=st.data())
-def test_a_frame_comes_back_predicted_in_its_order_with_its_index(index, rows, batch_size, data):
+def test_a_frame_is_predicted_in_order_and_keeps_its_index(index, rows, batch_size, data):
     values = data.draw(st.lists(st.floats(-1e6, 1e6), min_size=rows, max_size=rows))
     df = pd.DataFrame({"celsius": pd.Series(values, dtype="float64")})
     df.index = pd.Index(index)[:rows]
@@ -199,13 +203,13 @@ def test_a_frame_comes_back_predicted_in_its_order_with_its_index(index, rows, b
 
 
 @pytest.mark.parametrize("file_type", ["csv", "Parquet", "FEATHER"])
-def test_a_frame_may_go_through_files_of_any_type(inference, file_type):
+def test_a_frame_may_use_files_of_any_type(inference, file_type):
     df = pd.DataFrame({"celsius": [0.0, 100.0, 37.0]}, index=list("abc"))
     predicted = inference.run(df, 2, input_file_type=file_type, output_file_type="csv", executors=2)
     assert predicted["fahrenheit"].to_dict() == {"a": 32.0, "b": 212.0, "c": pytest.approx(98.6)}
 
 
-def test_a_frame_that_upsets_the_model_is_an_error_with_its_traceback(inference):
+def test_a_failed_frame_is_an_error_with_the_models_traceback(inference):
     with pytest.raises(ExecutionFailedError, match=r"part-00000\.parquet: KeyError") as caught:
         inference.run(pd.DataFrame({"kelvin": [1.0]}), 1)
     assert 'df["celsius"]' in caught.value.details["traceback"]
@@ -223,19 +227,19 @@ def test_a_frame_that_upsets_the_model_is_an_error_with_its_traceback(inference)
         ({"keep": True}, "keep"),
     ],
 )
-def test_what_means_nothing_for_a_frame_is_refused_by_name(inference, arguments, field):
+def test_invalid_arguments_for_a_frame_are_refused(inference, arguments, field):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
         inference.run(pd.DataFrame({"celsius": [1.0]}), **{"batch_size": 1, **arguments})
     assert caught.value.details["field"] == field
 
 
-def test_a_model_is_needed():
+def test_the_model_is_required():
     with pytest.raises(ConfigurationError, match=r"^model_id: it is required"):
         BatchInferenceClient(model_repository=str(MODELS)).run(pd.DataFrame({"x": [1]}), 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_interrupt_ends_the_pods_and_leaves_nothing(tmp_path, scratch, number):
+def test_an_interrupt_ends_the_pods_and_leaves_no_files(tmp_path, scratch, number):
     build = tmp_path / "repository" / "slow" / "v1"
     build.mkdir(parents=True)
     (build / "model.toml").write_text('entrypoint = "model:predict"\n')
@@ -252,7 +256,7 @@ def test_an_interrupt_ends_the_pods_and_leaves_nothing(tmp_path, scratch, number
     try:
         while not (mark.exists() and mark.read_text()):
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)  # between two looks at a condition
+            time.sleep(0.02)  # between two polls of a condition
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     finally:
@@ -263,7 +267,7 @@ def test_an_interrupt_ends_the_pods_and_leaves_nothing(tmp_path, scratch, number
         os.kill(int(mark.read_text()), 0)
 
 
-# ---- through a staging folder, with a server that only says that it has done its part
+# ---- through a staging folder, with a scripted server
 
 
 @pytest.fixture
@@ -279,7 +283,7 @@ def df():
 
 
 def execute(document):
-    """Do what the server is asked to, here; and answer as it does."""
+    """Run the execution on this machine; return the server's response."""
     fields = read_start_request(document).fields
     BatchInferenceClient(model_repository=str(MODELS)).local_file_run(
         fields["model_id"],
@@ -291,7 +295,7 @@ def execute(document):
     return STARTED
 
 
-def test_a_staged_frame_comes_back_and_the_staging_folder_is_empty(server, inference, df, staging):
+def test_a_staged_frame_is_predicted_and_its_folder_is_removed(server, inference, df, staging):
     server.on(f"POST {START}", Reply(body=execute))
     server.on(STATUS, status_of("FINISHED", 2, 2))
     predicted = inference.run(
@@ -304,7 +308,7 @@ def test_a_staged_frame_comes_back_and_the_staging_folder_is_empty(server, infer
     assert fields["source_folder"].startswith(f"file://{staging}/run-")
 
 
-def test_what_was_staged_is_kept_where_that_is_wanted(server, inference, df, staging):
+def test_keep_leaves_the_staged_files(server, inference, df, staging):
     server.on(f"POST {START}", Reply(body=execute))
     server.on(STATUS, status_of("FINISHED", 2, 2))
     inference.run(df, 2, staging=f"file://{staging}", keep=True)
@@ -316,7 +320,7 @@ def test_what_was_staged_is_kept_where_that_is_wanted(server, inference, df, sta
     assert (folder / "out" / "_SUCCESS").exists()
 
 
-def test_two_frames_at_once_do_not_meet(server, inference, df, staging):
+def test_two_frames_use_different_staging_folders(server, inference, df, staging):
     server.on(f"POST {START}", Reply(body=execute))
     server.on(STATUS, status_of("FINISHED", 2, 2))
     for _ in range(2):
@@ -326,19 +330,17 @@ def test_two_frames_at_once_do_not_meet(server, inference, df, staging):
 
 
 @pytest.mark.parametrize(("status", "error"), [(400, PlanningError), (409, ExecutionRunningError)])
-def test_what_the_server_refuses_is_an_error_and_nothing_stays(server, inference, df, staging, status, error):
+def test_a_refused_execution_is_an_error_and_leaves_no_files(server, inference, df, staging, status, error):
     refused = {"batch_id": "rest__0", "success": False, "failure_message": "model_id: there is none."}
     server.on(f"POST {START}", Reply(status, refused))
-    with pytest.raises(error, match=r"refuses the execution: model_id: there is none\.") as caught:
+    with pytest.raises(error, match=r"refused the execution: model_id: there is none\.") as caught:
         inference.run(df, 2, staging=f"file://{staging}")
     assert caught.value.details == {"execution_id": "rest__0", "status_code": status}
     assert list(staging.iterdir()) == []
     assert len(server.received) == 1
 
 
-def test_an_execution_that_fails_is_an_error_with_its_report_and_nothing_stays(
-    server, inference, df, staging
-):
+def test_a_failed_execution_is_an_error_with_its_report_and_leaves_no_files(server, inference, df, staging):
     server.on(f"POST {START}", STARTED)
     server.on(STATUS, status_of("FAILED", 1, 2))
     lines = ["2026-11-22T10:00:00.000Z Accepted.", "2026-11-22T10:00:01.000Z The execution FAILED: why."]
@@ -350,7 +352,7 @@ def test_an_execution_that_fails_is_an_error_with_its_report_and_nothing_stays(
     assert list(staging.iterdir()) == []
 
 
-def test_an_execution_that_nobody_may_watch_any_more_is_ended_before_its_files_go(
+def test_an_execution_is_cancelled_before_its_files_are_removed_if_waiting_fails(
     server, inference, df, staging
 ):
     server.on(f"POST {START}", STARTED)
@@ -362,7 +364,7 @@ def test_an_execution_that_nobody_may_watch_any_more_is_ended_before_its_files_g
     assert list(staging.iterdir()) == []
 
 
-def test_a_result_that_is_not_there_is_an_error_that_names_it(server, inference, df, staging):
+def test_a_missing_result_is_an_error_that_names_it(server, inference, df, staging):
     server.on(f"POST {START}", STARTED)
     server.on(STATUS, status_of("FINISHED", 2, 2))
     with pytest.raises(ObjectNotFoundError, match=r"part-00000\.parquet"):
@@ -370,6 +372,6 @@ def test_a_result_that_is_not_there_is_an_error_that_names_it(server, inference,
     assert list(staging.iterdir()) == []
 
 
-def test_a_staging_folder_is_a_uri(inference, df):
+def test_the_staging_folder_must_be_a_uri(inference, df):
     with pytest.raises(LocationError, match=r"^staging: 'bucket' is not an s3://"):
         inference.run(df, 2, staging="bucket")

@@ -1,4 +1,4 @@
-"""What an interrupt does to somebody who waits: in a process of its own, on a terminal, with real signals."""
+"""Interrupts of a waiting client: in a separate process, on a terminal, with real signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scripted_server import API, DROP, START, STARTED, Reply, status_of
 from terminal import Terminal
 
-from airflow_batchexec.client.interruption import ends_as_interrupts
+from airflow_batchexec.client.interruption import signals_as_interrupts
 
 JOB = f"{API}batch-job/rest__1"
 STATUS = f"GET {JOB}/status"
@@ -29,7 +29,7 @@ BatchJobManagerClient({url!r}, token="t").run_execution(ExecutionConfig(executio
 
 @pytest.fixture
 def on_terminal(server):
-    """Starts a program whose signals and keys come from a terminal that is its own."""
+    """Start a program on its own controlling terminal."""
     terminals = []
 
     def start(program):
@@ -41,7 +41,7 @@ def on_terminal(server):
         terminal.close()
 
 
-def test_ctrl_c_cancels_says_so_and_goes_on_as_an_interrupt(server, on_terminal):
+def test_ctrl_c_cancels_reports_it_and_raises_keyboard_interrupt(server, on_terminal):
     server.on(STATUS, status_of("RUNNING", 1, 3))
     server.on(CANCEL, CANCELLED)
     terminal = on_terminal(WAIT)
@@ -49,14 +49,14 @@ def test_ctrl_c_cancels_says_so_and_goes_on_as_an_interrupt(server, on_terminal)
     terminal.press_ctrl_c()
     code, shown = terminal.end()
     assert code == -signal.SIGINT
-    assert "cancelling the execution rest__1" in shown
-    assert "The execution rest__1 is cancelled." in shown
+    assert "cancelling execution rest__1" in shown
+    assert "Execution rest__1 is cancelled." in shown
     assert "KeyboardInterrupt" in shown
     assert server.calls().count(CANCEL) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_the_ends_that_a_system_asks_for_cancel_as_well(server, on_terminal, number):
+def test_termination_signals_cancel_as_well(server, on_terminal, number):
     server.on(STATUS, status_of("RUNNING"))
     server.on(CANCEL, CANCELLED)
     terminal = on_terminal(WAIT)
@@ -64,11 +64,11 @@ def test_the_ends_that_a_system_asks_for_cancel_as_well(server, on_terminal, num
     terminal.process.send_signal(number)
     code, shown = terminal.end()
     assert code != 0
-    assert "The execution rest__1 is cancelled." in shown
+    assert "Execution rest__1 is cancelled." in shown
     assert server.calls().count(CANCEL) == 1
 
 
-def test_a_second_ctrl_c_leaves_at_once(server, on_terminal):
+def test_a_second_ctrl_c_exits_at_once(server, on_terminal):
     never = threading.Event()
     server.on(STATUS, status_of("RUNNING"))
     server.on(CANCEL, Reply(body=CANCELLED, gate=never))
@@ -83,18 +83,18 @@ def test_a_second_ctrl_c_leaves_at_once(server, on_terminal):
     assert not never.is_set()
 
 
-def test_where_the_cancel_fails_it_is_said_that_the_execution_may_go_on(server, on_terminal):
+def test_a_failed_cancel_is_reported(server, on_terminal):
     server.on(STATUS, status_of("RUNNING"))
     server.on(CANCEL, Reply(403, {"detail": "Only reading."}))
     terminal = on_terminal(WAIT)
     server.wait_for(STATUS, 2)
     terminal.press_ctrl_c()
     _, shown = terminal.end()
-    assert "could not be cancelled, and may go on." in shown
+    assert "could not be cancelled, and may still be running." in shown
     assert "Only reading." in " ".join(shown.split())
 
 
-def test_what_an_interrupted_start_has_started_is_cancelled(server, on_terminal):
+def test_an_interrupted_start_is_cancelled(server, on_terminal):
     gate = threading.Event()
     server.on(f"POST {START}", Reply(body=STARTED, gate=gate), STARTED)
     server.on(CANCEL, CANCELLED)
@@ -107,20 +107,20 @@ def test_what_an_interrupted_start_has_started_is_cancelled(server, on_terminal)
     assert len({request.headers["Idempotency-Key"] for request in server.received[:2]}) == 1
 
 
-def test_where_it_cannot_be_told_whether_it_was_started_that_is_said(server, on_terminal):
+def test_an_interrupted_start_with_unknown_outcome_is_reported(server, on_terminal):
     server.on(f"POST {START}", Reply(body=STARTED, gate=threading.Event()), Reply(403, {}))
     terminal = on_terminal(RUN)
     server.wait_for(f"POST {START}")
     terminal.press_ctrl_c()
     _, shown = terminal.end()
-    assert "Interrupted while the execution was being started; it may go on." in shown
+    assert "Interrupted while starting the execution; it may be running." in shown
 
 
-def test_a_handler_of_the_callers_own_is_left_alone(server, on_terminal):
+def test_handlers_of_the_caller_are_left_alone(server, on_terminal):
     server.on(STATUS, status_of("RUNNING"))
     server.on(CANCEL, CANCELLED)
-    own = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-    terminal = on_terminal(own + WAIT)
+    handler = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    terminal = on_terminal(handler + WAIT)
     server.wait_for(STATUS, 2)
     terminal.process.send_signal(signal.SIGTERM)
     code, _ = terminal.end()
@@ -128,7 +128,7 @@ def test_a_handler_of_the_callers_own_is_left_alone(server, on_terminal):
     assert server.calls().count(CANCEL) == 1
 
 
-def test_waiting_in_a_thread_needs_no_signals(server, client):
+def test_waiting_works_in_a_thread(server, client):
     server.on(STATUS, DROP, status_of("FINISHED"))
     results = []
     thread = threading.Thread(target=lambda: results.append(client.wait_for_execution("rest__1")))
@@ -137,7 +137,7 @@ def test_waiting_in_a_thread_needs_no_signals(server, client):
     assert results[0].status.short == "FINISHED"
 
 
-def test_the_handlers_are_what_they_were_when_the_wait_is_over(server, client):
+def test_handlers_are_restored_after_the_wait(server, client):
     server.on(STATUS, status_of("FINISHED"))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     client.wait_for_execution("rest__1")
@@ -147,9 +147,9 @@ def test_the_handlers_are_what_they_were_when_the_wait_is_over(server, client):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
 )
-def test_where_only_the_first_interrupt_counts_later_ones_do_nothing(number):
+def test_with_first_only_later_signals_are_ignored(number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with ends_as_interrupts(first_only=True):
+    with signals_as_interrupts(first_only=True):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         for later in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -157,11 +157,11 @@ def test_where_only_the_first_interrupt_counts_later_ones_do_nothing(number):
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
-def test_a_signal_that_is_ignored_stays_ignored():
+def test_ignored_signals_stay_ignored():
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         for first_only in (False, True):
-            with ends_as_interrupts(first_only=first_only):
+            with signals_as_interrupts(first_only=first_only):
                 signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

@@ -1,4 +1,4 @@
-"""Calls and what they give, over a real HTTP server whose answers are scripted."""
+"""Calls and their results, against a scripted HTTP server."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_start_sends_the_configuration(server, client):
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ä", "x" * 256])
-def test_a_key_that_cannot_be_sent_is_refused_by_name(server, client, config, key):
+def test_an_invalid_idempotency_key_is_refused(server, client, config, key):
     with pytest.raises(ConfigurationError, match=r"^idempotency_key: ") as caught:
         client.start_execution(config, idempotency_key=key)
     assert caught.value.details["field"] == "idempotency_key"
     assert server.received == []
 
 
-def test_a_status_is_a_wire_name_with_a_short_one(server, client):
+def test_a_status_is_a_wire_name_with_a_short_name(server, client):
     server.on(STATUS, status_of("FINISHED", 3, 3))
     status = client.get_execution_status("rest__1")
     assert status.status is JobStatus.BATCH_JOB_FINISHED_STATUS
@@ -70,7 +70,7 @@ def test_a_status_is_a_wire_name_with_a_short_one(server, client):
 
 
 @pytest.mark.parametrize("number", [3, "3", "BATCH_JOB_RUNNING_STATUS", "running"])
-def test_numbers_may_be_texts_and_statuses_numbers_as_on_the_wire(server, client, number):
+def test_numbers_may_be_strings_and_statuses_numbers(server, client, number):
     server.on(STATUS, {**status_of("RUNNING"), "job_status": number, "total_files": "12"})
     status = client.get_execution_status("rest__1")
     assert (status.status.short, status.total_files, status.ended) == ("RUNNING", 12, False)
@@ -88,7 +88,7 @@ def test_numbers_may_be_texts_and_statuses_numbers_as_on_the_wire(server, client
         ("TIMEOUT", True),
     ],
 )
-def test_it_is_known_of_every_status_whether_it_is_the_last(server, client, name, ended):
+def test_ended_is_right_for_every_status(server, client, name, ended):
     server.on(STATUS, status_of(name))
     assert client.get_execution_status("rest__1").ended is ended
 
@@ -101,7 +101,7 @@ def test_an_unknown_execution_is_a_result_without_success(server, client):
     assert (status.status.number, status.total_files, status.ended) == (0, 0, False)
 
 
-def test_the_report_tells_the_models_own_lines_apart(server, client):
+def test_model_logs_are_the_lines_that_the_model_printed(server, client):
     lines = [
         "2026-11-22T10:00:00.000Z Accepted.",
         "2026-11-22T10:00:01.000Z [model] a.csv: hello",
@@ -114,7 +114,7 @@ def test_the_report_tells_the_models_own_lines_apart(server, client):
     assert report.model_logs == [lines[1]]
 
 
-def test_a_report_that_is_refused_has_no_success(server, client):
+def test_a_refused_report_is_a_result_without_success(server, client):
     server.on(f"GET {JOB}/report", Reply(404, {"successful": False, "failure_message": "No."}))
     report = client.get_execution_report("rest__1")
     assert (report.success, report.failure_message, report.records) == (False, "No.", [])
@@ -175,7 +175,7 @@ def test_details_are_typed(server, client):
     assert (task.filename, task.filenames, task.num_of_records) == ("a.csv", ["a.csv"], 10)
 
 
-def test_details_of_an_unknown_execution_hold_no_job(server, client):
+def test_details_of_an_unknown_execution_have_no_job(server, client):
     server.on(f"GET {JOB}", Reply(404, {"success": False, "failure_message": "No.", "batch_job": None}))
     details = client.get_batch_job_details("rest__1")
     assert (details.success, details.failure_message, details.batch_job) == (False, "No.", None)
@@ -201,7 +201,7 @@ def page(numbers, cursor):
     }
 
 
-def test_a_list_is_followed_to_its_end(server, client):
+def test_a_list_fetches_all_pages(server, client):
     server.on(f"GET {API}batch-jobs", page([5, 4], "c1"), page([3], "c2"), page([2, 1], ""))
     listed = client.list_batch_jobs("churn", "v1", status="failed")
     assert [job.job_id for job in listed.batch_jobs] == [f"rest__{number}" for number in (5, 4, 3, 2, 1)]
@@ -218,20 +218,20 @@ def test_a_list_is_followed_to_its_end(server, client):
     assert [query.get("cursor") for query in queries] == [None, ["c1"], ["c2"]]
 
 
-def test_a_list_ends_with_as_many_as_were_asked_for(server, client):
+def test_a_list_stops_at_its_limit(server, client):
     server.on(f"GET {API}batch-jobs", page([5, 4], "c1"), page([3], "c2"))
     assert len(client.list_batch_jobs(limit=3).batch_jobs) == 3
     assert [parse_qs(request.query)["limit"] for request in server.received] == [["3"], ["1"]]
 
 
-def test_a_list_that_is_refused_is_a_result_without_success(server, client):
+def test_a_refused_list_is_a_result_without_success(server, client):
     server.on(f"GET {API}batch-jobs", Reply(400, {"success": False, "failure_message": "limit: no."}))
     listed = client.list_batch_jobs()
     assert (listed.success, listed.failure_message, listed.batch_jobs) == (False, "limit: no.", [])
 
 
 @pytest.mark.parametrize(("arguments", "field"), [({"status": "napping"}, "status"), ({"limit": 0}, "limit")])
-def test_a_list_that_makes_no_sense_is_not_asked_for(server, client, arguments, field):
+def test_invalid_list_arguments_are_refused_before_anything_is_sent(server, client, arguments, field):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as caught:
         client.list_batch_jobs(**arguments)
     assert caught.value.details["field"] == field
@@ -239,13 +239,13 @@ def test_a_list_that_makes_no_sense_is_not_asked_for(server, client, arguments, 
 
 
 @pytest.mark.parametrize("execution_id", ["", ".", ".."])
-def test_what_would_lead_to_another_address_is_no_id(server, client, execution_id):
+def test_ids_that_would_change_the_url_path_are_refused(server, client, execution_id):
     with pytest.raises(ConfigurationError, match=r"^execution_id: "):
         client.cancel_execution(execution_id)
     assert server.received == []
 
 
-def test_an_id_may_hold_what_an_address_has_a_meaning_for(server, client):
+def test_ids_may_contain_url_metacharacters(server, client):
     server.on(
         f"GET {API}batch-job/manual__2026-01-01T00%3A00%3A00%2B00%3A00%2F%3Fa/status", status_of("RUNNING")
     )
@@ -259,49 +259,49 @@ def test_waiting_ends_with_the_execution(server, client):
     assert len(server.received) == 3
 
 
-def test_waiting_has_an_end_of_its_own_and_leaves_the_execution_alone(server, client):
+def test_a_wait_timeout_leaves_the_execution_alone(server, client):
     server.on(STATUS, status_of("RUNNING"))
-    with pytest.raises(WaitTimeoutError, match=r"rest__1 has not ended within 0\.05 s; it goes on"):
+    with pytest.raises(WaitTimeoutError, match=r"rest__1 did not end within 0\.05 s; it is still running"):
         client.wait_for_execution("rest__1", 0.05, poll_interval=0.01)
     assert set(server.calls()) == {STATUS}
 
 
-def test_waiting_for_what_is_not_there_ends_at_once(server, client):
+def test_waiting_for_an_unknown_execution_ends_at_once(server, client):
     server.on(STATUS, Reply(404, {"success": False, "failure_message": "There is none."}))
     assert client.wait_for_execution("rest__1").failure_message == "There is none."
 
 
-def test_waiting_outlives_a_server_that_is_away(server, make_client, caplog):
+def test_waiting_survives_a_server_outage(server, make_client, caplog):
     server.on(STATUS, status_of("RUNNING"), Reply(503, {}), Reply(503, {}), status_of("FINISHED"))
     assert make_client(retries=0).wait_for_execution("rest__1", poll_interval=0.01).status.short == "FINISHED"
-    assert caplog.text.count("Waiting goes on.") == 2
+    assert caplog.text.count("Still waiting.") == 2
 
 
-def test_waiting_does_not_outlive_a_server_that_stays_away(server, make_client, monkeypatch):
-    monkeypatch.setattr("airflow_batchexec.client.waiting._MOST_SECONDS_AWAY", 1)
+def test_waiting_fails_if_the_outage_lasts(server, make_client, monkeypatch):
+    monkeypatch.setattr("airflow_batchexec.client.waiting._MAX_SECONDS_UNREACHABLE", 1)
     server.on(STATUS, Reply(503, {}))
     with pytest.raises(ServerUnreachableError):
         make_client(retries=0).wait_for_execution("rest__1", poll_interval=0.01)
     assert len(server.received) > 1
 
 
-def test_waiting_ends_where_the_right_to_look_ends(server, client):
+def test_waiting_fails_if_the_permission_is_lost(server, client):
     server.on(STATUS, status_of("RUNNING"), Reply(403, {"detail": "no"}))
     with pytest.raises(NotAllowedError):
         client.wait_for_execution("rest__1", poll_interval=0.01)
     assert CANCEL not in server.calls()
 
 
-def test_an_execution_can_be_started_and_waited_for_in_one_call(server, client, config):
+def test_run_execution_starts_and_waits(server, client, config):
     server.on(f"POST {START}", STARTED)
     server.on(STATUS, status_of("FINISHED", 1, 1))
-    told = []
-    started, ended = client.run_execution(config, on_started=told.append)
-    assert told == [started]
+    results = []
+    started, ended = client.run_execution(config, on_started=results.append)
+    assert results == [started]
     assert (started.execution_id, ended.status.short) == ("rest__1", "FINISHED")
 
 
-def test_what_was_not_started_is_not_waited_for(server, client, config):
+def test_run_execution_does_not_wait_for_a_refused_start(server, client, config):
     server.on(
         f"POST {START}", Reply(409, {"batch_id": "rest__0", "success": False, "failure_message": "Twin."})
     )

@@ -1,4 +1,4 @@
-"""What the server serializes, the client reads: every field of every response, through JSON."""
+"""The client reads every field of every response that the server serializes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLS: dict[type, Any] = {
     wire.ListResponse: lambda response: client.read_page(response)[0],
 }
 # The names that existing clients know.
-OTHER_NAMES: dict[type, dict[str, str]] = {
+RENAMED: dict[type, dict[str, str]] = {
     wire.StartResponse: {"batch_id": "execution_id"},
     wire.StatusResponse: {"job_status": "status"},
     wire.ReportResponse: {"successful": "success", "report_messages": "records"},
@@ -42,7 +42,7 @@ SCALARS = {
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Any value of a field."""
+    """Generate any value of a field."""
     if isinstance(kind, UnionType):
         return st.one_of(*(st.none() if k is NoneType else values(k) for k in get_args(kind)))
     if get_origin(kind) is list:
@@ -53,7 +53,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def messages(kind: Any) -> st.SearchStrategy[Any]:
-    """Any message of a type, all of its fields set."""
+    """Generate any message of a type, with all fields set."""
     hints = get_type_hints(kind)
     return st.builds(kind, **{field.name: values(hints[field.name]) for field in fields(kind)})
 
@@ -62,34 +62,34 @@ def read(kind: type, body: Any, status_code: int = 200) -> Any:
     return CALLS[kind](Response(status_code, body))
 
 
-def told(result: Any) -> dict[str, Any]:
-    """What a result has of the response itself."""
+def response_fields(result: Any) -> dict[str, Any]:
+    """The attributes of a result that come from the response body."""
     attributes = asdict(result)
     del attributes["status_code"], attributes["wire"]
     return attributes
 
 
 @given(message=st.one_of(*map(messages, CALLS)))
-def test_a_result_has_every_field_of_the_response_with_its_value(message):
+def test_a_result_has_every_field_of_the_response(message):
     kind = type(message)
-    names = OTHER_NAMES.get(kind, {})
+    names = RENAMED.get(kind, {})
     expected = {names.get(name, name): value for name, value in asdict(message).items()}
     expected.pop("next_cursor", None)
 
-    assert told(read(kind, TypeAdapter(kind).dump_python(message, mode="json"))) == expected
+    assert response_fields(read(kind, TypeAdapter(kind).dump_python(message, mode="json"))) == expected
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_what_a_response_leaves_out_or_has_as_null_is_unset(kind):
+def test_missing_and_null_fields_are_unset(kind):
     nothing = dict.fromkeys(field.name for field in fields(kind))
     unset = read(kind, {})
     assert unset.success is True
-    assert told(read(kind, nothing)) == told(unset)
-    assert told(read(kind, {"later": 1})) == told(unset)
+    assert response_fields(read(kind, nothing)) == response_fields(unset)
+    assert response_fields(read(kind, {"later": 1})) == response_fields(unset)
     assert read(kind, nothing, 409).success is False
 
 
-def test_unset_values_within_a_message_are_the_zeros_of_their_types():
+def test_unset_fields_of_nested_messages_have_zero_values():
     job = read(
         wire.DetailsResponse, {"batch_job": {"task_executions": [{}], "report_messages": [{}]}}
     ).batch_job
@@ -100,7 +100,7 @@ def test_unset_values_within_a_message_are_the_zeros_of_their_types():
     assert (job.report_messages[0].time, job.report_messages[0].line) == (None, "")
 
 
-def test_a_file_type_that_the_client_does_not_know_is_given_as_it_was_sent():
+def test_unknown_file_types_are_passed_through():
     files = {"input_file_type": "ORC_INPUT_FILE_TYPE"}
     job = read(wire.DetailsResponse, {"batch_job": {"execution_file_details": files}}).batch_job
     assert job.execution_file_details.input_file_type == "ORC_INPUT_FILE_TYPE"
@@ -140,7 +140,7 @@ def test_a_file_type_that_the_client_does_not_know_is_given_as_it_was_sent():
         ),
     ],
 )
-def test_a_value_of_another_type_is_an_error_that_names_its_path(kind, body, field):
+def test_a_value_of_the_wrong_type_is_an_error_with_its_path(kind, body, field):
     with pytest.raises(UnexpectedAnswerError, match="has the wrong type or value") as caught:
         read(kind, body)
     assert caught.value.details["field"] == field

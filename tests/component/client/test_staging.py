@@ -1,4 +1,4 @@
-"""A staging folder on disk and in a real bucket: what goes in comes back, and nothing of it stays."""
+"""Staging folders on disk and in a bucket: files survive the round trip, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from airflow_batchexec.exceptions import (
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.server)])
-def place(request, tmp_path, monkeypatch):
-    """A place for staging folders, as a URI."""
+def staging(request, tmp_path, monkeypatch):
+    """The URI of a parent of staging folders."""
     if request.param == "file":
         return f"file://{tmp_path}/staging"
     server = request.getfixturevalue("s3_server")
@@ -37,16 +37,16 @@ def parts(tmp_path):
     return sorted(folder.iterdir())
 
 
-def objects(place):
-    location = Location.parse(place)
+def objects(staging):
+    location = Location.parse(staging)
     return {location.relative(info.location) for info in open_storage(location).list(location)}
 
 
-def test_files_go_there_and_come_back_and_nothing_else_is_touched(place, parts, tmp_path):
-    location = Location.parse(place)
+def test_files_survive_the_round_trip_and_other_files_are_untouched(staging, parts, tmp_path):
+    location = Location.parse(staging)
     storage = open_storage(location)
-    storage.write(location.join("of-somebody-else/file.csv"), b"x")
-    folder, other = StagingFolder(place), StagingFolder(place)
+    storage.write(location.join("unrelated/file.csv"), b"x")
+    folder, other = StagingFolder(staging), StagingFolder(staging)
     assert folder.location != other.location
     names = [path.name for path in parts]
     folder.upload(parts)
@@ -59,19 +59,19 @@ def test_files_go_there_and_come_back_and_nothing_else_is_touched(place, parts, 
     folder.remove()
     assert {path.name for path in results.iterdir()} == set(names)
     assert (results / "part-7.csv").read_text().startswith("y")
-    assert objects(place) == {"of-somebody-else/file.csv"}
+    assert objects(staging) == {"unrelated/file.csv"}
 
 
-def test_a_result_that_is_missing_is_named(place, tmp_path):
+def test_missing_result_error_names_the_file(staging, tmp_path):
     with pytest.raises(ObjectNotFoundError, match=r"out/part-3\.csv"):
-        StagingFolder(place).download(["part-3.csv"], tmp_path)
+        StagingFolder(staging).download(["part-3.csv"], tmp_path)
 
 
-def test_removing_what_was_never_filled_is_no_error(place):
-    StagingFolder(place).remove()
+def test_removing_an_unused_folder_succeeds(staging):
+    StagingFolder(staging).remove()
 
 
-def test_keys_without_the_right_are_an_error(s3_server, monkeypatch, parts):
+def test_keys_without_permission_are_an_error(s3_server, monkeypatch, parts):
     bucket = s3_server.make_bucket()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.denied.access_key_id)
@@ -83,8 +83,8 @@ def test_keys_without_the_right_are_an_error(s3_server, monkeypatch, parts):
         StagingFolder("s3://no-such-bucket-anywhere").upload(parts)
 
 
-@pytest.mark.parametrize("staging", ["", "bucket/folder", "https://bucket/folder", "file://relative"])
-def test_what_is_no_uri_of_a_storage_is_refused_by_name(staging):
+@pytest.mark.parametrize("uri", ["", "bucket/folder", "https://bucket/folder", "file://relative"])
+def test_an_invalid_staging_uri_is_refused(uri):
     with pytest.raises(LocationError, match=r"^staging: ") as caught:
-        StagingFolder(staging)
+        StagingFolder(uri)
     assert caught.value.details["field"] == "staging"
