@@ -1,4 +1,4 @@
-"""The same work on many items in several threads."""
+"""Applies a function to many items in several threads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _Result = TypeVar("_Result")
 def parallel_map(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int, name: str
 ) -> list[_Result]:
-    """Apply ``work`` to every item, to several at the same time.
+    """Apply ``work`` to every item, to several concurrently.
 
-    After the first failure no further item is begun, and what is running is waited for; then that failure is raised.
-    An exception in the calling thread has the same effect: a Ctrl-C, or one that ``items`` raises. Items are taken
-    from ``items`` as threads become free.
+    After the first failure, no further items are started; running ones are awaited, then the failure is raised. An
+    exception in the calling thread, such as Ctrl-C or one raised by ``items``, has the same effect. ``items`` is
+    consumed as threads become free.
 
     Args:
-        work: Is called in one of the threads; in the calling thread where there is only one item.
-        items: What it is called with. They are iterated over in the calling thread.
-        threads: The maximum number of calls at the same time.
+        work: Called in one of the threads, or in the calling thread if there is only one item.
+        items: The arguments for ``work``. The calling thread iterates over them.
+        threads: The maximum number of concurrent calls.
         name: The prefix of the threads' names.
 
     Returns:
@@ -35,7 +35,7 @@ def parallel_map(
     """
     rest = iter(items)
     first = list(islice(rest, 2))
-    if len(first) < 2:  # noqa: PLR2004  nothing is parallel
+    if len(first) < 2:  # noqa: PLR2004  nothing to parallelize
         return [work(item) for item in first]
     failures: list[BaseException] = []
 
@@ -50,10 +50,10 @@ def parallel_map(
 
     with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
         try:
-            # One waits behind each that runs, so that no thread is idle while results are collected.
+            # Queue one item behind each running one, so that no thread is idle while results are collected.
             return _collect(pool, attempt, chain(first, rest), failures, max_pending=2 * threads)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # leaving the pool waits for what is running
+            pool.shutdown(wait=False, cancel_futures=True)  # leaving the pool waits for running items
             raise
 
 

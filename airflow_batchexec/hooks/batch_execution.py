@@ -131,10 +131,13 @@ class BatchExecutionHook(BaseHook):
             return False, error.message
         server = access.endpoint_url or "AWS"
         if not identity.arn:
-            return True, f"{server} accepts {access.told_source}, but has no STS to report the identity."
+            return (
+                True,
+                f"{server} accepts {access.credentials_source}, but has no STS to report the identity.",
+            )
         return (
             True,
-            f"Authenticated with {server} in {identity.region} as {identity.arn}, using {access.told_source}.",
+            f"Authenticated with {server} in {identity.region} as {identity.arn}, using {access.credentials_source}.",
         )
 
     def _aws_credentials(self, extra: ConnectionExtra, *, uses_web_identity: bool) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The model repository: builds, how they are published, and how they get to this machine."""
+"""The model repository: builds, publishing, and downloads to this machine."""

@@ -1,7 +1,7 @@
-"""Builds and deployments: what the files of a model repository say, and what makes a folder a build.
+"""Builds and deployments: the file formats of a model repository, and what makes a folder a build.
 
-A build is any folder with a ``model.toml`` or an ``MLmodel`` file, however it came there. Reading is strict: an
-unknown key is refused, so that a misspelt ``requirement`` is not found out when the model misses a package.
+A build is any folder with a ``model.toml`` or an ``MLmodel`` file, however it got there. Parsing is strict: an unknown
+key is an error, so that a misspelled ``requirement`` does not surface only when the model misses a package.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ MODEL_FILE = "model.toml"
 MLFLOW_FILE = "MLmodel"
 DEPLOYMENT_FILE = "deployment.toml"
 CLAIM_FILE = ".publishing"
-"""In a bucket: whose build this is to be. It stays, so that nobody can publish the same id again."""
+"""In a bucket: who claimed the build ID. It is kept, so that the ID cannot be published again."""
 PUBLISHED_FILE = ".published"
-"""In a bucket: the claimed build is whole."""
+"""In a bucket: the claimed build is complete."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -62,8 +62,8 @@ class Build:
         build_id: The version.
         kind: How it is loaded.
         entrypoint: ``module:attribute``, a class or function; ``None`` for an MLflow model.
-        interpreter: The Python executable that runs it; ``None``: the one that runs the execution.
-        requirements: Requirement strings that must be met in the interpreter.
+        interpreter: The Python executable that runs it; ``None`` for the one that runs the execution.
+        requirements: Requirement strings that the interpreter's environment must satisfy.
         location: The build's folder in the repository.
     """
 
@@ -76,7 +76,7 @@ class Build:
     location: Location
 
     def to_dict(self) -> dict[str, Any]:
-        """The build as JSON values; ``from_dict`` is the inverse."""
+        """Convert the build to JSON values; ``from_dict`` is the inverse."""
         return {
             "model_id": self.model_id,
             "build_id": self.build_id,
@@ -89,10 +89,10 @@ class Build:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Build:
-        """Read what ``to_dict`` gave.
+        """Create a build from the output of ``to_dict``.
 
         Raises:
-            InvalidBuildError: It gave something else.
+            InvalidBuildError: The values are not an output of ``to_dict``.
         """
         try:
             return cls(
@@ -106,19 +106,19 @@ class Build:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidBuildError(
-                f"This is no description of a build: {error!r} in {dict(values)!r}."
+                f"This is not a build description: {error!r} in {dict(values)!r}."
             ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Which build of a model is live, and what an execution uses where its request does not say.
+    """The live build of a model, and the defaults for executions whose requests leave these values unset.
 
     Attributes:
         build_id: The live build.
-        pods: How many pods; ``None``: not set.
-        instance: The name of the instance of each pod; ``None``: not set.
-        purchase_option: ``spot`` or ``on-demand``; ``None``: not set.
+        pods: The number of pods; ``None`` if not set.
+        instance: The name of each pod's instance; ``None`` if not set.
+        purchase_option: ``spot`` or ``on-demand``; ``None`` if not set.
     """
 
     build_id: str
@@ -135,19 +135,21 @@ class Deployment:
         instance: str | None = None,
         purchase_option: str | None = None,
     ) -> Deployment:
-        """A deployment whose values have been checked; ``purchase_option`` is read by ``PurchaseOption.parse``.
+        """Create a validated deployment; ``purchase_option`` is parsed by ``PurchaseOption.parse``.
 
         Raises:
-            ConfigurationError: A value is wrong.
+            ConfigurationError: A value is invalid.
         """
         check_build_id(build_id)
-        # A TOML or JSON true is a Python int.
+        # A TOML or JSON true becomes a Python bool, which is an int.
         if pods is not None and (not isinstance(pods, int) or isinstance(pods, bool) or pods < 1):
-            raise ConfigurationError(f"pods: {pods!r} is no whole number above 0.", field="pods")
+            raise ConfigurationError(f"pods: {pods!r} is not a positive integer.", field="pods")
         if instance is not None and (
             not isinstance(instance, str) or not instance.strip() or not instance.isprintable()
         ):
-            raise ConfigurationError(f"instance: {instance!r} is no name of an instance.", field="instance")
+            raise ConfigurationError(
+                f"instance: {instance!r} is not a valid instance name.", field="instance"
+            )
         option = None
         if purchase_option is not None:
             try:
@@ -158,10 +160,10 @@ class Deployment:
 
     @classmethod
     def parse(cls, data: bytes, *, source: str) -> Deployment:
-        """Read a ``deployment.toml``; ``source`` names the file in errors.
+        """Parse a ``deployment.toml``; ``source`` names the file in errors.
 
         Raises:
-            InvalidBuildError: It is no TOML, or a key or value is wrong.
+            InvalidBuildError: The file is not valid TOML, or a key or value is invalid.
         """
         table = _read_toml(data, source, keys=cls.__slots__, required="build_id")
         try:
@@ -170,31 +172,31 @@ class Deployment:
             raise InvalidBuildError(f"{source}: {error}", file=source, **error.details) from error
 
     def to_dict(self) -> dict[str, str | int | None]:
-        """The deployment as JSON values."""
+        """Convert the deployment to JSON values."""
         return {key: getattr(self, key) for key in self.__slots__}
 
     def to_toml(self) -> str:
-        """The content of ``deployment.toml``; ``parse`` is the inverse."""
+        """Format the deployment as ``deployment.toml``; ``parse`` is the inverse."""
         return format_toml({key: value for key, value in self.to_dict().items() if value is not None})
 
 
 def check_build_id(build_id: str) -> None:
-    """Refuse a build id that is malformed, or is the name of the file that lies beside the builds.
+    """Check that a build ID is well-formed and is not the name of the deployment file, which is next to the builds.
 
     Raises:
-        ConfigurationError: It is one of these.
+        ConfigurationError: The build ID is invalid.
     """
     if not isinstance(build_id, str):
-        raise ConfigurationError(f"build_id: {build_id!r} is no text.", field="build_id")
+        raise ConfigurationError(f"build_id: {build_id!r} is not a string.", field="build_id")
     check_id(build_id, field="build_id")
     if build_id == DEPLOYMENT_FILE:
         raise ConfigurationError(
-            f"build_id: {build_id!r} is the name of the deployment's file.", field="build_id"
+            f"build_id: {build_id!r} is reserved for the deployment file.", field="build_id"
         )
 
 
 def is_build(names: Collection[str]) -> bool:
-    """Whether a folder with these files is a build that is whole."""
+    """Whether a folder with these files is a complete build."""
     if CLAIM_FILE in names and PUBLISHED_FILE not in names:
         return False
     return MODEL_FILE in names or MLFLOW_FILE in names
@@ -203,19 +205,19 @@ def is_build(names: Collection[str]) -> bool:
 def read_build(
     *, model_id: str, build_id: str, location: Location, model_toml: bytes | None, mlflow: bool, source: str
 ) -> Build:
-    """The build that lies in a folder.
+    """Read the build in a folder.
 
     Args:
         model_id: The model.
         build_id: The version.
         location: The build's folder in the repository.
-        model_toml: The content of its ``model.toml``, where it has one.
-        mlflow: Whether it has an ``MLmodel`` file.
+        model_toml: The content of the folder's ``model.toml``, if it has one.
+        mlflow: Whether the folder has an ``MLmodel`` file.
         source: The name of ``model.toml`` in errors.
 
     Raises:
-        ConfigurationError: An id is malformed.
-        InvalidBuildError: ``model.toml`` is no TOML, or a key or value is wrong.
+        ConfigurationError: An ID is malformed.
+        InvalidBuildError: ``model.toml`` is not valid TOML, or a key or value is invalid.
     """
     check_id(model_id, field="model_id")
     check_build_id(build_id)
@@ -228,8 +230,8 @@ def read_build(
             required=None if mlflow else "entrypoint",
         )
     if mlflow and "entrypoint" in table:
-        raise _wrong_key(
-            source, "entrypoint", f"remove it: the {MLFLOW_FILE} file beside it says how to load"
+        raise _invalid_key(
+            source, "entrypoint", f"remove it: the {MLFLOW_FILE} file defines how to load the model"
         )
     return Build(
         model_id=model_id,
@@ -243,7 +245,7 @@ def read_build(
 
 
 def format_toml(table: Mapping[str, str | int]) -> str:
-    """A flat table of texts and whole numbers as TOML, with every special character escaped."""
+    """Format a flat table of strings and integers as TOML, with every special character escaped."""
     lines = []
     for key, value in table.items():
         assert _BARE_KEY.fullmatch(key), key
@@ -253,7 +255,7 @@ def format_toml(table: Mapping[str, str | int]) -> str:
 
 def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    # TOML 1.0, "String": control characters must be escaped, and U+007F with them.
+    # TOML 1.0, "String": control characters must be escaped, including U+007F.
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\u{ord(match[0]):04x}", escaped) + '"'
 
 
@@ -261,18 +263,18 @@ def _read_toml(data: bytes, source: str, *, keys: Collection[str], required: str
     try:
         table = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
-        raise InvalidBuildError(f"{source}: this is no UTF-8 text: {error}.", file=source) from error
+        raise InvalidBuildError(f"{source}: not valid UTF-8: {error}.", file=source) from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidBuildError(f"{source}: this is no TOML: {error}.", file=source) from error
+        raise InvalidBuildError(f"{source}: not valid TOML: {error}.", file=source) from error
     for key in table:
         if key not in keys:
             import difflib  # noqa: PLC0415  only for the message
 
             close = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(keys)}"
-            raise _wrong_key(source, key, f"there is no such key; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"valid keys are {', '.join(keys)}"
+            raise _invalid_key(source, key, f"unknown key; {hint}")
     if required and required not in table:
-        raise _wrong_key(source, required, "it is missing")
+        raise _invalid_key(source, required, "it is missing")
     return table
 
 
@@ -280,15 +282,15 @@ def _entrypoint(value: Any, source: str) -> str:
     module, colon, attribute = value.partition(":") if isinstance(value, str) else ("", "", "")
     names = [*module.split("."), attribute]
     if not colon or not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
-        raise _wrong_key(
-            source, "entrypoint", f"{value!r} is not written module:attribute, as in model:Model"
+        raise _invalid_key(
+            source, "entrypoint", f"{value!r} is not in the form module:attribute, such as model:Model"
         )
     return f"{module}:{attribute}"
 
 
 def _interpreter(value: Any, source: str) -> str:
     if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-        raise _wrong_key(source, "interpreter", f"{value!r} is no absolute path of a Python executable")
+        raise _invalid_key(source, "interpreter", f"{value!r} is not an absolute path to a Python executable")
     return value
 
 
@@ -296,11 +298,11 @@ def _requirements(value: Any, source: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(
         isinstance(r, str) and r.strip() and r.isprintable() for r in value
     ):
-        raise _wrong_key(
-            source, "requirements", f'{value!r} is no list of texts such as ["scikit-learn>=1.5"]'
+        raise _invalid_key(
+            source, "requirements", f'{value!r} is not a list of strings, such as ["scikit-learn>=1.5"]'
         )
     return tuple(value)
 
 
-def _wrong_key(source: str, key: str, problem: str) -> InvalidBuildError:
+def _invalid_key(source: str, key: str, problem: str) -> InvalidBuildError:
     return InvalidBuildError(f"{source}: {key}: {problem}.", file=source, field=key)

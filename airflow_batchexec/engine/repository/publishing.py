@@ -1,4 +1,4 @@
-"""Making a build of a user's folder: copied, checked, and then moved into the repository."""
+"""Publishes a user's folder as a build: copies it, validates the copy, and moves that into the repository."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = ["publish_folder"]
 def publish_folder(
     folder: Path, *, model_id: str, build_id: str | None, root: Location, storage: Storage, now: datetime
 ) -> Build:
-    """Make a build of a folder: whole or not at all, and never in place of another.
+    """Publish a folder as a build: atomically, and never replacing another.
 
     Args:
-        folder: Holds a ``model.toml`` and the code, or an MLflow model.
+        folder: A folder with a ``model.toml`` and the code, or an MLflow model.
         model_id: The model.
-        build_id: The new build's id; without it, the time and the content's hash.
+        build_id: The new build's ID; defaults to the time and the content's hash.
         root: The repository.
         storage: The storage of ``root``.
-        now: The time in UTC, for the id and for whoever finds an interrupted upload.
+        now: The time in UTC, for the ID and for the claim that an interrupted upload leaves behind.
 
     Raises:
-        ConfigurationError: An id is malformed.
-        InvalidBuildError: The folder is no build; the message names the file and key.
-        BuildExistsError: The id is taken, or another publisher has claimed it.
+        ConfigurationError: An ID is malformed.
+        InvalidBuildError: The folder is not a valid build; the message names the file and key.
+        BuildExistsError: The ID is taken, or another publisher has claimed it.
         StorageError: The repository cannot be written.
     """
     check_id(model_id, field="model_id")
@@ -58,29 +58,29 @@ def publish_folder(
             names = copy_folder(folder, staged)
             build_id = build_id or f"{now:%Y%m%d-%H%M%S}-{content_hash(staged, names)[:8]}"
         target = root.join(f"{model_id}/{build_id}")
-        build = _read_folder(staged, model_id=model_id, build_id=build_id, location=target, shown=folder)
+        build = _read_folder(staged, model_id=model_id, build_id=build_id, location=target, original=folder)
         if root.scheme is Scheme.FILE:
             with disk_errors("publish", target.uri):
                 place(staged, target.path)
         else:
-            publisher = {"publisher": _whoami(), "started_at": now.isoformat(timespec="seconds")}
+            publisher = {"publisher": _publisher_name(), "started_at": now.isoformat(timespec="seconds")}
             upload(storage=storage, staged=staged, names=names, target=target, publisher=publisher)
     return build
 
 
 def _check_source(folder: Path, root: Location) -> None:
     if not folder.is_dir():
-        raise InvalidBuildError(f"{folder} is no folder.", file=str(folder))
+        raise InvalidBuildError(f"{folder} is not a directory.", file=str(folder))
     if root.scheme is Scheme.FILE and root.path.resolve().is_relative_to(folder.resolve()):
         raise InvalidBuildError(
-            f"{folder} holds the model repository {root.uri} itself. Put the model into a folder of its own.",
+            f"{folder} contains the model repository {root.uri}. Put the model in a separate folder.",
             file=str(folder),
         )
 
 
 @contextmanager
 def _staging(root: Location, model_id: str) -> Iterator[Path]:
-    """A new folder, removed afterwards unless it was renamed; beside the build where that is on disk."""
+    """Create a folder, removed afterwards unless it was renamed; on disk, it is next to the final build."""
     if root.scheme is Scheme.FILE:
         model = root.join(model_id).path
         staged = temporary_sibling(model / "build")
@@ -95,14 +95,14 @@ def _staging(root: Location, model_id: str) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _read_folder(staged: Path, *, model_id: str, build_id: str, location: Location, shown: Path) -> Build:
-    """Check a staged folder as a build; errors name the folder that it was copied from."""
+def _read_folder(staged: Path, *, model_id: str, build_id: str, location: Location, original: Path) -> Build:
+    """Validate a staged folder as a build; errors name the original folder."""
     model_file = staged / MODEL_FILE
     mlflow = (staged / MLFLOW_FILE).is_file()
     if not mlflow and not model_file.is_file():
         raise InvalidBuildError(
-            f'{shown}: a build needs a {MODEL_FILE} with entrypoint = "module:attribute", or an {MLFLOW_FILE} file.',
-            file=str(shown),
+            f'{original}: a build needs a {MODEL_FILE} with entrypoint = "module:attribute", or an {MLFLOW_FILE} file.',
+            file=str(original),
         )
     build = read_build(
         model_id=model_id,
@@ -110,26 +110,26 @@ def _read_folder(staged: Path, *, model_id: str, build_id: str, location: Locati
         location=location,
         model_toml=model_file.read_bytes() if model_file.is_file() else None,
         mlflow=mlflow,
-        source=str(shown / MODEL_FILE),
+        source=str(original / MODEL_FILE),
     )
     if mlflow and b"python_function" not in (staged / MLFLOW_FILE).read_bytes():
         raise InvalidBuildError(
-            f"{shown / MLFLOW_FILE}: there is no python_function flavor, by which MLflow models predict.",
-            file=str(shown / MLFLOW_FILE),
+            f"{original / MLFLOW_FILE}: the model has no python_function flavor, which prediction requires.",
+            file=str(original / MLFLOW_FILE),
         )
     if build.entrypoint:
         module = build.entrypoint.partition(":")[0].replace(".", "/")
         if not any((staged / name).is_file() for name in (f"{module}.py", f"{module}/__init__.py")):
             raise InvalidBuildError(
-                f"{shown / MODEL_FILE}: entrypoint: {build.entrypoint!r} needs {module}.py in the folder, and there "
-                f"is none.",
-                file=str(shown / MODEL_FILE),
+                f"{original / MODEL_FILE}: entrypoint: {build.entrypoint!r} needs {module}.py, which is not in the "
+                f"folder.",
+                file=str(original / MODEL_FILE),
                 field="entrypoint",
             )
     return build
 
 
-def _whoami() -> str:
+def _publisher_name() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -1,7 +1,7 @@
-"""The model repository: where builds are published, deployed and found.
+"""The model repository: publishes, deploys and finds builds.
 
-``<repository>/<model_id>/<build_id>/`` is a build, and ``<repository>/<model_id>/deployment.toml`` says which build is
-live. It may lie on disk or in a bucket. Whatever runs comes from here: a request names a build, never code.
+``<repository>/<model_id>/<build_id>/`` is a build, and ``<repository>/<model_id>/deployment.toml`` names the live one.
+The repository is on disk or in a bucket. All code that runs comes from it: a request names a build, never code.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What the repository holds of one model.
+    """A model in the repository.
 
     Attributes:
         model_id: The model.
-        builds: The ids of its builds, sorted.
-        live: Its deployment, if there is one.
+        builds: The IDs of its builds, sorted.
+        live: Its deployment, if it has one.
     """
 
     model_id: str
@@ -85,14 +85,14 @@ class ModelRepository:
         self._cache = cache
 
     def resolve(self, model_id: str, build_id: str | None = None) -> tuple[Build, Deployment | None]:
-        """The build that was asked for, or the live one, and the model's deployment.
+        """Return the given build, or the live one, and the model's deployment.
 
         Raises:
-            ConfigurationError: An id is malformed.
-            ModelNotFoundError: The repository holds no such model.
+            ConfigurationError: An ID is malformed.
+            ModelNotFoundError: The model is not in the repository.
             BuildNotFoundError: The model has no such build.
-            NoLiveBuildError: No build was named, and none is live.
-            InvalidBuildError: ``model.toml`` or ``deployment.toml`` is wrong; the message names the file and key.
+            NoLiveBuildError: ``build_id`` is not given, and no build is live.
+            InvalidBuildError: ``model.toml`` or ``deployment.toml`` is invalid; the message names the file and key.
         """
         check_id(model_id, field="model_id")
         deployment = self._deployment(model_id)
@@ -106,35 +106,35 @@ class ModelRepository:
                 raise BuildNotFoundError(f"{file} names a missing build. {error}", **error.details) from error
         builds = self.model(model_id).builds
         raise NoLiveBuildError(
-            f"model_id: {model_id!r} has no live build. It has {_some(builds)}. Name one with build_id, or deploy one: "
+            f"model_id: {model_id!r} has no live build. Its builds: {_join(builds)}. Set build_id, or deploy one: "
             f"batchexec models deploy --model-id {model_id} --build-id {builds[-1]} "
             f"--model-repository {shlex.quote(self.root.uri)}",
             model_id=model_id,
         )
 
     def fetch(self, build: Build) -> Path:
-        """The build's folder on this machine; it must not be changed. One in a bucket is downloaded once.
+        """Return the build's folder on this machine, which must not be changed; one in a bucket is downloaded once.
 
         Raises:
-            BuildNotFoundError: It has been deleted, or is a build of another repository.
-            InvalidBuildError: It cannot be stored on this machine.
+            BuildNotFoundError: The build has been deleted, or belongs to another repository.
+            InvalidBuildError: The build cannot be stored on this machine.
             StorageError: The download failed.
         """
         folder = self._folder(build.model_id, build.build_id)
         if build.location != folder:
             raise BuildNotFoundError(
-                f"{build.location.uri} lies in another model repository than {self.root.uri}, which this machine uses.",
+                f"{build.location.uri} is in another model repository; this machine uses {self.root.uri}.",
                 build_id=build.build_id,
             )
         if self.root.scheme is Scheme.FILE:
             if not folder.path.is_dir():
-                raise self._no_build(build.model_id, build.build_id)
+                raise self._build_not_found(build.model_id, build.build_id)
             return folder.path
 
         def files() -> list[ObjectInfo]:
             listed = self._files(folder)
             if not is_build(listed):
-                raise self._no_build(build.model_id, build.build_id)
+                raise self._build_not_found(build.model_id, build.build_id)
             return [info for name, info in listed.items() if name not in {CLAIM_FILE, PUBLISHED_FILE}]
 
         repository = hashlib.sha256(self.root.uri.encode()).hexdigest()[:16]
@@ -149,22 +149,22 @@ class ModelRepository:
         build_id: str | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> Build:
-        """Make a build of a folder: whole or not at all, and never in place of another.
+        """Publish a folder as a build: atomically, and never replacing another.
 
         Args:
-            folder: Holds a ``model.toml`` and the code, or an MLflow model.
+            folder: A folder with a ``model.toml`` and the code, or an MLflow model.
             model_id: The model.
-            build_id: The new build's id; without it, the time and the content's hash.
-            clock: Gives the time.
+            build_id: The new build's ID; defaults to the time and the content's hash.
+            clock: Returns the time in UTC.
 
         Raises:
-            ConfigurationError: An id is malformed.
-            InvalidBuildError: The folder is no build; the message names the file and key.
-            BuildExistsError: The id is taken, or another publisher has claimed it.
+            ConfigurationError: An ID is malformed.
+            InvalidBuildError: The folder is not a valid build; the message names the file and key.
+            BuildExistsError: The ID is taken, or another publisher has claimed it.
             StorageError: The repository cannot be written.
         """
         if build_id:
-            self._check_free(model_id, build_id)
+            self._check_available(model_id, build_id)
         return publish_folder(
             folder, model_id=model_id, build_id=build_id, root=self.root, storage=self._storage, now=clock()
         )
@@ -178,16 +178,16 @@ class ModelRepository:
         instance: str | None = None,
         purchase_option: str | None = None,
     ) -> Deployment:
-        """Make a build the live one, at once and for every execution that starts from now on.
+        """Make a build live, for every execution that starts from now on.
 
-        The deployment before it is replaced as a whole: what is not given here is not set any more.
+        This replaces the previous deployment entirely: values not given here are unset.
 
         Raises:
-            ConfigurationError: An id is malformed, ``pods`` is below 1, or ``purchase_option`` is neither ``spot``
+            ConfigurationError: An ID is malformed, ``pods`` is below 1, or ``purchase_option`` is neither ``spot``
                 nor ``on-demand``.
-            ModelNotFoundError: The repository holds no such model.
+            ModelNotFoundError: The model is not in the repository.
             BuildNotFoundError: The model has no such build.
-            InvalidBuildError: The build's ``model.toml`` is wrong.
+            InvalidBuildError: The build's ``model.toml`` is invalid.
         """
         check_id(model_id, field="model_id")
         deployment = Deployment.of(
@@ -198,10 +198,10 @@ class ModelRepository:
         return deployment
 
     def models(self) -> list[ModelSummary]:
-        """Every model that has a build, sorted by id. What is being published, or is hidden, is left out.
+        """List every model that has a build, sorted by ID; hidden folders and unfinished builds are left out.
 
         Raises:
-            InvalidBuildError: A ``deployment.toml`` is wrong.
+            InvalidBuildError: A ``deployment.toml`` is invalid.
         """
         builds = self._builds(self.root)
         return [
@@ -210,21 +210,21 @@ class ModelRepository:
         ]
 
     def model(self, model_id: str) -> ModelSummary:
-        """One model.
+        """Return one model.
 
         Raises:
-            ConfigurationError: The id is malformed.
-            ModelNotFoundError: The repository holds no such model.
-            InvalidBuildError: Its ``deployment.toml`` is wrong.
+            ConfigurationError: The ID is malformed.
+            ModelNotFoundError: The model is not in the repository.
+            InvalidBuildError: Its ``deployment.toml`` is invalid.
         """
         check_id(model_id, field="model_id")
         builds = self._builds(self.root.join(model_id)).get(model_id)
         if not builds:
-            raise self._no_model(model_id)
+            raise self._model_not_found(model_id)
         return ModelSummary(model_id, tuple(sorted(builds)), self._deployment(model_id))
 
     def _builds(self, folder: Location) -> dict[str, list[str]]:
-        """The builds below a folder of the repository, by model."""
+        """Find the builds below a folder of the repository, by model."""
         top_files: dict[tuple[str, str], set[str]] = {}
         for info in self._storage.list(folder):
             match self.root.relative(info.location).split("/"):
@@ -243,7 +243,7 @@ class ModelRepository:
 
     def _files(self, folder: Location) -> dict[str, ObjectInfo]:
         listed = {folder.relative(info.location): info for info in self._storage.list(folder)}
-        # A bucket's console marks folders with empty objects whose names end in a slash.
+        # Bucket consoles mark folders with empty objects whose names end in a slash.
         return {name: info for name, info in listed.items() if name and not info.location.key.endswith("/")}
 
     def _deployment(self, model_id: str) -> Deployment | None:
@@ -258,7 +258,7 @@ class ModelRepository:
         folder = self._folder(model_id, build_id)
         names = self._files(folder)
         if not is_build(names):
-            raise self._no_build(model_id, build_id)
+            raise self._build_not_found(model_id, build_id)
         model_file = folder.join(MODEL_FILE)
         return read_build(
             model_id=model_id,
@@ -269,38 +269,38 @@ class ModelRepository:
             source=model_file.uri,
         )
 
-    def _no_model(self, model_id: str) -> ModelNotFoundError:
+    def _model_not_found(self, model_id: str) -> ModelNotFoundError:
         known = sorted(self._builds(self.root))
         return ModelNotFoundError(
-            f"model_id: there is no model {model_id!r} in {self.root.uri}. {_hint(model_id, known, 'models')}",
+            f"model_id: model {model_id!r} not found in {self.root.uri}. {_hint(model_id, known, 'models')}",
             model_id=model_id,
         )
 
-    def _no_build(self, model_id: str, build_id: str) -> BuildNotFoundError | ModelNotFoundError:
+    def _build_not_found(self, model_id: str, build_id: str) -> BuildNotFoundError | ModelNotFoundError:
         known = sorted(self._builds(self.root.join(model_id)).get(model_id, ()))
         folder = self._folder(model_id, build_id)
         names = self._files(folder)
         if CLAIM_FILE in names:
-            reason = f"It is being published into {folder.uri}, or that was interrupted."
+            reason = f"It is being published to {folder.uri}, or its publishing was interrupted."
         elif names:
-            reason = f"{folder.uri} holds neither {MODEL_FILE} nor {MLFLOW_FILE}."
+            reason = f"{folder.uri} contains neither {MODEL_FILE} nor {MLFLOW_FILE}."
         elif known:
             reason = _hint(build_id, known, "builds")
         else:
-            return self._no_model(model_id)
+            return self._model_not_found(model_id)
         return BuildNotFoundError(
             f"build_id: model {model_id!r} has no build {build_id!r}. {reason}",
             model_id=model_id,
             build_id=build_id,
         )
 
-    def _check_free(self, model_id: str, build_id: str) -> None:
-        """Say early, before anything is copied, what publishing would come to in the end."""
+    def _check_available(self, model_id: str, build_id: str) -> None:
+        """Fail early, before anything is copied, if the build ID is taken."""
         names = self._files(self._folder(model_id, build_id))
         if names and CLAIM_FILE not in names:
             raise BuildExistsError(
-                f"{self._folder(model_id, build_id).uri} exists. Builds are immutable: choose another build id, or "
-                f"leave it out.",
+                f"{self._folder(model_id, build_id).uri} already exists. Builds are immutable: choose another build ID, "
+                f"or omit it.",
                 model_id=model_id,
                 build_id=build_id,
             )
@@ -309,12 +309,12 @@ class ModelRepository:
 def open_repository(
     uri: str | None = None, *, cache: Path | None = None, s3: S3Access | None = None
 ) -> ModelRepository:
-    """The model repository at a URI or path.
+    """Open the model repository at a URI or path.
 
     Args:
-        uri: ``s3://…``, ``file://…`` or a path; without it, the environment's ``BATCHEXEC_MODEL_REPOSITORY``.
-        cache: Where builds in a bucket are downloaded to; without it, :func:`default_cache`.
-        s3: How a bucket is reached.
+        uri: ``s3://…``, ``file://…`` or a path; defaults to the environment variable ``BATCHEXEC_MODEL_REPOSITORY``.
+        cache: The folder that builds in a bucket are downloaded to; defaults to :func:`default_cache`.
+        s3: Credentials and endpoint for a bucket.
 
     Raises:
         ConfigurationError: No repository is set, or the URI is malformed.
@@ -322,21 +322,21 @@ def open_repository(
     uri = uri or os.environ.get(REPOSITORY_VARIABLE)
     if not uri:
         raise ConfigurationError(
-            f"model_repository: no model repository is set. Give --model-repository, or set {REPOSITORY_VARIABLE}, or "
+            f"model_repository: no model repository is set. Pass --model-repository, or set {REPOSITORY_VARIABLE}, or "
             f"model_repository under [batchexec] in Airflow's configuration.",
             field="model_repository",
         )
     if "://" not in uri:
-        # Not resolve(): a symbolic link that is changed to point to another repository is to be followed each time.
+        # Not resolve(): if a symbolic link is changed to point to another repository, later executions must follow it.
         uri = f"file://{os.path.abspath(os.path.expanduser(uri))}"  # noqa: PTH100, PTH111  Path keeps ".." parts
     root = Location.parse(uri, field="model_repository")
     return ModelRepository(root=root, storage=open_storage(root, s3=s3), cache=cache or default_cache())
 
 
 def default_cache() -> Path:
-    """``batchexec/builds`` in the user's cache folder."""
+    """Return ``batchexec/builds`` in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is ignored.
+    # XDG Base Directory Specification: relative paths are ignored.
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "batchexec" / "builds"
 
 
@@ -350,14 +350,14 @@ def _is_id(name: str) -> bool:
 
 def _hint(wanted: str, known: list[str], kind: str) -> str:
     if not known:
-        return f"There are no {kind} in it."
+        return f"It contains no {kind}."
     import difflib  # noqa: PLC0415  only for the message
 
     close = difflib.get_close_matches(wanted, known, n=3)
-    return f"Did you mean {_some(close)}?" if close else f"There are {_some(known)}."
+    return f"Did you mean {_join(close)}?" if close else f"Available {kind}: {_join(known)}."
 
 
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    shown = 8
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(repr(name) for name in names[:shown]) + rest
+def _join(names: list[str] | tuple[str, ...]) -> str:
+    max_names = 8
+    rest = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(repr(name) for name in names[:max_names]) + rest

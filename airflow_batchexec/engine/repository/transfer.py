@@ -1,7 +1,7 @@
-"""Builds on the move: out of a user's folder, into the repository, and down to a machine's cache.
+"""Transfers of builds: copies from a user's folder, moves into the repository, and downloads to a machine's cache.
 
-Each step is all or nothing. What is published is a copy that was taken, checked and hashed first, so a folder that
-changes meanwhile cannot give a build that nobody checked.
+Each step is all or nothing. Publishing first copies, validates and hashes the folder, so changes to it meanwhile
+cannot end up in a build unvalidated.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ if TYPE_CHECKING:
 __all__ = ["content_hash", "copy_folder", "download", "place", "temporary_sibling", "upload"]
 
 _THREADS = 8
-"""Uploads and downloads at once: a build of many small files is bound by round trips."""
+"""Concurrent uploads or downloads: a build of many small files is bound by round trips."""
 
 
 def copy_folder(folder: Path, target: Path) -> tuple[str, ...]:
-    """Copy what belongs to a build into a new folder.
+    """Copy the files of a build into a new folder.
 
-    Hidden files and folders and ``__pycache__`` stay behind. A symbolic link to a file in the folder is copied as
-    that file.
+    Hidden files and folders and ``__pycache__`` are skipped. A symbolic link to a file in the folder is copied as a
+    regular file.
 
     Returns:
         The relative paths of the copies, sorted.
 
     Raises:
-        InvalidBuildError: A link leads out of the folder or to a folder, or something is neither file nor folder.
+        InvalidBuildError: A link points out of the folder or to a folder, or an entry is neither a file nor a folder.
     """
     root = folder.resolve()
     names = []
     for directory, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if _belongs(name))
-        here = root.joinpath(directory)
-        for name in [name for name in folders if (here / name).is_symlink()]:
-            raise _not_copied(here / name, "it is a symbolic link to a folder")
-        for name in filter(_belongs, files):
-            source = here / name
+        folders[:] = sorted(name for name in folders if _is_copied(name))
+        parent = root.joinpath(directory)
+        for name in [name for name in folders if (parent / name).is_symlink()]:
+            raise _cannot_copy(parent / name, "it is a symbolic link to a folder")
+        for name in filter(_is_copied, files):
+            source = parent / name
             relative = source.relative_to(root)
             real = source.resolve()
             if not real.is_relative_to(root):
-                raise _not_copied(source, f"it is a symbolic link out of the folder, to {real}")
+                raise _cannot_copy(source, f"it is a symbolic link out of the folder, to {real}")
             if not real.exists() or not stat.S_ISREG(real.stat().st_mode):
-                raise _not_copied(source, "it is no file")
+                raise _cannot_copy(source, "it is not a regular file")
             copy = target / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(real, copy)
@@ -76,7 +76,7 @@ def copy_folder(folder: Path, target: Path) -> tuple[str, ...]:
 
 
 def content_hash(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 over the names and contents of files, as hexadecimal digits."""
+    """Return the SHA-256 of the files' names and contents, in hexadecimal."""
     whole = hashlib.sha256()
     for name in sorted(names):
         digest = hashlib.sha256()
@@ -88,12 +88,12 @@ def content_hash(folder: Path, names: Iterable[str]) -> str:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A hidden name in the same folder that nobody else has; hidden names are no models or builds."""
+    """Return a unique hidden name in the same folder; hidden names are never models or builds."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
 
 
 def place(staged: Path, target: Path) -> None:
-    """Give a staged folder its final name on disk; of several callers at once, one succeeds.
+    """Move a staged folder to its final name on disk; of several concurrent callers, exactly one succeeds.
 
     Raises:
         BuildExistsError: The name is taken.
@@ -104,7 +104,7 @@ def place(staged: Path, target: Path) -> None:
         staged.rename(target)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-            raise BuildExistsError(_taken(target.as_uri()), uri=target.as_uri()) from error
+            raise BuildExistsError(_already_published(target.as_uri()), uri=target.as_uri()) from error
         raise
     sync_folder(target.parent)
 
@@ -112,20 +112,20 @@ def place(staged: Path, target: Path) -> None:
 def upload(
     *, storage: Storage, staged: Path, names: Iterable[str], target: Location, publisher: dict[str, Any]
 ) -> None:
-    """Move staged files into a bucket; of several callers at once, one succeeds and the others change nothing.
+    """Move staged files to a bucket; of several concurrent callers, exactly one succeeds and the others change nothing.
 
-    The claim comes first and the files that make a folder a build come last, then the mark that it is whole. Where
-    the upload fails, all is taken back; where this process dies, the claim stays and tells the next publisher.
+    The claim is written first, the files that make a folder a build last, then the completion marker. A failed upload
+    is rolled back; if this process dies, the claim remains and informs the next publisher.
 
     Args:
         storage: The bucket's storage.
-        staged: The folder of the files; they are consumed.
-        names: Their relative paths.
+        staged: The folder with the files, which are consumed.
+        names: The files' relative paths.
         target: The build's folder.
-        publisher: Who publishes and when, for the claim.
+        publisher: The publisher and the start time, for the claim.
 
     Raises:
-        BuildExistsError: Another caller has published the build, is doing so, or died while doing so.
+        BuildExistsError: Another caller has published the build, is publishing it, or died while doing so.
         StorageError: An upload failed.
     """
     claim = target.join(CLAIM_FILE)
@@ -133,7 +133,7 @@ def upload(
     try:
         storage.create(claim, record)
     except ObjectExistsError as error:
-        raise BuildExistsError(_claimed(storage, target), uri=target.uri) from error
+        raise BuildExistsError(_already_claimed(storage, target), uri=target.uri) from error
     last = [name for name in (MODEL_FILE, MLFLOW_FILE) if name in names]
     first = [name for name in names if name not in last]
     try:
@@ -147,7 +147,7 @@ def upload(
             storage.publish(staged / name, target.join(name))
         storage.write(target.join(PUBLISHED_FILE), record)
     except BaseException:
-        # Ctrl-C too. Where the storage is out of reach, the claim stays and says what happened.
+        # Including Ctrl-C. If the storage is unreachable, the claim remains and shows what happened.
         with contextlib.suppress(StorageError):
             for name in (PUBLISHED_FILE, *reversed(last), *first, CLAIM_FILE):
                 storage.delete(target.join(name))
@@ -157,19 +157,19 @@ def upload(
 def download(
     *, storage: Storage, source: Location, files: Callable[[], Iterable[ObjectInfo]], target: Path
 ) -> Path:
-    """Bring a build to this machine once, however many threads and processes ask for it.
+    """Download a build to this machine once, however many threads and processes request it.
 
-    The first caller downloads into a hidden sibling, which is renamed when it is whole; the others wait for it. What
-    a crash has left is thrown away by the next caller.
+    The first caller downloads to a hidden sibling, which is renamed when complete; the others wait. Leftovers of a
+    crash are discarded by the next caller.
 
     Args:
         storage: The storage of ``source``.
         source: The build's folder.
-        files: Lists what is in it; called only where there is something to download.
+        files: Lists the build's files; called only if a download is needed.
         target: The folder on this machine.
 
     Raises:
-        InvalidBuildError: A file's name is no path that may be written below ``target``.
+        InvalidBuildError: A file's name is not a valid path below ``target``.
         StorageError: A download failed.
     """
     if target.is_dir():
@@ -183,8 +183,8 @@ def download(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             try:
-                wanted = [(info, _scratch_file(info, source, partial)) for info in files()]
-                parallel_map(lambda pair: storage.fetch(*pair), wanted, threads=_THREADS, name="build")
+                downloads = [(info, _scratch_file(info, source, partial)) for info in files()]
+                parallel_map(lambda pair: storage.fetch(*pair), downloads, threads=_THREADS, name="build")
                 _sync(partial)
                 partial.rename(target)
             except BaseException:
@@ -193,22 +193,24 @@ def download(
     return target
 
 
-def _belongs(name: str) -> bool:
+def _is_copied(name: str) -> bool:
     return not name.startswith(".") and name != "__pycache__"
 
 
-def _not_copied(path: Path, problem: str) -> InvalidBuildError:
-    return InvalidBuildError(f"{path}: {problem}. Copy what the model needs into its folder.", file=str(path))
+def _cannot_copy(path: Path, problem: str) -> InvalidBuildError:
+    return InvalidBuildError(
+        f"{path}: {problem}. Copy the files that the model needs into its folder.", file=str(path)
+    )
 
 
 def _scratch_file(info: ObjectInfo, source: Location, folder: Path) -> Path:
     name = source.relative(info.location)
     try:
-        # A bucket may hold any key, "../" included.
+        # A bucket may contain any key, including "../".
         check_relative_path(name, field="key")
     except LocationError as error:
         raise InvalidBuildError(
-            f"{info.location.uri}: this name cannot be a file's.", uri=source.uri
+            f"{info.location.uri}: this key is not a valid file name.", uri=source.uri
         ) from error
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,20 +225,20 @@ def _sync(folder: Path) -> None:
         sync_folder(folder.joinpath(directory))
 
 
-def _taken(uri: str) -> str:
-    return f"{uri} is published already. Builds are immutable: choose another build id, or leave it out."
+def _already_published(uri: str) -> str:
+    return f"{uri} is already published. Builds are immutable: choose another build ID, or omit it."
 
 
-def _claimed(storage: Storage, target: Location) -> str:
+def _already_claimed(storage: Storage, target: Location) -> str:
     names = {target.relative(info.location) for info in storage.list(target)}
     if PUBLISHED_FILE in names:
-        return _taken(target.uri)
+        return _already_published(target.uri)
     try:
         claim = json.loads(storage.read(target.join(CLAIM_FILE)))
-        who = f"{claim['publisher']}, since {claim['started_at']}"
+        publisher = f"{claim['publisher']}, since {claim['started_at']}"
     except (StorageError, ValueError, KeyError, TypeError):
-        who = "an unknown publisher"
+        publisher = "an unknown publisher"
     return (
-        f"{target.uri} is being published by {who}, or that was interrupted. If nobody is at it any more, delete what "
-        f"is in that folder; or choose another build id."
+        f"{target.uri} is being published by {publisher}, or the publishing was interrupted. If it is no longer "
+        f"running, delete the folder's contents; or choose another build ID."
     )

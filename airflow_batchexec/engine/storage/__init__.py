@@ -1,4 +1,4 @@
-"""Storages: where inputs are read and results are published."""
+"""Storage backends: inputs are read from them, results are published to them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["open_storage"]
 
 
 def open_storage(location: Location, *, s3: S3Access | None = None, gcs: GcsAccess | None = None) -> Storage:
-    """Open the storage of a location; it serves every location of that scheme.
+    """Open the storage for a location; it serves every location of that scheme.
 
-    boto3 and Google's libraries are imported only when a bucket of theirs is opened: on disk, an execution starts
+    boto3 and Google's libraries are imported only when one of their buckets is opened, so executions on disk start
     without them.
 
     Args:
         location: A location in the storage.
-        s3: Keys, endpoint and region for ``s3://``; ``None`` leaves them to boto3's default chain.
-        gcs: The service account's key and the endpoint for ``gs://``; ``None`` leaves them to Google's default chain.
+        s3: Credentials, endpoint and region for ``s3://``; ``None`` uses boto3's default chain.
+        gcs: Service account key and endpoint for ``gs://``; ``None`` uses Google's default chain.
 
     Raises:
-        ConfigurationError: The client cannot be set up as ``s3`` or ``gcs`` says, or what it needs is not installed.
+        ConfigurationError: The client cannot be set up from ``s3`` or ``gcs``, or its library is not installed.
     """
     if location.scheme is Scheme.S3:
         from airflow_batchexec.engine.storage.s3.storage import connect  # noqa: PLC0415  boto3 takes 0.3 s to import
@@ -47,7 +47,7 @@ def _open_gcs(access: GcsAccess | None) -> Storage:
         if not (error.name or "").startswith("google"):
             raise
         raise ConfigurationError(
-            f"gs:// needs {error.name}, which is not installed: "
-            f'pip install "airflow-provider-batchexec[gcs]" wherever executions run.'
+            f"gs:// requires {error.name}, which is not installed. "
+            f'Run pip install "airflow-provider-batchexec[gcs]" wherever executions run.'
         ) from error
     return connect(access)

@@ -1,7 +1,7 @@
-"""The contract that every storage keeps; ``tests/contract`` holds each of them to it.
+"""The contract of every storage, enforced by ``tests/contract``.
 
-What an execution relies on: a result appears under its final name whole or not at all; create-if-absent has exactly
-one winner; what is fetched is the very object that was listed.
+Executions rely on three guarantees: a result appears under its final name complete or not at all; create-if-absent has
+exactly one winner; a fetch returns the exact object that was listed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["ObjectInfo", "Storage"]
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object as it was at one moment.
+    """A snapshot of one stored object.
 
     Attributes:
-        location: Where it lies.
-        size_bytes: Its size.
+        location: The object's location.
+        size_bytes: The object's size.
         etag: Changes whenever the content does; comparable within one storage only.
     """
 
@@ -37,103 +37,103 @@ class ObjectInfo:
 class Storage(ABC):
     """Objects by location.
 
-    Every method may raise ``StorageError`` or one of its kinds: ``AccessDeniedError`` (wrong keys or no permission),
-    ``BucketNotFoundError``, ``DiskFullError``; each names the URI. Methods may be called from several threads.
+    Every method may raise ``StorageError`` or a subclass: ``AccessDeniedError`` (invalid credentials or missing
+    permission), ``BucketNotFoundError``, ``DiskFullError``; each names the URI. Methods are thread-safe.
     """
 
     @abstractmethod
     def list(self, folder: Location) -> Iterator[ObjectInfo]:
-        """Every object below ``folder``, subfolders included, sorted by key. A missing folder lists nothing.
+        """List every object below ``folder``, including subfolders, sorted by key. A missing folder lists nothing.
 
-        Where ``folder`` names one object, that object alone is listed. Keys are given as they are stored, also where
-        they are no normal path (``a//b`` in a bucket, a name that is not Unicode on disk), so that none is lost.
+        If ``folder`` names an object, only that object is listed. Keys are returned as stored, even if they are not
+        normal paths (``a//b`` in a bucket, a non-Unicode name on disk), so that none is lost.
         """
 
     @abstractmethod
     def stat(self, location: Location) -> ObjectInfo:
-        """The object as it is now.
+        """Return the current state of the object.
 
         Raises:
-            ObjectNotFoundError: There is none.
+            ObjectNotFoundError: The object does not exist.
         """
 
     @abstractmethod
     def read(self, location: Location, *, start: int = 0, length: int | None = None) -> bytes:
-        """The content of a small object, or up to ``length`` bytes of it from ``start``; none beyond its end.
+        """Read a small object, or up to ``length`` bytes of it from ``start``; empty past its end.
 
         Raises:
-            ObjectNotFoundError: There is none.
+            ObjectNotFoundError: The object does not exist.
         """
 
     @abstractmethod
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
-        """The whole content together with the etag that it had, read as one.
+        """Read the whole content and its etag atomically.
 
         Raises:
-            ObjectNotFoundError: There is none.
+            ObjectNotFoundError: The object does not exist.
         """
 
     @abstractmethod
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
-        """Bring an object to this machine: to ``scratch_file``, or nowhere where it is on disk already.
+        """Make an object available on this machine: in ``scratch_file``, or in place if it is already on disk.
 
         Args:
-            info: The object as it was listed.
-            scratch_file: Where it may be put; its folder exists.
+            info: The object as listed.
+            scratch_file: The file to download to; its folder exists.
 
         Returns:
             The path to read. It may be the stored file itself and must not be changed.
 
         Raises:
-            ObjectChangedError: It is not what it was when it was listed. Nothing is left behind.
-            ObjectNotFoundError: It has been deleted since.
+            ObjectChangedError: The object has changed since it was listed. Nothing is left behind.
+            ObjectNotFoundError: The object has been deleted since it was listed.
         """
 
     @abstractmethod
     def publish(self, path: Path, location: Location) -> ObjectInfo:
-        """Put a file under its final name, whole or not at all, in place of what is there; missing folders are made.
+        """Atomically move a file to its final name, replacing any existing object; missing folders are created.
 
-        The file is consumed: after success ``path`` no longer exists. The content is durable, and its arrival
-        checked, when this returns. After a failure nothing that was begun is left, and ``path`` is unharmed.
+        The file is consumed: ``path`` no longer exists on success. When this returns, the content is durable and has
+        been verified. A failure leaves nothing partial behind, and ``path`` intact.
         """
 
     @abstractmethod
     def write(self, location: Location, data: bytes) -> ObjectInfo:
-        """``publish`` for a small document."""
+        """Like ``publish``, for a small document."""
 
     @abstractmethod
     def create(self, location: Location, data: bytes) -> ObjectInfo:
-        """Write a small document where there is none; of several callers at once, one succeeds.
+        """Create a small document if absent; of several concurrent callers, exactly one succeeds.
 
         Raises:
-            ObjectExistsError: There is one.
+            ObjectExistsError: The document exists.
         """
 
     @abstractmethod
     def replace(self, location: Location, data: bytes, *, etag: str) -> ObjectInfo:
-        """Write a small document in place of the one with this etag; of several callers at once, one succeeds.
+        """Compare and swap a small document by its etag; of several concurrent callers, exactly one succeeds.
 
-        The documents of the callers differ: to a bucket, equal ones have equal etags.
+        The callers' documents must differ: in a bucket, equal documents have equal etags.
 
         Raises:
-            ObjectChangedError: It has another etag, or there is none.
+            ObjectChangedError: The document has another etag or does not exist.
         """
 
     @abstractmethod
     def delete(self, location: Location, *, etag: str | None = None) -> None:
-        """Delete the object; nothing to delete is no error.
+        """Delete the object, if it exists.
 
         Args:
-            location: Where it lies.
-            etag: Delete it only while it has this etag.
+            location: The object's location.
+            etag: Delete the object only if it has this etag.
 
         Raises:
-            ObjectChangedError: It has another etag.
+            ObjectChangedError: The object has another etag.
         """
 
     @abstractmethod
     def staging(self, folder: Location) -> Path | None:
-        """A folder on this machine from which ``publish`` below ``folder`` is a rename, or ``None``.
+        """Return a folder on this machine from which ``publish`` below ``folder`` is a rename, or ``None``.
 
-        The caller makes it and removes it.
+        The caller creates and removes it.
         """

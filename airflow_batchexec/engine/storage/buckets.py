@@ -1,6 +1,4 @@
-"""What object stores have in common, whatever their protocol: how a bucket is listed, read and written, and what goes
-wrong there.
-"""
+"""What all object stores share, whatever their protocol: limits, listing, reading, and error messages."""
 
 from __future__ import annotations
 
@@ -43,22 +41,22 @@ __all__ = [
 ]
 
 CONNECT_SECONDS = 5
-"""How long to wait for a connection."""
+"""Timeout for a connection."""
 READ_SECONDS = 60
-"""How long to wait for more of a response."""
+"""Timeout for the next bytes of a response."""
 CONNECTIONS = 16
-"""The connections that the threads of a process share."""
+"""Size of the connection pool that the threads of a process share."""
 READ_BYTES = 1024 * 1024
-"""How much of a file or a response is held at a time."""
+"""How much of a file or response is held in memory at a time."""
 
-NO_OBJECT = "There is no such object."
+NO_OBJECT = "The object does not exist."
 TRY_LATER = "Try again later."
 UNREACHABLE = "Check the endpoint and the network."
 REFUSED: dict[type[StorageError], str] = {
-    ObjectChangedError: "It is no longer what it was when it was listed or read.",
-    ObjectExistsError: "It exists already.",
+    ObjectChangedError: "The object has changed since it was listed or read.",
+    ObjectExistsError: "The object already exists.",
 }
-"""What it means that a request's condition did not hold."""
+"""What a failed precondition means, by error class."""
 
 _Failure = TypeVar("_Failure", bound=StorageError)
 
@@ -66,7 +64,7 @@ _Failure = TypeVar("_Failure", bound=StorageError)
 class BucketStorage(Storage):
     """Objects in the buckets of one scheme.
 
-    A subclass says how the store is asked, and turns the store's errors into the error tree.
+    Subclasses implement the requests and map the store's errors to the error tree.
     """
 
     scheme: ClassVar[Scheme]
@@ -74,14 +72,14 @@ class BucketStorage(Storage):
     """The store's name, for messages."""
 
     def list(self, folder: Location) -> Iterator[ObjectInfo]:
-        """Objects below ``folder/``; the empty ones that only stand for a folder are left out.
+        """List the objects below ``folder/``, except empty folder markers.
 
-        A key is listed as it is stored, also where it is not a normal path (``a//b``, ``a/../b``).
+        Keys are listed as stored, even if they are not normal paths (``a//b``, ``a/../b``).
         """
         key = folder.key
         self._check_scheme(folder)
         if key:
-            # A key sorts before all that it is a prefix of, so one entry tells whether it is an object.
+            # A key sorts before every key it is a prefix of, so the first entry shows whether it is an object.
             first = next(self._entries(folder, key, only_first=True), None)
             if first is not None and first.location.key == key:
                 yield first
@@ -91,7 +89,7 @@ class BucketStorage(Storage):
                 yield info
 
     def read(self, location: Location, *, start: int = 0, length: int | None = None) -> bytes:
-        """The content, or a range of it; what is beyond the end is empty."""
+        """Read the content, or a range of it; empty past the end."""
         if start == 0 and length is None:
             return self.read_with_etag(location)[0]
         if length == 0:
@@ -99,28 +97,28 @@ class BucketStorage(Storage):
             return b""
         return self._read_range(location, start, None if length is None else start + length - 1)
 
-    def staging(self, folder: Location) -> Path | None:  # noqa: ARG002  no folder of this machine is in a bucket
-        """Nowhere."""
+    def staging(self, folder: Location) -> Path | None:  # noqa: ARG002  nothing local can be renamed into a bucket
+        """Return ``None``: publishing to a bucket is always an upload."""
         return None
 
     @abstractmethod
     def _entries(self, folder: Location, prefix: str, *, only_first: bool = False) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with ``prefix``, sorted by key; ``folder`` is what messages name."""
+        """List the objects whose keys start with ``prefix``, sorted by key; messages name ``folder``."""
 
     @abstractmethod
     def _read_range(self, location: Location, first: int, last: int | None) -> bytes:
-        """The bytes from ``first`` to ``last``, both included, or to the end; none beyond the end."""
+        """Read the bytes from ``first`` to ``last`` inclusive, or to the end; empty past the end."""
 
     def _check_scheme(self, location: Location) -> None:
         """Raise ``LocationError`` for a location of another scheme."""
         if location.scheme is not self.scheme:
-            raise LocationError(f"{location.uri} does not lie in {self.store}.", uri=location.uri)
+            raise LocationError(f"{location.uri} is not in {self.store}.", uri=location.uri)
 
     def _address(self, location: Location) -> tuple[str, str]:
-        """The bucket and the key of an object.
+        """Return the bucket and key of an object.
 
         Raises:
-            LocationError: The location is of another scheme, or a whole bucket.
+            LocationError: The location has another scheme, or is a whole bucket.
         """
         self._check_scheme(location)
         if not location.key:
@@ -128,10 +126,9 @@ class BucketStorage(Storage):
         return location.bucket, location.key
 
     def _written_earlier(self, location: Location, data: bytes) -> ObjectInfo | None:
-        """The object, if it holds ``data``: what this very call wrote before the response was lost and the request
-        was sent again.
+        """Return the object if it holds ``data``: an earlier attempt of this call wrote it, but its response was lost.
 
-        Without this, the winner of a race could believe that it has lost, and nobody would have won.
+        Without this check, the winner of a race could take itself for a loser, leaving no winner.
         """
         try:
             stored, etag = self.read_with_etag(location)
@@ -143,51 +140,53 @@ class BucketStorage(Storage):
 def failure(
     kind: type[_Failure], doing: str, location: Location, reason: str, advice: str, *, code: str | None = None
 ) -> _Failure:
-    """The error for an operation on an object that failed.
+    """Build the error for a failed operation on an object.
 
     Args:
-        kind: The class of the error.
+        kind: The error class.
         doing: The verb of the message: "publish", "fetch" ….
         location: The object.
-        reason: What the store said, or what kept the request from it; a sentence without its capital.
-        advice: What to do about it; a sentence.
-        code: The store's code for the reason.
+        reason: The store's response, or why the request failed: a sentence that starts in lower case.
+        advice: What to do about it: a sentence.
+        code: The store's error code.
     """
     details = {"uri": location.uri} if code is None else {"uri": location.uri, "code": code}
     return kind(f"Cannot {doing} {location.uri}: {reason} {advice}", **details)
 
 
 def no_bucket(location: Location) -> str:
-    """That the bucket of a location is missing, and what to do about it."""
-    return f"There is no bucket {location.bucket!r}; check its name and endpoint."
+    """Say that the bucket of a location is missing, and what to do about it."""
+    return f"Bucket {location.bucket!r} does not exist; check its name and the endpoint."
 
 
 def missing_bucket(location: Location) -> BucketNotFoundError:
-    """The error for an object that is missing together with its bucket."""
+    """Build the error for an object whose bucket is missing too."""
     return BucketNotFoundError(f"Cannot find {location.uri}. {no_bucket(location)}", uri=location.uri)
 
 
 def byte_range(first: int, last: int | None) -> str:
-    """The value of the header ``Range`` for the bytes from ``first`` to ``last``, both included, or to the end."""
+    """Return the ``Range`` header for the bytes from ``first`` to ``last`` inclusive, or to the end."""
     return f"bytes={first}-{'' if last is None else last}"
 
 
 def check_size(location: Location, *, received: int, expected: int) -> None:
-    """Raise ``StorageError`` unless the object, or the range of it, gave so many bytes."""
+    """Raise ``StorageError`` unless the object or range returned the expected number of bytes."""
     if received != expected:
-        raise StorageError(f"{location.uri} gave {received} bytes, not {expected}.", uri=location.uri)
+        raise StorageError(
+            f"{location.uri} returned {received} bytes, expected {expected}.", uri=location.uri
+        )
 
 
 def read_pieces(
     source: int, start: int, end: int, location: Location, *, piece_bytes: int = READ_BYTES
 ) -> Iterator[bytes]:
-    """The bytes of an open file from ``start`` up to ``end``, piece by piece; the file's own position stays.
+    """Yield the bytes of an open file from ``start`` up to ``end`` in pieces, without moving the file position.
 
     Args:
-        source: The file.
+        source: The file descriptor.
         start: The first byte.
         end: The byte after the last.
-        location: What it is published as, for the message.
+        location: The publish target, for the message.
         piece_bytes: The maximum size of a piece.
 
     Raises:
@@ -198,7 +197,7 @@ def read_pieces(
         piece = os.pread(source, min(piece_bytes, end - start), start)
         if not piece:
             raise StorageError(
-                f"The file to publish as {location.uri} became shorter meanwhile.", uri=location.uri
+                f"The file to publish as {location.uri} became shorter while it was read.", uri=location.uri
             )
         yield piece
         start += len(piece)

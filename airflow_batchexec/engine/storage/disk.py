@@ -1,6 +1,6 @@
-"""This machine's own disk: what its errors mean, and files that are written whole.
+"""This machine's disk: error mapping, and atomic and durable writes.
 
-All storages stand on it: one keeps its objects here, the others their scratch files.
+All storages use it: the local one for its objects, the others for their scratch files.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ __all__ = [
     "write_durably",
 ]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _PREFIX, _SUFFIX = ".batchexec-", ".tmp"
-# The name of a complete file on its way to the place of another, which only a rename can take. It exists under the
-# folder's lock alone.
+# A complete file about to replace another one, which takes a rename and so a name. It exists only while the folder is
+# locked.
 _REPLACEMENT = f"{_PREFIX}replacement{_SUFFIX}"
-# Without it, opening the folder fails with EISDIR, as it does where the kernel does not know it.
+# If the platform lacks O_TMPFILE, opening the folder fails with EISDIR, as it does on kernels without support.
 _O_TMPFILE: int = getattr(os, "O_TMPFILE", 0)
 _NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 @contextmanager
 def disk_errors(doing: str, what: str) -> Iterator[None]:
-    """Turn what the operating system says into the error tree.
+    """Map the operating system's errors to the error tree.
 
     Args:
         doing: The verb of the message: "publish", "fetch" ….
         what: The URI or path that the message names.
 
     Raises:
-        DiskFullError: There is no room, or a quota or size limit is reached.
-        AccessDeniedError: The permission is missing, or the file system is read-only.
-        ObjectNotFoundError: Something that should be there is not.
+        DiskFullError: The disk is full, or a quota or size limit is reached.
+        AccessDeniedError: Permission is missing, or the file system is read-only.
+        ObjectNotFoundError: A file or folder does not exist.
         StorageError: Anything else.
     """
     try:
         yield
     except OSError as error:
         reason = f"Cannot {doing} {what}: {error.strerror or error}"
-        if error.errno in _FULL:
-            raise DiskFullError(f"{reason}. Free some space, or use another disk.", uri=what) from error
+        if error.errno in _DISK_FULL:
+            raise DiskFullError(f"{reason}. Free up space, or use another disk.", uri=what) from error
         if error.errno in _DENIED:
-            raise AccessDeniedError(f"{reason}. Check the permissions of the folder.", uri=what) from error
+            raise AccessDeniedError(f"{reason}. Check the folder's permissions.", uri=what) from error
         if error.errno == errno.ENOENT:
             raise ObjectNotFoundError(f"{reason}.", uri=what) from error
         if error.errno in {errno.ENOTDIR, errno.EEXIST}:
-            raise StorageError(f"{reason}. A part of the path is a file, not a folder.", uri=what) from error
+            raise StorageError(f"{reason}. Part of the path is a file, not a folder.", uri=what) from error
         if error.errno == errno.EISDIR:
-            raise StorageError(f"{reason}. There is a folder of that name.", uri=what) from error
+            raise StorageError(f"{reason}. A folder with that name exists.", uri=what) from error
         raise StorageError(f"{reason}.", uri=what) from error
 
 
@@ -80,12 +80,12 @@ def disk_errors(doing: str, what: str) -> Iterator[None]:
 def open_regular(path: Path, *, follow_links: bool) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
-    A file that a model wrote is opened without following links: a link in its place would publish a file that the
-    model was never given. Opening does not block, so that a fifo is refused rather than waited for.
+    Do not follow links for a file that a model wrote: a link would publish a file that the model was never given.
+    Opening does not block, so a FIFO is rejected immediately.
 
     Raises:
-        ObjectNotFoundError: What lies there is no regular file.
-        OSError: It cannot be opened.
+        ObjectNotFoundError: The path is not a regular file.
+        OSError: The file cannot be opened.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     try:
@@ -98,17 +98,17 @@ def open_regular(path: Path, *, follow_links: bool) -> Iterator[BinaryIO]:
         raise
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ObjectNotFoundError(f"{path} is no regular file.", uri=str(path))
+            raise ObjectNotFoundError(f"{path} is not a regular file.", uri=str(path))
         yield file
 
 
 class NewFile:
-    """A file that has no name until it is complete: a process that is killed while it writes leaves nothing behind.
+    """A file without a name until it is complete: a process killed while writing leaves nothing behind.
 
-    Where the file system has no such files (NFS, most of FUSE), it has a hidden name meanwhile, which a kill leaves.
+    On file systems without unnamed files (NFS, most of FUSE), it has a hidden name meanwhile, which a kill leaves behind.
 
     Attributes:
-        descriptor: The file, open for reading and writing.
+        descriptor: The file descriptor, open for reading and writing.
     """
 
     def __init__(self, descriptor: int, name: Path | None) -> None:
@@ -116,25 +116,25 @@ class NewFile:
         self._name = name
 
     def link(self, target: Path) -> None:
-        """Give it its name, unless there is a file of that name.
+        """Give the file its name if the name is free.
 
         Raises:
-            FileExistsError: There is one.
-            OSError: The file system has no hard links, among other things.
+            FileExistsError: The name is taken.
+            OSError: For example, the file system does not support hard links.
         """
         if self._name is not None:
             os.link(self._name, target)
             return
-        # Only linkat follows the link in /proc to the file, and Python calls that where it is given a descriptor.
+        # Only linkat follows the link in /proc to the file, and Python calls it only if given a descriptor.
         os.link(f"/proc/self/fd/{self.descriptor}", target, src_dir_fd=self.descriptor, follow_symlinks=True)
 
     def replace(self, target: Path) -> None:
-        """Give it its name; a file of that name is replaced. The caller holds the lock of the folder."""
+        """Give the file its name, replacing any file that has it. The caller holds the folder's lock."""
         if self._name is not None:
             self._name.replace(target)
             return
         linked = target.with_name(_REPLACEMENT)
-        # What a process has left that was killed between these two steps.
+        # Left behind by a process that was killed between link and replace.
         linked.unlink(missing_ok=True)
         self.link(linked)
         try:
@@ -146,7 +146,7 @@ class NewFile:
 
 @contextmanager
 def new_file(folder: Path) -> Iterator[NewFile]:
-    """A file in ``folder`` that is gone afterwards, unless it was given its name."""
+    """Create a file in ``folder`` that is discarded afterwards unless it was given a name."""
     named = None
     try:
         descriptor = os.open(folder, os.O_RDWR | _O_TMPFILE | os.O_CLOEXEC, 0o666)
@@ -165,10 +165,10 @@ def new_file(folder: Path) -> Iterator[NewFile]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[int]:
-    """A new, empty file to write to, as a descriptor; where the block raises, the file is removed.
+    """Open a new, empty file for writing, as a descriptor; the file is removed if the block raises.
 
     Raises:
-        OSError: It cannot be created.
+        OSError: The file cannot be created.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
@@ -182,20 +182,20 @@ def scratch(path: Path) -> Iterator[int]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is still being written, and so is no object yet."""
+    """Whether a file with this name is still being written, and so is not an object yet."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def write_all(descriptor: int, data: bytes, position: int | None = None) -> None:
-    """Write all of ``data``; a single ``write`` may take a part of it.
+    """Write all of ``data``, where a single ``write`` may write only part of it.
 
     Args:
-        descriptor: The file.
-        data: What to write.
-        position: The byte to begin at, which leaves the file's own position alone; ``None`` for that position.
+        descriptor: The file descriptor.
+        data: The bytes to write.
+        position: The offset to write at, without moving the file position; ``None`` for the current position.
 
     Raises:
-        OSError: The disk did not take it.
+        OSError: The write failed.
     """
     rest = memoryview(data)
     while rest:
@@ -208,10 +208,10 @@ def write_all(descriptor: int, data: bytes, position: int | None = None) -> None
 
 
 def write_durably(descriptor: int, data: bytes) -> os.stat_result:
-    """Write a document to the disk itself; its status afterwards.
+    """Write a document, sync it to disk, and return its status.
 
-    The time of change is set to the clock's own resolution: the kernel's is some milliseconds, within which a
-    document that is deleted and made again could get the number, size and time of the one before.
+    The modification time is set with the clock's full resolution: the kernel's is a few milliseconds, within which a
+    document that is deleted and recreated could get the same inode number, size and time.
     """
     write_all(descriptor, data)
     now = time.time_ns()
@@ -221,7 +221,7 @@ def write_durably(descriptor: int, data: bytes) -> os.stat_result:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and what is missing above it, durably."""
+    """Durably create a folder and its missing parents."""
     if folder.is_dir():
         return
     make_folders(folder.parent)
@@ -235,7 +235,7 @@ def make_folders(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -245,10 +245,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other thread and process out that asks for the same folder; its names are durable afterwards.
+    """Hold an exclusive lock on a folder, across threads and processes; on success, its names are synced to disk.
 
-    The lock is given up by name and not just by closing: a process that was forked meanwhile holds a copy of the
-    descriptor, and would keep the lock for as long as it lives.
+    The lock is released explicitly, not just by closing: a process forked meanwhile holds a copy of the descriptor,
+    and would keep the lock for as long as it lives.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,7 +1,7 @@
 """Objects on this machine's disk, or on a file system that several machines mount.
 
-What is published appears by a rename, what is created by a hard link: both are whole at every moment, also after a
-crash, and a file has no name before it is whole. Conditions on a document (``create``, ``replace``, ``delete``) are checked under a lock on its folder.
+Publishing is a rename and creating is a hard link, so a named file is complete at every moment, even after a crash.
+Conditions on a document (``create``, ``replace``, ``delete``) are checked while its folder is locked.
 """
 
 from __future__ import annotations
@@ -38,45 +38,47 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalStorage"]
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_NOT_FOUND = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 _COPY_BYTES = 1024 * 1024
 
 
 class LocalStorage(Storage):
-    """``file://`` locations. An etag is a file's time of change, size and number."""
+    """``file://`` locations. An etag is a file's modification time, size and inode number."""
 
     def list(self, folder: Location) -> Iterator[ObjectInfo]:
-        """Regular files, those behind symbolic links too; hidden names are listed, what is being written is not.
+        """List regular files, including hidden ones and targets of symbolic links, but not files still being written.
 
-        Links to folders are followed, except into a folder that the link itself lies in.
+        Links to folders are followed, except to a folder that contains the link.
         """
-        status = _look(folder)
-        waiting = [] if status is None else [(folder, status, frozenset[tuple[int, int]]())]
-        while waiting:
-            here, status, above = waiting.pop()
+        status = _stat(folder)
+        pending = [] if status is None else [(folder, status, frozenset[tuple[int, int]]())]
+        while pending:
+            location, status, parents = pending.pop()
             if stat.S_ISREG(status.st_mode):
-                yield _info(here, status)
+                yield _info(location, status)
                 continue
             identity = (status.st_dev, status.st_ino)
-            if stat.S_ISDIR(status.st_mode) and identity not in above:
-                waiting.extend((inner, found, above | {identity}) for inner, found in reversed(_scan(here)))
+            if stat.S_ISDIR(status.st_mode) and identity not in parents:
+                pending.extend(
+                    (child, found, parents | {identity}) for child, found in reversed(_scan(location))
+                )
 
     def stat(self, location: Location) -> ObjectInfo:
-        """The file as it is now."""
-        status = _look(location)
+        """Return the current state of the file."""
+        status = _stat(location)
         if status is None or not stat.S_ISREG(status.st_mode):
-            raise ObjectNotFoundError(f"There is no file {location.uri}.", uri=location.uri)
+            raise _not_found(location)
         return _info(location, status)
 
     def read(self, location: Location, *, start: int = 0, length: int | None = None) -> bytes:
-        """The content, or a range of it; what lies beyond the end is empty."""
+        """Read the content, or a range of it; empty past the end."""
         with _reading("read", location) as file:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
-        """The content and its etag; a file that is written in place meanwhile is refused."""
+        """Read the content and its etag; raises ``ObjectChangedError`` if the file is modified in place meanwhile."""
         with _reading("read", location) as file:
             before = _etag(os.fstat(file.fileno()))
             data = file.read()
@@ -84,15 +86,15 @@ class LocalStorage(Storage):
                 raise ObjectChangedError(f"{location.uri} changed while it was read.", uri=location.uri)
             return data, before
 
-    def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:  # noqa: ARG002  a file is used where it lies
-        """The path of the file itself, if it is the one that was listed and may be read."""
+    def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:  # noqa: ARG002  files are used in place
+        """Return the path of the file itself, if it is unchanged since it was listed and can be read."""
         with _reading("fetch", info.location) as file:
             if _etag(os.fstat(file.fileno())) != info.etag:
                 raise _changed(info.location)
         return info.location.path
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
-        """A rename where that is possible, else a copy beside the final name and a rename of that."""
+        """Rename the file, or, across file systems, copy it next to its final name and rename the copy."""
         target = location.path
         with (
             disk_errors(f"publish {path} as", location.uri),
@@ -112,7 +114,7 @@ class LocalStorage(Storage):
         return _info(location, status)
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:
-        """Under the folder's lock, so that no ``replace`` can overwrite it unseen."""
+        """Write while the folder is locked, so that a concurrent ``replace`` cannot overwrite it unnoticed."""
         target = location.path
         with disk_errors("write", location.uri):
             make_folders(target.parent)
@@ -123,10 +125,10 @@ class LocalStorage(Storage):
         return _info(location, status)
 
     def create(self, location: Location, data: bytes) -> ObjectInfo:
-        """A hard link to a whole file: it fails where there is one, on every machine that mounts the folder.
+        """Hard-link a complete file, which fails if the name exists, on every machine that mounts the folder.
 
-        Where the file system knows no hard links, the final name is made exclusively instead; a reader without
-        the lock can then see the document before it is complete.
+        Without hard links, the final name is created exclusively instead; a reader without the lock can then see the
+        document before it is complete.
         """
         target = location.path
         with disk_errors("create", location.uri):
@@ -145,7 +147,7 @@ class LocalStorage(Storage):
         return _info(location, status)
 
     def replace(self, location: Location, data: bytes, *, etag: str) -> ObjectInfo:
-        """Compared and renamed under the folder's lock."""
+        """Compare and rename while the folder is locked."""
         target = location.path
         _check_unchanged(location, etag)
         with disk_errors("replace", location.uri), new_file(target.parent) as file:
@@ -156,7 +158,7 @@ class LocalStorage(Storage):
         return _info(location, status)
 
     def delete(self, location: Location, *, etag: str | None = None) -> None:
-        """Compared and deleted under the folder's lock. A folder is no object, and stays."""
+        """Compare and delete while the folder is locked. A folder is not an object and is left alone."""
         target = location.path
         if not _is_deletable(target):
             return
@@ -168,35 +170,35 @@ class LocalStorage(Storage):
             target.unlink()
 
     def staging(self, folder: Location) -> Path | None:
-        """``staging`` in the folder itself, which is on the disk that the results go to."""
+        """Return ``staging`` in the folder itself, which is on the same disk as the results."""
         return folder.path / "staging"
 
 
-def _look(location: Location) -> os.stat_result | None:
-    with disk_errors("look at", location.uri):
+def _stat(location: Location) -> os.stat_result | None:
+    with disk_errors("stat", location.uri):
         try:
             return location.path.stat()
         except OSError as error:
-            if error.errno in _NOT_THERE:
+            if error.errno in _NOT_FOUND:
                 return None
             raise
 
 
 def _scan(folder: Location) -> list[tuple[Location, os.stat_result]]:
-    """What lies in a folder, in the order of the keys below it: ``a-b`` comes before ``a/x``."""
+    """List a folder in the order of the keys below it: ``a-b`` comes before ``a/x``."""
     with disk_errors("list", folder.uri):
         try:
-            names = os.listdir(folder.path)  # noqa: PTH208  names, for keys: no path is made of them
+            names = os.listdir(folder.path)  # noqa: PTH208  names become keys, not paths
         except FileNotFoundError:
             return []
     prefix = folder.key.rstrip("/")
-    found = []
+    children = []
     for name in names:
-        inner = Location(Scheme.FILE, "", f"{prefix}/{name}")
-        status = None if is_temporary(name) else _look(inner)
+        child = Location(Scheme.FILE, "", f"{prefix}/{name}")
+        status = None if is_temporary(name) else _stat(child)
         if status is not None:
-            found.append((inner, status))
-    return sorted(found, key=lambda item: item[0].key + ("/" if stat.S_ISDIR(item[1].st_mode) else ""))
+            children.append((child, status))
+    return sorted(children, key=lambda item: item[0].key + ("/" if stat.S_ISDIR(item[1].st_mode) else ""))
 
 
 def _info(location: Location, status: os.stat_result) -> ObjectInfo:
@@ -207,18 +209,20 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
 
 
+def _not_found(location: Location) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"File {location.uri} does not exist.", uri=location.uri)
+
+
 def _changed(location: Location) -> ObjectChangedError:
-    return ObjectChangedError(
-        f"{location.uri} is no longer what it was when it was listed or read.", uri=location.uri
-    )
+    return ObjectChangedError(f"{location.uri} has changed since it was listed or read.", uri=location.uri)
 
 
 def _exists(location: Location) -> ObjectExistsError:
-    return ObjectExistsError(f"Cannot create {location.uri}: it exists already.", uri=location.uri)
+    return ObjectExistsError(f"Cannot create {location.uri}: it already exists.", uri=location.uri)
 
 
 def _check_unchanged(location: Location, etag: str) -> None:
-    status = _look(location)
+    status = _stat(location)
     if status is None or _etag(status) != etag:
         raise _changed(location)
 
@@ -234,7 +238,7 @@ def _reading(doing: str, location: Location) -> Iterator[BinaryIO]:
             with open_regular(location.path, follow_links=True) as file:
                 yield file
         except NotADirectoryError as error:
-            raise ObjectNotFoundError(f"There is no file {location.uri}.", uri=location.uri) from error
+            raise _not_found(location) from error
 
 
 def _copy(source: BinaryIO, target: Path) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""The way to Google Cloud Storage: which credentials, which connections, how long to wait, and how often to try."""
+"""The connection to Google Cloud Storage: credentials, connection pool, timeouts and retries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
 from airflow_batchexec.engine.storage.buckets import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS
-from airflow_batchexec.engine.storage.gcs.access import wrong_key
+from airflow_batchexec.engine.storage.gcs.access import invalid_key
 from airflow_batchexec.engine.storage.gcs.errors import is_transient
 
 if TYPE_CHECKING:
@@ -27,57 +27,57 @@ if TYPE_CHECKING:
 __all__ = ["BYTES_PER_ATTEMPT", "TIMEOUT", "Attempts", "GcsConnection"]
 
 TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
-BYTES_PER_ATTEMPT = 64 * 1024 * 1024  # each so many of an object may cost one more
+BYTES_PER_ATTEMPT = 64 * 1024 * 1024  # an object gets one extra attempt per this many bytes
 _SCOPES = ["https://www.googleapis.com/auth/devstorage.read_write"]
 _ATTEMPTS = 5
 _TOKEN_RETRIES = 3
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 8.0
+_MAX_PAUSE_SECONDS = 8.0
 
 
 class Attempts:
-    """How often one operation is tried. Google takes one change of an object a second, and refuses more for a while.
+    """The retries of one operation. Google limits writes to an object to one per second, and rejects more for a while.
 
     Args:
-        more: Attempts beyond the usual ones, for an operation that takes long.
+        extra: Additional attempts, for a long operation.
     """
 
-    def __init__(self, *, more: int = 0) -> None:
-        self._most = _ATTEMPTS + more
+    def __init__(self, *, extra: int = 0) -> None:
+        self._max_attempts = _ATTEMPTS + extra
         self._failed = 0
 
     @property
     def policy(self) -> Retry:
-        """What Google's libraries ask whether to go on; the pause before each attempt is up to twice the last."""
+        """The retry policy for Google's libraries; each pause is up to twice the previous one."""
         return Retry(
-            predicate=self._may_try_again,
+            predicate=self._may_retry,
             initial=_FIRST_PAUSE_SECONDS,
-            maximum=_LONGEST_PAUSE_SECONDS,
+            maximum=_MAX_PAUSE_SECONDS,
             multiplier=2,
             timeout=None,
         )
 
     @property
     def retried(self) -> bool:
-        """Whether an earlier attempt may have done what was asked, and only its answer is missing."""
+        """Whether an earlier attempt may have succeeded although its response was lost."""
         return self._failed > 0
 
     def restart(self) -> None:
-        """Forget what failed: a part of the operation is done."""
+        """Reset the failure count after part of the operation has succeeded."""
         self._failed = 0
 
-    def _may_try_again(self, error: Exception) -> bool:
+    def _may_retry(self, error: Exception) -> bool:
         if not is_transient(error):
             return False
         self._failed += 1
-        return self._failed < self._most
+        return self._failed < self._max_attempts
 
 
 class GcsConnection:
-    """A client and its HTTP session, made when first asked for; all threads share them.
+    """A client and its HTTP session, created on first use and shared by all threads.
 
     Args:
-        access: Whom to act as, and where.
+        access: The credentials and endpoint.
 
     Raises:
         ConfigurationError: The key cannot be read.
@@ -91,7 +91,7 @@ class GcsConnection:
 
     @property
     def client(self) -> Client:
-        """The client.
+        """The Google Cloud Storage client.
 
         Raises:
             GoogleAuthError: Google's default chain finds no credentials.
@@ -100,7 +100,7 @@ class GcsConnection:
 
     @property
     def session(self) -> AuthorizedSession:
-        """The session that the client sends its requests through.
+        """The session through which the client sends its requests.
 
         Raises:
             GoogleAuthError: As for ``client``.
@@ -115,40 +115,41 @@ class GcsConnection:
                 for opened in (session, token_session):
                     weakref.finalize(self, opened.close)
                 client = Client(
-                    project=None,  # one is needed only to make buckets
+                    project=None,  # only needed to create buckets
                     credentials=credentials,
                     _http=session,
                     client_options=_options(credentials, self._endpoint),
                 )
-                # Release 3.17 otherwise asks for the bucket in a thread, on first use and after every 404: for traces
-                # that nobody has switched on, with a permission that nothing else here needs.
-                client._bucket_metadata_cache = None  # noqa: SLF001  it has no other switch but the environment
+                # Release 3.17 otherwise requests the bucket in a thread, on first use and after every 404: for traces
+                # that are not enabled, with a permission that is not needed otherwise.
+                client._bucket_metadata_cache = None  # noqa: SLF001  the only other switch is the environment
                 self._opened = client, session
             return self._opened
 
 
 class _TokenRequest(Request):
-    """How a token is asked for.
+    """The transport for token requests.
 
-    Google's library also shows each token to Google, to be told where it is good: no matter of another server's.
+    Google's library also sends each token to Google to look up its allowed locations, which is skipped for other
+    servers.
 
     Args:
-        session: What to ask through.
-        elsewhere: Whether the server is another than Google's.
+        session: The session for the requests.
+        custom_server: Whether the storage server is not Google's.
     """
 
-    def __init__(self, session: requests.Session, *, elsewhere: bool) -> None:
+    def __init__(self, session: requests.Session, *, custom_server: bool) -> None:
         super().__init__(session)
-        self._elsewhere = elsewhere
+        self._custom_server = custom_server
 
     def __call__(self, url: str, *args: Any, **kwargs: Any) -> Any:
-        if self._elsewhere and url.endswith("/allowedLocations"):
-            raise TransportError("not asked for with another server")
+        if self._custom_server and url.endswith("/allowedLocations"):
+            raise TransportError("skipped for a custom endpoint")
         return super().__call__(url, *args, **kwargs)  # type: ignore[no-untyped-call]  # typed in part
 
 
 def _sessions(credentials: Credentials, endpoint: str) -> tuple[AuthorizedSession, requests.Session]:
-    """What requests go through, and what tokens are asked for through."""
+    """Create the session for storage requests and the one for token requests."""
     host = urlsplit(endpoint).hostname
     token_session = requests.Session()
     token_session.mount("https://", HTTPAdapter(max_retries=_TOKEN_RETRIES))
@@ -156,7 +157,7 @@ def _sessions(credentials: Credentials, endpoint: str) -> tuple[AuthorizedSessio
         credentials,
         refresh_timeout=sum(TIMEOUT),
         auth_request=_TokenRequest(
-            token_session, elsewhere=host is not None and not host.endswith(".googleapis.com")
+            token_session, custom_server=host is not None and not host.endswith(".googleapis.com")
         ),
     )
     adapter = HTTPAdapter(pool_maxsize=CONNECTIONS)
@@ -169,14 +170,14 @@ def _key_credentials(access: GcsAccess) -> Credentials | None:
     parts = access.key_parts()
     if parts is None:
         return None
-    credentials = _credentials_of(parts)
+    credentials = _load_credentials(parts)
     if credentials is None:
-        raise wrong_key('has a "private_key" that cannot be read')
+        raise invalid_key('has a "private_key" that cannot be read')
     return credentials
 
 
-def _credentials_of(parts: dict[str, Any]) -> Credentials | None:
-    """Those of a key; ``None`` where it cannot be read: the library's own error could quote it."""
+def _load_credentials(parts: dict[str, Any]) -> Credentials | None:
+    """Load a key's credentials; ``None`` if it cannot be read: the library's own error could quote it."""
     try:
         credentials: Credentials = service_account.Credentials.from_service_account_info(
             parts, scopes=_SCOPES
@@ -187,7 +188,7 @@ def _credentials_of(parts: dict[str, Any]) -> Credentials | None:
 
 
 def _options(credentials: Credentials, endpoint: str) -> dict[str, Any]:
-    """Where the client asks: the endpoint that was set, else that of the cloud that the credentials are for."""
+    """Set the client's endpoint: the configured one, else that of the credentials' universe domain."""
     options = {"api_endpoint": endpoint} if endpoint else {}
     if credentials.universe_domain != DEFAULT_UNIVERSE_DOMAIN:
         options["universe_domain"] = credentials.universe_domain

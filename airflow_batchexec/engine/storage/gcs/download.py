@@ -1,6 +1,6 @@
-"""Getting objects from Google Cloud Storage, into memory or onto this machine's disk.
+"""Downloads from Google Cloud Storage, into memory or to this machine's disk.
 
-One generation is asked for, also where a broken download goes on, and the whole of it is compared with its checksum.
+A download reads a single generation, even if it is resumed, and a whole object is verified against its checksum.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import google_crc32c
 from airflow_batchexec.engine.storage.buckets import READ_BYTES, byte_range, check_size
 from airflow_batchexec.engine.storage.disk import scratch, write_all
 from airflow_batchexec.engine.storage.gcs.client import BYTES_PER_ATTEMPT, TIMEOUT, Attempts, GcsConnection
-from airflow_batchexec.engine.storage.gcs.errors import error_of
+from airflow_batchexec.engine.storage.gcs.errors import error_from_response
 from airflow_batchexec.exceptions import StorageError
 
 if TYPE_CHECKING:
@@ -32,42 +32,42 @@ _HASH = re.compile(r"(crc32c|md5)=([A-Za-z0-9+/]+=*)")
 
 
 def fetch(connection: GcsConnection, info: ObjectInfo, generation: int, scratch_file: Path) -> None:
-    """Write the very object that was listed to ``scratch_file``; on any failure the file is removed.
+    """Download the exact object that was listed to ``scratch_file``; the file is removed on any failure.
 
     Raises:
-        PreconditionFailed: There is another generation.
-        OSError: The disk did not take it.
-        StorageError: What came is not what is stored.
+        PreconditionFailed: The object has another generation.
+        OSError: Writing to the disk failed.
+        StorageError: The received content does not match the stored object.
     """
     with scratch(scratch_file) as descriptor:
         download = Download(
             connection, info.location, lambda piece: write_all(descriptor, piece), generation=generation
         )
-        download.run(Attempts(more=info.size_bytes // BYTES_PER_ATTEMPT))
+        download.run(Attempts(extra=info.size_bytes // BYTES_PER_ATTEMPT))
         check_size(info.location, received=download.received, expected=info.size_bytes)
 
 
 class Download:
-    """An object, or a range of it, on its way; after a break it goes on from there, in the same generation.
+    """The download of an object or a range; a broken download resumes where it stopped, in the same generation.
 
     Args:
-        connection: The way to Google.
-        location: Where it lies.
-        take: Is given each piece.
-        generation: The only one to take; the one that is there where it is left out.
+        connection: The connection to Google.
+        location: The object.
+        on_piece: Called with each piece.
+        generation: The generation to download; ``None`` for the current one.
         first: The first byte.
-        last: The last byte; ``None`` for all there are.
+        last: The last byte; ``None`` for the end of the object.
 
     Attributes:
-        generation: The generation that came.
-        received: How many bytes have come.
+        generation: The generation of the received content.
+        received: The number of bytes received.
     """
 
     def __init__(
         self,
         connection: GcsConnection,
         location: Location,
-        take: Callable[[bytes], object],
+        on_piece: Callable[[bytes], object],
         *,
         generation: int | None = None,
         first: int = 0,
@@ -76,33 +76,36 @@ class Download:
         self.generation = generation
         self._connection = connection
         self._location = location
-        self._take = take
+        self._on_piece = on_piece
         self._first = first
         self._last = last
         self.received = 0
-        self._sum = google_crc32c.Checksum()
-        self._stored: str | None = None
+        self._checksum = google_crc32c.Checksum()
+        self._expected_checksum: str | None = None
 
     def run(self, attempts: Attempts) -> None:
-        """Get all of it; where it is the whole object, its checksum is compared.
+        """Download the content, and verify the checksum of a whole object.
 
         Raises:
-            PreconditionFailed: There is another generation, or is since a break.
+            PreconditionFailed: The object has another generation, or the generation changed before a resume.
             RequestRangeNotSatisfiable: The object ends before the range.
-            StorageError: What came is not what is stored.
+            StorageError: The received content does not match the stored object.
         """
-        attempts.policy(self._get)()
+        attempts.policy(self._get_rest)()
         whole = self._first == 0 and self._last is None
-        if whole and self._stored not in {None, base64.b64encode(self._sum.digest()).decode()}:
+        checksum = base64.b64encode(self._checksum.digest()).decode()
+        if whole and self._expected_checksum not in {None, checksum}:
             raise StorageError(
-                f"{self._location.uri} gave what does not fit its checksum. Try again later.",
+                f"The content received from {self._location.uri} does not match its checksum. Try again later.",
                 uri=self._location.uri,
             )
 
-    def _get(self) -> None:
-        """Ask for what is missing yet."""
+    def _get_rest(self) -> None:
+        """Request the bytes not received yet."""
         position = self._first + self.received
-        headers = {"Accept-Encoding": "gzip"}  # else Google unpacks what is stored as such
+        headers = {
+            "Accept-Encoding": "gzip"
+        }  # otherwise Google decompresses objects stored with gzip encoding
         if position or self._last is not None:
             headers["Range"] = byte_range(position, self._last)
         with self._connection.session.get(
@@ -112,14 +115,17 @@ class Download:
             headers=headers,
             timeout=TIMEOUT,
             stream=True,
-        ) as answer:
-            if answer.status_code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and self.received:
-                return  # it broke after the last byte
-            if answer.status_code != (http.client.PARTIAL_CONTENT if "Range" in headers else http.client.OK):
-                raise error_of(answer)
-            self.generation = int(answer.headers.get("x-goog-generation", 0))
-            self._stored = dict(_HASH.findall(answer.headers.get("x-goog-hash", ""))).get("crc32c")
-            for piece in answer.raw.stream(READ_BYTES, decode_content=False):
-                self._take(piece)
-                self._sum.update(piece)
+        ) as response:
+            if response.status_code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and self.received:
+                return  # the connection broke after the last byte
+            if response.status_code != (
+                http.client.PARTIAL_CONTENT if "Range" in headers else http.client.OK
+            ):
+                raise error_from_response(response)
+            self.generation = int(response.headers.get("x-goog-generation", 0))
+            hashes = dict(_HASH.findall(response.headers.get("x-goog-hash", "")))
+            self._expected_checksum = hashes.get("crc32c")
+            for piece in response.raw.stream(READ_BYTES, decode_content=False):
+                self._on_piece(piece)
+                self._checksum.update(piece)
                 self.received += len(piece)

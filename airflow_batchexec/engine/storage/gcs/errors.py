@@ -1,6 +1,6 @@
-"""What Google Cloud Storage, and the way to it, can answer instead of doing what it was asked, as errors of this package.
+"""Maps the errors of Google Cloud Storage and its connections to the error tree.
 
-A message holds the URI and Google's own one-line message: never a key, a token, or the address of an upload session.
+Messages contain the URI and Google's own message on one line, never a key, a token, or an upload session's URL.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.exceptions import ObjectChangedError, ObjectExistsError
 
-__all__ = ["error_of", "gcs_errors", "is_transient"]
+__all__ = ["error_from_response", "gcs_errors", "is_transient"]
 
 _BUSY = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 _NETWORK = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
     ConnectionError,
 )
-_BROKEN_OFF = (
+_CONNECTION_BROKEN = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
@@ -67,33 +67,33 @@ def gcs_errors(
     absent: type[StorageError] = ObjectNotFoundError,
     refused: type[ObjectChangedError | ObjectExistsError] | None = None,
 ) -> Iterator[None]:
-    """Turn what Google's libraries raise into the error tree.
+    """Map the exceptions of Google's libraries to the error tree.
 
     Args:
         doing: The verb of the message: "publish", "fetch" ….
-        location: What the message names.
-        absent: What HTTP's "not found" means here.
-        refused: What a condition that does not hold means here; ``None`` where none was set.
+        location: The location that the message names.
+        absent: The error for HTTP 404 (not found).
+        refused: The error for a failed precondition; ``None`` if the request has none.
 
     Raises:
-        StorageError: Or the kind of it that fits.
+        StorageError: Or the subclass that applies.
     """
     try:
         yield
     except GoogleAPICallError as error:
-        raise _of_answer(error, doing, location, absent, refused) from error
+        raise _from_response(error, doing, location, absent, refused) from error
     except (DataCorruption, InvalidResponse) as error:
         raise failure(
-            StorageError, doing, location, "what came is not what is stored there.", TRY_LATER
+            StorageError, doing, location, "the received content does not match the stored object.", TRY_LATER
         ) from error
     except GoogleAuthError as error:
-        raise _of_credentials(error, doing, location) from error
+        raise _from_auth_error(error, doing, location) from error
     except _NETWORK as error:
-        raise _of_network(error, doing, location) from error
+        raise _from_network_error(error, doing, location) from error
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed soon: the server is busy, or the connection broke."""
+    """Whether a retry may succeed soon: the server is busy, or the connection broke."""
     if isinstance(error, GoogleAPICallError):
         return error.code in _BUSY
     if isinstance(error, InvalidResponse):
@@ -101,31 +101,31 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, TransportError):
         inner = error.args[0] if error.args else None
         return isinstance(inner, Exception) and is_transient(inner)
-    return isinstance(error, _BROKEN_OFF) and not isinstance(error, requests.exceptions.SSLError)
+    return isinstance(error, _CONNECTION_BROKEN) and not isinstance(error, requests.exceptions.SSLError)
 
 
-def error_of(answer: requests.Response) -> GoogleAPICallError:
-    """What Google's libraries raise for an answer that refuses, or is none to what was asked."""
-    error: GoogleAPICallError = from_http_response(answer)
+def error_from_response(response: requests.Response) -> GoogleAPICallError:
+    """Build the error that Google's libraries raise for an error response or an unexpected one."""
+    error: GoogleAPICallError = from_http_response(response)
     return error
 
 
-def _said(error: GoogleAPICallError) -> str:
-    """What Google said, on one line."""
-    said = str(error.message)
+def _message(error: GoogleAPICallError) -> str:
+    """Return Google's message on one line."""
+    message = str(error.message)
     if error.response is not None:
         try:
-            said = str(error.response.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):  # a download's error is plain text, a proxy's may be a page
-            said = error.response.text
-    return _on_one_line(said)
+            message = str(error.response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):  # a download's error is plain text, a proxy's may be HTML
+            message = error.response.text
+    return _one_line(message)
 
 
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split())[:_MOST_CHARACTERS].rstrip(".")
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_MAX_CHARACTERS].rstrip(".")
 
 
-def _of_answer(
+def _from_response(
     error: GoogleAPICallError,
     doing: str,
     location: Location,
@@ -139,27 +139,27 @@ def _of_answer(
     elif status == http.client.NOT_FOUND:
         kind, advice = absent, no_bucket(location) if absent is BucketNotFoundError else NO_OBJECT
     elif status == http.client.UNAUTHORIZED:
-        kind, advice = AccessDeniedError, "Check the service account's key; it may be wrong or revoked."
+        kind, advice = AccessDeniedError, "Check the service account's key; it may be invalid or revoked."
     elif status == http.client.FORBIDDEN:
-        kind, advice = AccessDeniedError, "Check that the account's roles in the bucket allow this."
-    return failure(kind, doing, location, f"HTTP {status} ({_said(error)}).", advice, code=str(status))
+        kind, advice = AccessDeniedError, "Check that the account's roles on the bucket allow this."
+    return failure(kind, doing, location, f"HTTP {status} ({_message(error)}).", advice, code=str(status))
 
 
-def _of_credentials(error: GoogleAuthError, doing: str, location: Location) -> StorageError:
+def _from_auth_error(error: GoogleAuthError, doing: str, location: Location) -> StorageError:
     if isinstance(error, TransportError) or (isinstance(error, RefreshError) and error.retryable):
-        return _of_network(error, doing, location)
-    said = _on_one_line(str(error.args[0] if error.args else ""))
+        return _from_network_error(error, doing, location)
+    message = _one_line(str(error.args[0] if error.args else ""))
     return failure(
         AccessDeniedError,
         doing,
         location,
-        f"there are no usable credentials ({type(error).__name__}: {said}).",
+        f"no usable credentials ({type(error).__name__}: {message}).",
         "Check the service account's key, or what Google's default chain finds on this machine.",
     )
 
 
-def _of_network(error: BaseException, doing: str, location: Location) -> StorageError:
-    """The libraries' own messages hold whole addresses, also that of an upload session, so only the cause is told."""
+def _from_network_error(error: BaseException, doing: str, location: Location) -> StorageError:
+    """Report only the cause: the libraries' own messages contain full URLs, including those of upload sessions."""
     cause: BaseException | None = error
     reason = type(error).__name__
     while cause is not None:

@@ -1,6 +1,6 @@
 """Objects in Google Cloud Storage.
 
-Conditions are Google's own (``ifGenerationMatch``), so exactly one of several writers wins wherever they run.
+Preconditions are Google's own (``ifGenerationMatch``), so exactly one of several writers wins, wherever they run.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 __all__ = ["GcsStorage", "connect"]
 
-_LISTED = "items(name,size,generation),nextPageToken"
+_LIST_FIELDS = "items(name,size,generation),nextPageToken"
 _PAGE_OBJECTS = 1000
 _ABSENT = 0
 _GENERATION = re.compile(r"[0-9]{1,19}")
-# Generations are microseconds of this century. An etag that is none of Google's matches this one: no object.
+# Generations are microseconds of this century, so no object has this one. It stands for an etag that is not Google's.
 _NO_GENERATION = 1
-_MOST_GENERATION = 2**63 - 1
+_MAX_GENERATION = 2**63 - 1
 
 
 def connect(access: GcsAccess | None = None) -> GcsStorage:
-    """Open Google Cloud Storage. No request is made yet, and without a key no credentials are looked for.
+    """Open Google Cloud Storage. This sends no request and, without a key, does not look for credentials yet.
 
     Raises:
         ConfigurationError: The key cannot be used.
@@ -57,12 +57,12 @@ def connect(access: GcsAccess | None = None) -> GcsStorage:
 
 
 class GcsStorage(BucketStorage):
-    """``gs://`` locations. An etag is an object's generation, which every write makes anew.
+    """``gs://`` locations. An etag is an object's generation, which changes with every write.
 
-    Objects are read as they are stored: one that was uploaded with ``Content-Encoding: gzip`` is not unpacked.
+    Objects are read as stored: those uploaded with ``Content-Encoding: gzip`` are not decompressed.
 
     Args:
-        connection: The way to Google. It is shared by all threads.
+        connection: The connection to Google, shared by all threads.
     """
 
     scheme = Scheme.GS
@@ -70,11 +70,11 @@ class GcsStorage(BucketStorage):
 
     def __init__(self, *, connection: GcsConnection) -> None:
         self._connection = connection
-        self._seen_buckets: set[str] = set()
+        self._known_buckets: set[str] = set()
 
     def stat(self, location: Location) -> ObjectInfo:
-        """The object as Google knows it now."""
-        with gcs_errors("look at", location):
+        """Return the current state of the object."""
+        with gcs_errors("stat", location):
             blob = self._blob(location)
             try:
                 blob.reload(timeout=TIMEOUT, retry=Attempts().policy)
@@ -84,11 +84,11 @@ class GcsStorage(BucketStorage):
             return _info(location, blob)
 
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
-        """The content and the generation of one answer."""
+        """Read the content and the generation from one response."""
         return self._read(location)
 
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
-        """A download of the generation that was listed."""
+        """Download the generation that was listed."""
         location = info.location
         self._address(location)
         with (
@@ -103,7 +103,7 @@ class GcsStorage(BucketStorage):
         return scratch_file
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
-        """One request with a checksum, or a resumable upload that is cancelled on any failure."""
+        """Upload in one request with a checksum, or in a resumable upload that is cancelled on any failure."""
         self._address(location)
         with (
             disk_errors(f"publish {path} as", location.uri),
@@ -115,23 +115,23 @@ class GcsStorage(BucketStorage):
         return info
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:
-        """One request with a checksum."""
+        """Write in one request with a checksum."""
         self._address(location)
         with gcs_errors("write", location, absent=BucketNotFoundError):
             return put(self._connection, location, data, attempts=Attempts())
 
     def create(self, location: Location, data: bytes) -> ObjectInfo:
-        """A write that Google refuses where there is an object."""
+        """Write if Google has no such object."""
         with gcs_errors("create", location, absent=BucketNotFoundError, refused=ObjectExistsError):
-            return self._put_instead_of(_ABSENT, location, data)
+            return self._put_if_generation(_ABSENT, location, data)
 
     def replace(self, location: Location, data: bytes, *, etag: str) -> ObjectInfo:
-        """A write that Google refuses where there is another generation."""
+        """Write if the object still has this generation."""
         with gcs_errors("replace", location, absent=BucketNotFoundError, refused=ObjectChangedError):
-            return self._put_instead_of(_generation(etag), location, data)
+            return self._put_if_generation(_generation(etag), location, data)
 
     def delete(self, location: Location, *, etag: str | None = None) -> None:
-        """With an etag: a deletion that Google refuses where there is another generation."""
+        """Delete the object; with an etag, only if it still has this generation."""
         with gcs_errors("delete", location, refused=ObjectChangedError):
             try:
                 self._blob(location).delete(
@@ -165,7 +165,7 @@ class GcsStorage(BucketStorage):
             prefix=prefix,
             max_results=1 if only_first else None,
             page_size=_PAGE_OBJECTS,
-            fields=_LISTED,
+            fields=_LIST_FIELDS,
             timeout=TIMEOUT,
             retry=attempts.policy,
         )
@@ -187,8 +187,8 @@ class GcsStorage(BucketStorage):
                 return b"", ""
         return b"".join(pieces), str(download.generation)
 
-    def _put_instead_of(self, generation: int, location: Location, data: bytes) -> ObjectInfo:
-        """A conditional write; what an earlier attempt of this very call wrote counts as written."""
+    def _put_if_generation(self, generation: int, location: Location, data: bytes) -> ObjectInfo:
+        """Write on a precondition; an earlier attempt of this call that went through counts as success."""
         self._address(location)
         attempts = Attempts()
         try:
@@ -200,17 +200,17 @@ class GcsStorage(BucketStorage):
             return info
 
     def _check_bucket(self, error: GoogleAPICallError, location: Location) -> None:
-        """Google says "no such object" also where there is no bucket: ask for that, once.
+        """Raise ``BucketNotFoundError`` if the bucket is missing, which Google reports as a missing object too.
 
-        A listing needs no permission that an execution does not need anyway.
+        The check is a listing, which needs no permission that executions do not need anyway. It is made once per bucket.
         """
-        if location.bucket in self._seen_buckets:
+        if location.bucket in self._known_buckets:
             return
         try:
             next(self._blobs(location.bucket, "", only_first=True), None)
         except NotFound:
             raise missing_bucket(location) from error
-        self._seen_buckets.add(location.bucket)
+        self._known_buckets.add(location.bucket)
 
 
 def _info(location: Location, blob: Any) -> ObjectInfo:
@@ -219,4 +219,4 @@ def _info(location: Location, blob: Any) -> ObjectInfo:
 
 def _generation(etag: str) -> int:
     number = int(etag) if _GENERATION.fullmatch(etag) else 0
-    return number if 0 < number <= _MOST_GENERATION else _NO_GENERATION
+    return number if 0 < number <= _MAX_GENERATION else _NO_GENERATION

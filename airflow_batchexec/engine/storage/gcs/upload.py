@@ -1,6 +1,6 @@
-"""Sending large and small contents to Google Cloud Storage.
+"""Uploads to Google Cloud Storage, large and small.
 
-Google compares the checksum that it is told with what has come, and only then does the object appear.
+Google verifies the given checksum before the object appears.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.auth.exceptions import GoogleAuthError
 from airflow_batchexec.engine.storage.base import ObjectInfo
 from airflow_batchexec.engine.storage.buckets import read_pieces
 from airflow_batchexec.engine.storage.gcs.client import BYTES_PER_ATTEMPT, TIMEOUT, Attempts, GcsConnection
-from airflow_batchexec.engine.storage.gcs.errors import error_of
+from airflow_batchexec.engine.storage.gcs.errors import error_from_response
 from airflow_batchexec.exceptions import StorageError
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["put", "upload"]
 
-# What Google's client sends in one request. More it would send in several, and compare the checksum too late.
+# The most that Google's client sends in one request. With several requests, it compares the checksum too late.
 _SINGLE_BYTES = 8 * 1024 * 1024
 _CONTENT_TYPE = "application/octet-stream"
-_TAKEN = {200, 201, http.client.PERMANENT_REDIRECT}
+_ACCEPTED = {200, 201, http.client.PERMANENT_REDIRECT}
 _CANCELLED = {204, 404, 410, 499}
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def put(
@@ -47,17 +47,17 @@ def put(
     attempts: Attempts,
     generation: int | None = None,
 ) -> ObjectInfo:
-    """Send a content that is in memory.
+    """Upload content from memory.
 
     Args:
-        connection: The way to Google.
-        location: Where it goes.
+        connection: The connection to Google.
+        location: The target.
         data: The content.
-        attempts: How often to try.
-        generation: The one to replace; 0 for none, ``None`` for any or none.
+        attempts: The retries; not used for content that is too large for one request.
+        generation: The generation to replace: 0 requires that the object does not exist, ``None`` accepts anything.
 
     Raises:
-        PreconditionFailed: There is another generation.
+        PreconditionFailed: The object has another generation.
     """
     if len(data) > _SINGLE_BYTES:
         content = _Content(lambda start: iter((data[start:],)), len(data))
@@ -75,10 +75,10 @@ def put(
 
 
 def upload(connection: GcsConnection, source: int, location: Location) -> ObjectInfo:
-    """Send an open file; the object is there whole when this returns, and not at all when it raises.
+    """Upload an open file; the object exists and is complete if this returns, and does not appear if it raises.
 
     Raises:
-        StorageError: The file changed meanwhile, or Google lost what it had of it.
+        StorageError: The file changed meanwhile, or Google gave up the upload.
         OSError: The file cannot be read.
     """
     size = os.fstat(source).st_size
@@ -90,14 +90,14 @@ def upload(connection: GcsConnection, source: int, location: Location) -> Object
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What is to be sent: pieces of it from any byte on, and how many bytes there are."""
+    """The content to upload: an iterator over its pieces from any offset, and its size in bytes."""
 
     from_byte: Callable[[int], Iterator[bytes]]
     size: int
 
 
-class _Rest:
-    """A content from some byte on, as the body of a request. It is read anew each time that the request is sent."""
+class _Body:
+    """The content from an offset on, as a request body. It is read again each time the request is sent."""
 
     def __init__(self, content: _Content, start: int) -> None:
         self._content = content
@@ -111,74 +111,71 @@ class _Rest:
 
 
 class _Upload:
-    """One upload session: the content goes in one request, and after a break on from what has arrived.
+    """One upload session: a single request sends the content; after a break, the upload resumes.
 
     https://cloud.google.com/storage/docs/performing-resumable-uploads
     """
 
-    def __init__(
-        self, session: requests.Session, address: str, content: _Content, location: Location
-    ) -> None:
+    def __init__(self, session: requests.Session, url: str, content: _Content, location: Location) -> None:
         self._session = session
-        self._address = address
+        self._url = url
         self._content = content
         self._location = location
-        self._begun = False
+        self._started = False
 
     def finish(self) -> dict[str, Any]:
-        """Send all of it; the stored object's description."""
-        attempts = Attempts(more=self._content.size // BYTES_PER_ATTEMPT)
+        """Send the content and return the stored object's metadata."""
+        attempts = Attempts(extra=self._content.size // BYTES_PER_ATTEMPT)
         try:
             stored: dict[str, Any] = attempts.policy(self._send)()
         except GoogleAPICallError as error:
             if error.code not in {http.client.NOT_FOUND, http.client.GONE}:
                 raise
             raise StorageError(
-                f"Cannot publish {self._location.uri}: Google has given up the upload. Try again later.",
+                f"Cannot publish {self._location.uri}: Google gave up the upload. Try again later.",
                 uri=self._location.uri,
             ) from error
         return stored
 
     def cancel(self) -> None:
-        """Let Google drop what has arrived; otherwise it does so after a week."""
+        """Have Google discard what it has received; otherwise it does so after a week."""
         try:
-            answer = self._session.delete(self._address, headers={"Content-Length": "0"}, timeout=TIMEOUT)
-            reason = f"HTTP {answer.status_code}"
-            cancelled = answer.status_code in _CANCELLED
+            response = self._session.delete(self._url, headers={"Content-Length": "0"}, timeout=TIMEOUT)
+            reason = f"HTTP {response.status_code}"
+            cancelled = response.status_code in _CANCELLED
         except (requests.RequestException, GoogleAuthError) as error:
             reason, cancelled = type(error).__name__, False
         if not cancelled:
-            _log.warning(
-                "What was sent for %s may be kept by Google, unseen, for a week: the upload could not be cancelled "
-                "(%s).",
+            log.warning(
+                "Could not cancel the upload of %s (%s). Google may keep the data it received, invisibly, for a week.",
                 self._location.uri,
                 reason,
             )
 
     def _send(self) -> Any:
         start, size = 0, self._content.size
-        if self._begun:
-            answer = self._put(None, f"bytes */{size}")
-            if answer.status_code != http.client.PERMANENT_REDIRECT:
-                return answer.json()
-            start = _arrived(answer)
-        self._begun = True
-        answer = self._put(_Rest(self._content, start), f"bytes {start}-{size - 1}/{size}")
-        if answer.status_code == http.client.PERMANENT_REDIRECT:
-            raise ConnectionError("only a part has arrived")
-        return answer.json()
+        if self._started:
+            response = self._put(None, f"bytes */{size}")
+            if response.status_code != http.client.PERMANENT_REDIRECT:
+                return response.json()
+            start = _received_bytes(response)
+        self._started = True
+        response = self._put(_Body(self._content, start), f"bytes {start}-{size - 1}/{size}")
+        if response.status_code == http.client.PERMANENT_REDIRECT:
+            raise ConnectionError("only part of the content arrived")
+        return response.json()
 
-    def _put(self, body: _Rest | None, content_range: str) -> requests.Response:
-        answer = self._session.put(
-            self._address,
+    def _put(self, body: _Body | None, content_range: str) -> requests.Response:
+        response = self._session.put(
+            self._url,
             data=body,
             headers={"Content-Range": content_range},
             timeout=TIMEOUT,
-            allow_redirects=False,  # 308 is no redirect here
+            allow_redirects=False,  # 308 is not a redirect here
         )
-        if answer.status_code not in _TAKEN:
-            raise error_of(answer)
-        return answer
+        if response.status_code not in _ACCEPTED:
+            raise error_from_response(response)
+        return response
 
 
 def _blob(connection: GcsConnection, location: Location) -> Any:
@@ -190,15 +187,15 @@ def _send(
 ) -> ObjectInfo:
     blob = _blob(connection, location)
     blob.crc32c = _checksum(content)
-    address = blob.create_resumable_upload_session(
+    url = blob.create_resumable_upload_session(
         content_type=_CONTENT_TYPE,
         size=content.size,
-        checksum=None,  # it is given above, for Google to compare before the object appears
+        checksum=None,  # set above, so that Google verifies it before the object appears
         if_generation_match=generation,
         timeout=TIMEOUT,
         retry=Attempts().policy,
     )
-    upload = _Upload(connection.session, address, content, location)
+    upload = _Upload(connection.session, url, content, location)
     try:
         stored = upload.finish()
     except BaseException:
@@ -207,9 +204,9 @@ def _send(
     return ObjectInfo(location, content.size, str(stored["generation"]))
 
 
-def _arrived(answer: requests.Response) -> int:
-    """How many bytes Google has, as it says in "Range: bytes=0-41"."""
-    last = answer.headers.get("Range", "").rpartition("-")[2]
+def _received_bytes(response: requests.Response) -> int:
+    """Return how many bytes Google has received, from a header such as "Range: bytes=0-41"."""
+    last = response.headers.get("Range", "").rpartition("-")[2]
     return int(last) + 1 if last else 0
 
 

@@ -1,1 +1,1 @@
-"""``s3://``: S3 and servers that speak its protocol."""
+"""``s3://``: S3 and compatible servers."""

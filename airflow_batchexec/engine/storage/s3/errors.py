@@ -1,6 +1,6 @@
-"""What S3, and the way to it, can answer instead of doing what it was asked, as errors of this package.
+"""Maps the errors of S3 and its connections to the error tree.
 
-A message holds the URI, S3's own code and its one-line message: never a key's secret, a token, or a signed request.
+Messages contain the URI, S3's error code and its one-line message, never a secret key, a token, or a signed request.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.exceptions import ObjectExistsError
 
-__all__ = ["NO_KEYS", "error_code", "error_text", "http_status", "is_refused_condition", "s3_errors"]
+__all__ = ["NO_CREDENTIALS", "error_code", "error_text", "http_status", "is_failed_precondition", "s3_errors"]
 
-NO_KEYS = (
+NO_CREDENTIALS = (
     CredentialRetrievalError,
     NoAuthTokenError,
     NoCredentialsError,
@@ -52,7 +52,7 @@ NO_KEYS = (
     SSOError,
     TokenRetrievalError,
 )
-"""What botocore raises where it has no credentials to sign a request with."""
+"""Raised by botocore if it has no credentials to sign a request."""
 
 _BAD_KEYS = {
     "AuthFailure",
@@ -69,7 +69,7 @@ _WRONG_REGION = {
     "IllegalLocationConstraintException",
     "PermanentRedirect",
 }
-_FULL = {"EntityTooLarge", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
+_STORE_FULL = {"EntityTooLarge", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 
 @contextmanager
@@ -80,54 +80,54 @@ def s3_errors(
     absent: type[StorageError] = ObjectNotFoundError,
     refused: type[ObjectChangedError | ObjectExistsError] = ObjectChangedError,
 ) -> Iterator[None]:
-    """Turn what botocore raises into the error tree.
+    """Map botocore's exceptions to the error tree.
 
     Args:
         doing: The verb of the message: "publish", "fetch" ….
-        location: What the message names.
-        absent: What a missing object means here.
-        refused: What a condition that does not hold means here: ``ObjectChangedError`` or ``ObjectExistsError``.
+        location: The location that the message names.
+        absent: The error for a missing object.
+        refused: The error for a failed precondition: ``ObjectChangedError`` or ``ObjectExistsError``.
 
     Raises:
-        StorageError: Or the kind of it that fits.
+        StorageError: Or the subclass that applies.
     """
     try:
         yield
     except ClientError as error:
-        raise _of_answer(error, doing, location, absent, refused) from error
-    except NO_KEYS as error:
+        raise _from_response(error, doing, location, absent, refused) from error
+    except NO_CREDENTIALS as error:
         raise failure(
             AccessDeniedError,
             doing,
             location,
-            f"there are no usable credentials ({type(error).__name__}).",
-            "Set the access key and secret of the connection, or of boto3's default chain.",
+            f"no usable credentials ({type(error).__name__}).",
+            "Set the access key and secret in the connection, or for boto3's default chain.",
         ) from error
     except BotoCoreError as error:
         raise failure(StorageError, doing, location, str(error), UNREACHABLE) from error
 
 
 def error_code(error: ClientError) -> str:
-    """S3's code; where the answer had no body, the HTTP status as text."""
+    """Return S3's error code, or the HTTP status as text if the response has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def error_text(error: ClientError) -> str:
-    """S3's one-line message, without a full stop; empty where the answer had no body."""
+    """Return S3's one-line message without its trailing period; empty if the response has no body."""
     return str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
 
 
 def http_status(error: ClientError) -> int:
-    """The HTTP status of the answer; 0 where there was none."""
+    """Return the HTTP status of the response; 0 if there was no response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def is_refused_condition(error: ClientError) -> bool:
-    """Whether the request's condition did not hold, or another conditional write was under way."""
+def is_failed_precondition(error: ClientError) -> bool:
+    """Whether the request's precondition failed, or a concurrent conditional write was in progress."""
     return http_status(error) == 412 or error_code(error) == "ConditionalRequestConflict"  # noqa: PLR2004  HTTP
 
 
-def _of_answer(
+def _from_response(
     error: ClientError,
     doing: str,
     location: Location,
@@ -136,22 +136,25 @@ def _of_answer(
 ) -> StorageError:
     code, status = error_code(error), http_status(error)
     kind, advice = StorageError, TRY_LATER
-    if is_refused_condition(error):
+    if is_failed_precondition(error):
         kind, advice = refused, REFUSED[refused]
     elif code == "NoSuchBucket":
         kind, advice = BucketNotFoundError, no_bucket(location)
     elif code in {"NoSuchKey", "NotFound", "404"}:
         kind, advice = absent, NO_OBJECT
     elif code in _BAD_KEYS:
-        kind, advice = AccessDeniedError, "Check the access key and its secret; they may be wrong or expired."
+        kind, advice = (
+            AccessDeniedError,
+            "Check the access key and its secret; they may be invalid or expired.",
+        )
     elif code in _EXPIRED:
-        kind, advice = StorageError, "The temporary keys have expired. Another attempt takes new ones."
+        kind, advice = StorageError, "The temporary credentials have expired. A retry uses new ones."
     elif code == "RequestTimeTooSkewed":
         kind, advice = AccessDeniedError, "Set this machine's clock."
     elif status in {401, 403}:
-        kind, advice = AccessDeniedError, "Check the keys, and that their policy allows this."
-    elif code in _FULL or status == 507:  # noqa: PLR2004  HTTP: insufficient storage
-        kind, advice = DiskFullError, "Free some space in the bucket, or raise its quota."
+        kind, advice = AccessDeniedError, "Check the access key, and that its policy allows this."
+    elif code in _STORE_FULL or status == 507:  # noqa: PLR2004  HTTP: insufficient storage
+        kind, advice = DiskFullError, "Free up space in the bucket, or raise its quota."
     elif code in _WRONG_REGION:
         kind, advice = StorageError, f"The bucket is in another region{_region(error)}; set region_name."
     return failure(kind, doing, location, f"{code} ({error_text(error)}).", advice, code=code)

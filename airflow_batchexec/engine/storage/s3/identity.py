@@ -1,4 +1,4 @@
-"""Who one is with given credentials, asked before anything depends on it."""
+"""Verifies credentials early by looking up the identity they belong to."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SECONDS = 10
 
 @dataclass(frozen=True)
 class Identity:
-    """Who one is.
+    """The caller's identity.
 
     Attributes:
-        arn: The user's, or the role's session; empty where a server without an STS accepts the credentials.
-        region: The region that is asked first.
+        arn: The ARN of the user or role session; empty if a server without an STS accepts the credentials.
+        region: The region that is tried first.
     """
 
     arn: str
@@ -37,45 +37,47 @@ class Identity:
 
 
 def identify(access: S3Access, *, field: str) -> Identity:
-    """Assume the role where there is one, and ask who one is.
+    """Assume the role, if any, and look up the caller's identity.
 
-    A server other than AWS that has no STS is asked for its buckets instead, which shows whether it knows the keys.
+    For a server other than AWS that has no STS, list its buckets instead, which shows whether it knows the keys.
 
     Args:
-        access: How S3 is reached.
-        field: Where the credentials are set, for messages.
+        access: Credentials and endpoints for S3.
+        field: The field that sets the credentials, for messages.
 
     Raises:
-        AccessDeniedError: The credentials are not accepted, or the role may not be assumed.
+        AccessDeniedError: The credentials are rejected, or the role cannot be assumed with them.
         ConfigurationError: The role, an endpoint or the machine's AWS configuration cannot be used.
-        StorageError: STS or S3 is out of reach.
+        StorageError: STS or S3 is unreachable.
     """
     session = open_session(access)
     client = sts_client(access, session)
     region = client.meta.region_name
     try:
-        with sts_errors("STS does not say who this is", source=access.told_source, field=field):
+        with sts_errors(
+            "cannot look up the caller's identity", source=access.credentials_source, field=field
+        ):
             return Identity(client.get_caller_identity()["Arn"], region)
     except (AccessDeniedError, ConfigurationError) as error:
         answered = "code" in error.details
         if not answered or access.sts_endpoint_url or not access.endpoint_url:
             raise
-    _ask_s3(access, session, field)
+    _check_keys(access, session, field)
     return Identity("", region)
 
 
-def _ask_s3(access: S3Access, session: boto3.Session, field: str) -> None:
+def _check_keys(access: S3Access, session: boto3.Session, field: str) -> None:
     config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 2})
     client = session.client("s3", endpoint_url=access.endpoint_url, config=config)
     try:
         client.list_buckets()
     except ClientError as error:
         code = error_code(error)
-        if code != "AccessDenied":  # which says that the keys are known
+        if code != "AccessDenied":  # AccessDenied means that the keys are known
             raise AccessDeniedError(
-                f"{field}: {access.endpoint_url} does not accept {access.told_source}: {code}.",
+                f"{field}: {access.endpoint_url} does not accept {access.credentials_source}: {code}.",
                 field=field,
                 code=code,
             ) from error
     except BotoCoreError as error:
-        raise StorageError(f"endpoint_url: S3 is out of reach. {error}", field="endpoint_url") from error
+        raise StorageError(f"endpoint_url: S3 is unreachable. {error}", field="endpoint_url") from error

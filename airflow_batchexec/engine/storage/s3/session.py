@@ -1,4 +1,4 @@
-"""Who S3 is reached as: given keys, a given session or boto3's default chain, and a role assumed on top of it."""
+"""Credentials for S3: given keys, a given session or boto3's default chain, optionally with a role assumed from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sts import STSClient
 
-__all__ = ["S3Access", "keep_usable", "open_session", "sts_client", "untold"]
+__all__ = ["S3Access", "ignore_secret", "open_session", "refresh_rejected_keys", "sts_client"]
 
 _STS_CONNECT_SECONDS = 5
 _STS_READ_SECONDS = 20
@@ -31,31 +31,31 @@ _STS_REGION = "us-east-1"
 
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 _SENT = "batchexec_sent"
-_RENEWED = "batchexec_renewed"
+_REFRESHED = "batchexec_renewed"
 
 
-def untold(_secret: str) -> None:
-    """Nobody wants to know of secrets."""
+def ignore_secret(_secret: str) -> None:
+    """Default callback: ignore secrets."""
 
 
 @dataclass(frozen=True)
 class S3Access:
-    """How to reach S3, and as whom.
+    """Credentials and endpoints for S3.
 
     Attributes:
-        access_key_id: The key; without one, boto3's default chain finds the credentials.
-        secret_access_key: Its secret.
-        session_token: What temporary keys come with.
+        access_key_id: The access key ID; if unset, boto3's default chain finds the credentials.
+        secret_access_key: The secret of the access key.
+        session_token: The session token of temporary keys.
         endpoint_url: A server other than AWS.
-        region_name: The buckets' region. A bucket's own is found where this is left out or another one.
-        session: Finds the credentials in place of keys and default chain.
-        role: Is assumed with these credentials; S3 is then reached as the role.
-        sts_endpoint_url: Where it is assumed; without it ``endpoint_url``, else AWS.
+        region_name: The buckets' region. If unset or wrong, a bucket's own region is detected.
+        session: A session to take the credentials from, instead of keys or the default chain.
+        role: A role to assume with these credentials; S3 is then accessed as the role.
+        sts_endpoint_url: The STS that assumes the role; defaults to ``endpoint_url``, then AWS.
         source: Where the credentials come from, for messages.
-        on_secret: Is told every secret and token before its first use, so that it can be masked.
+        on_secret: Called with every secret and token before its first use, so that it can be masked.
 
     Raises:
-        ConfigurationError: There is a key without its secret, or the other way round.
+        ConfigurationError: An access key is set without its secret, or vice versa.
     """
 
     access_key_id: str | None = None
@@ -67,29 +67,29 @@ class S3Access:
     role: Role | None = None
     sts_endpoint_url: str | None = None
     source: str = ""
-    on_secret: Callable[[str], None] = field(default=untold, repr=False)
+    on_secret: Callable[[str], None] = field(default=ignore_secret, repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.access_key_id) != bool(self.secret_access_key):
             missing = "secret_access_key" if self.access_key_id else "access_key_id"
             raise ConfigurationError(
-                f"{missing}: an access key and its secret belong together; set both, or neither.",
+                f"{missing}: an access key requires its secret and vice versa; set both, or neither.",
                 field=missing,
             )
 
     @property
-    def told_source(self) -> str:
-        """Where the credentials come from, in words."""
+    def credentials_source(self) -> str:
+        """Where the credentials come from, as text for messages."""
         return self.source or ("the given keys" if self.access_key_id else "boto3's default chain")
 
 
 def open_session(access: S3Access) -> boto3.Session:
-    """A session with the credentials that S3 is reached with. A role is assumed at once, by one request.
+    """Open a session with the credentials for S3. A role is assumed immediately, with one request.
 
     Raises:
-        AccessDeniedError: The role may not be assumed, or STS does not accept the credentials.
-        ConfigurationError: The role, its token's file or the machine's AWS configuration cannot be used.
-        StorageError: STS is out of reach.
+        AccessDeniedError: The caller may not assume the role, or STS rejects the credentials.
+        ConfigurationError: The role, its token file or the machine's AWS configuration cannot be used.
+        StorageError: STS is unreachable.
     """
     session = access.session or _source_session(access)
     if access.role is None:
@@ -97,23 +97,23 @@ def open_session(access: S3Access) -> boto3.Session:
     credentials = RoleCredentials.assume(
         access.role,
         sts_client(access, session, unsigned=access.role.web_identity_token_file is not None),
-        source=access.told_source,
+        source=access.credentials_source,
         on_secret=access.on_secret,
     )
     assumed = botocore.session.get_session()
-    assumed.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
+    assumed.register_component("credential_provider", CredentialResolver([_StaticProvider(credentials)]))
     return boto3.Session(
         botocore_session=assumed, region_name=access.region_name or session.region_name or None
     )
 
 
 def sts_client(access: S3Access, session: boto3.Session, *, unsigned: bool = False) -> STSClient:
-    """A client that asks STS with a session's credentials.
+    """Create an STS client with a session's credentials.
 
     Args:
-        access: Says where STS is.
-        session: Whose credentials are used.
-        unsigned: Ask without any.
+        access: The endpoint and region of STS.
+        session: The session with the credentials.
+        unsigned: Send requests without credentials.
 
     Raises:
         ConfigurationError: The endpoint, the region or the machine's AWS configuration is malformed.
@@ -133,55 +133,55 @@ def sts_client(access: S3Access, session: boto3.Session, *, unsigned: bool = Fal
         )
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(
-            f"sts_endpoint_url, region_name: no STS client can be made: {error}", field="sts_endpoint_url"
+            f"sts_endpoint_url, region_name: cannot create an STS client: {error}", field="sts_endpoint_url"
         ) from error
     if not unsigned:
-        _tell_secrets(client, session, access.on_secret)
+        _report_secrets(client, session, access.on_secret)
     return client
 
 
-def keep_usable(client: S3Client, session: boto3.Session, on_secret: Callable[[str], None]) -> None:
-    """Let a role's keys be replaced where S3 refuses them as expired, and the request be sent once more.
+def refresh_rejected_keys(client: S3Client, session: boto3.Session, on_secret: Callable[[str], None]) -> None:
+    """Have a role's credentials refreshed, and the request repeated once, if S3 rejects them as expired.
 
     Args:
-        client: Talks to S3.
-        session: Whose credentials it uses.
-        on_secret: Is told every secret and token before its first use.
+        client: The S3 client.
+        session: The session with the client's credentials.
+        on_secret: Called with every secret and token before its first use.
     """
-    _tell_secrets(client, session, on_secret)
+    _report_secrets(client, session, on_secret)
     credentials = session.get_credentials()
     if not isinstance(credentials, RoleCredentials):
         return
 
-    def note(request: AWSRequest, **_: Any) -> None:
-        request.context[_SENT] = _Sent(
+    def record(request: AWSRequest, **_: Any) -> None:
+        request.context[_SENT] = _SentRequest(
             credentials.get_frozen_credentials().access_key or "", redirected=_is_redirected(request.context)
         )
 
-    def renew(response: Any, request_dict: dict[str, Any], operation: Any, **_: Any) -> int | None:
+    def refresh(response: Any, request_dict: dict[str, Any], operation: Any, **_: Any) -> int | None:
         context = request_dict["context"]
-        if response is None or _RENEWED in context:
+        if response is None or _REFRESHED in context:
             return None
         code = str(response[1].get("Error", {}).get("Code", ""))
-        sent: _Sent = context[_SENT]
+        sent: _SentRequest = context[_SENT]
         if operation.name.startswith("Head"):
-            # A HEAD's answer has no body to give a code in. It is the same for a bucket of another region, where botocore
-            # has just found that out and sends the request there.
+            # The response to a HEAD has no body and so no code. A bucket in another region gives the same response;
+            # botocore has just detected that and redirects the request.
             expired = code == "400" and _is_redirected(context) == sent.redirected
         else:
             expired = code in _EXPIRED
         if not expired:
             return None
-        context[_RENEWED] = True
-        credentials.refuse(sent.access_key_id)
+        context[_REFRESHED] = True
+        credentials.invalidate(sent.access_key_id)
         return 0  # seconds to wait before the request is signed and sent again
 
-    client.meta.events.register("before-sign.s3", note)
-    client.meta.events.register("needs-retry.s3", renew)  # type: ignore[arg-type]  # the stubs forget the answer
+    client.meta.events.register("before-sign.s3", record)
+    client.meta.events.register("needs-retry.s3", refresh)  # type: ignore[arg-type]  # the stubs omit the return value
 
 
-class _Sent(NamedTuple):
-    """What is noted of a request when it is signed."""
+class _SentRequest(NamedTuple):
+    """Recorded for each request when it is signed."""
 
     access_key_id: str
     redirected: bool
@@ -191,8 +191,8 @@ def _is_redirected(context: dict[str, Any]) -> bool:
     return bool(context.get("s3_redirect", {}).get("redirected"))
 
 
-class _Given(CredentialProvider):
-    """Hands credentials that exist already to a session."""
+class _StaticProvider(CredentialProvider):
+    """Provides a session with existing credentials."""
 
     METHOD = "assume-role"
 
@@ -213,21 +213,21 @@ def _source_session(access: S3Access) -> boto3.Session:
             region_name=access.region_name or None,
         )
     except BotoCoreError as error:
-        raise ConfigurationError(f"The AWS configuration of this machine cannot be used: {error}") from error
+        raise ConfigurationError(f"Cannot use this machine's AWS configuration: {error}") from error
 
 
-def _tell_secrets(client: Any, session: boto3.Session, on_secret: Callable[[str], None]) -> None:
-    """Tell the secret and the token of each key before the first request that is signed with it."""
-    credentials, told = session.get_credentials(), ""
+def _report_secrets(client: Any, session: boto3.Session, on_secret: Callable[[str], None]) -> None:
+    """Report the secret and token of each key before the first request that is signed with it."""
+    credentials, last_secret = session.get_credentials(), ""
     if credentials is None:
-        return  # the request will say so
+        return  # the request itself will fail
 
-    def tell(**_: Any) -> None:
-        nonlocal told
+    def report(**_: Any) -> None:
+        nonlocal last_secret
         keys = credentials.get_frozen_credentials()
-        if keys.secret_key and keys.secret_key != told:
-            told = keys.secret_key
+        if keys.secret_key and keys.secret_key != last_secret:
+            last_secret = keys.secret_key
             for secret in filter(None, (keys.secret_key, keys.token)):
                 on_secret(secret)
 
-    client.meta.events.register("before-sign", tell)
+    client.meta.events.register("before-sign", report)

@@ -1,6 +1,6 @@
-"""Objects in S3 buckets, or in those of any server that speaks S3's protocol.
+"""Objects in the buckets of S3 or a compatible server.
 
-Conditions are S3's own (``If-Match``, ``If-None-Match``), so exactly one of several writers wins wherever they run.
+Preconditions are S3's own (``If-Match``, ``If-None-Match``), so exactly one of several writers wins, wherever they run.
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ from airflow_batchexec.engine.storage.disk import disk_errors, open_regular
 from airflow_batchexec.engine.storage.s3.errors import (
     error_code,
     http_status,
-    is_refused_condition,
+    is_failed_precondition,
     s3_errors,
 )
-from airflow_batchexec.engine.storage.s3.session import S3Access, keep_usable, open_session, untold
-from airflow_batchexec.engine.storage.s3.transfer import TransferLimits, download, plain, quoted, upload
+from airflow_batchexec.engine.storage.s3.session import (
+    S3Access,
+    ignore_secret,
+    open_session,
+    refresh_rejected_keys,
+)
+from airflow_batchexec.engine.storage.s3.transfer import (
+    TransferLimits,
+    download,
+    quote_etag,
+    unquote_etag,
+    upload,
+)
 from airflow_batchexec.exceptions import ConfigurationError, ObjectChangedError, ObjectExistsError
 
 if TYPE_CHECKING:
@@ -46,12 +57,12 @@ _DEFAULT_LIMITS = TransferLimits()
 
 
 def connect(access: S3Access | None = None, *, limits: TransferLimits = _DEFAULT_LIMITS) -> S3Storage:
-    """Open S3; about 0.15 s. No request is made yet, but to STS where a role is assumed.
+    """Open S3, in about 0.15 s. This sends no request, except to STS to assume a role.
 
     Raises:
-        AccessDeniedError: The role may not be assumed.
+        AccessDeniedError: The caller may not assume the role.
         ConfigurationError: The endpoint, the region, the role or the machine's AWS configuration cannot be used.
-        StorageError: STS is out of reach.
+        StorageError: STS is unreachable.
     """
     access = access or S3Access()
     return S3Storage.from_session(
@@ -67,8 +78,8 @@ class S3Storage(BucketStorage):
     """``s3://`` locations.
 
     Args:
-        client: A boto3 client for S3. It is shared by all threads.
-        limits: What is moved in one piece, and how the rest is cut.
+        client: A boto3 client for S3, shared by all threads.
+        limits: The sizes for single-request and multipart transfers.
     """
 
     scheme = Scheme.S3
@@ -88,16 +99,16 @@ class S3Storage(BucketStorage):
         limits: TransferLimits = _DEFAULT_LIMITS,
         on_secret: Callable[[str], None] | None = None,
     ) -> S3Storage:
-        """Open S3 with a session's credentials, which may be ones that renew themselves.
+        """Open S3 with a session's credentials, which may be refreshable.
 
-        A bucket that lies in another region is found by the first request to it, and reached there from then on.
+        The first request to a bucket in another region detects the region, and later requests go there directly.
 
         Args:
-            session: Whose credentials, and where nothing else is said region, are taken.
+            session: The session with the credentials and the default region.
             endpoint_url: A server other than AWS.
             region_name: The region that is tried first.
-            limits: What is moved in one piece.
-            on_secret: Is told every secret and token before its first use.
+            limits: The sizes for single-request and multipart transfers.
+            on_secret: Called with every secret and token before its first use.
 
         Raises:
             ConfigurationError: The endpoint or the region is malformed.
@@ -108,7 +119,7 @@ class S3Storage(BucketStorage):
             read_timeout=READ_SECONDS,
             max_pool_connections=CONNECTIONS,
             tcp_keepalive=True,
-            # Servers other than AWS rarely have a name for each bucket.
+            # Servers other than AWS rarely have a DNS name for each bucket.
             s3={"addressing_style": "path"} if endpoint_url else None,
         )
         try:
@@ -117,40 +128,40 @@ class S3Storage(BucketStorage):
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(
-                f"endpoint_url, region_name: no S3 client can be made for {endpoint_url!r}, {region_name!r}: {error}",
+                f"endpoint_url, region_name: cannot create an S3 client for {endpoint_url!r}, {region_name!r}: {error}",
                 field="endpoint_url",
             ) from error
-        keep_usable(client, session, on_secret or untold)
+        refresh_rejected_keys(client, session, on_secret or ignore_secret)
         return cls(client=client, limits=limits)
 
     def stat(self, location: Location) -> ObjectInfo:
-        """The object as S3 knows it now."""
+        """Return the current state of the object."""
         bucket, key = self._address(location)
-        with s3_errors("look at", location):
+        with s3_errors("stat", location):
             try:
-                answer = self._client.head_object(Bucket=bucket, Key=key)
+                response = self._client.head_object(Bucket=bucket, Key=key)
             except ClientError as error:
                 self._check_bucket(error, location)
                 raise
-        return ObjectInfo(location, answer["ContentLength"], plain(answer["ETag"]))
+        return ObjectInfo(location, response["ContentLength"], unquote_etag(response["ETag"]))
 
     def read_with_etag(self, location: Location) -> tuple[bytes, str]:
-        """The content and the etag of one answer."""
+        """Read the content and the etag from one response."""
         bucket, key = self._address(location)
         with s3_errors("read", location):
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:
-                return body.read(), plain(answer["ETag"])
+            response = self._client.get_object(Bucket=bucket, Key=key)
+            with closing(response["Body"]) as body:
+                return body.read(), unquote_etag(response["ETag"])
 
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
-        """A download, in parallel ranges where the object is large."""
+        """Download the object, in parallel ranges if it is large."""
         self._address(info.location)
         with disk_errors(f"write {scratch_file} for", info.location.uri), s3_errors("fetch", info.location):
             download(self._client, info, scratch_file, self._limits)
         return scratch_file
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
-        """One request with a checksum, or a multipart upload that is aborted on any failure."""
+        """Upload in one request with a checksum, or in a multipart upload that is aborted on any failure."""
         self._address(location)
         with (
             disk_errors(f"publish {path} as", location.uri),
@@ -162,41 +173,41 @@ class S3Storage(BucketStorage):
         return info
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:
-        """One request with a checksum."""
+        """Write in one request with a checksum."""
         bucket, key = self._address(location)
         with s3_errors("write", location):
-            answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="CRC32")
-        return ObjectInfo(location, len(data), plain(answer["ETag"]))
+            response = self._client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="CRC32")
+        return ObjectInfo(location, len(data), unquote_etag(response["ETag"]))
 
     def create(self, location: Location, data: bytes) -> ObjectInfo:
-        """A write that S3 refuses where there is an object."""
+        """Write if S3 has no such object."""
         bucket, key = self._address(location)
         with s3_errors("create", location, refused=ObjectExistsError):
             try:
-                answer = self._client.put_object(
+                response = self._client.put_object(
                     Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", ChecksumAlgorithm="CRC32"
                 )
             except ClientError as error:
-                return self._own_earlier_write(error, location, data)
-        return ObjectInfo(location, len(data), plain(answer["ETag"]))
+                return self._earlier_write(error, location, data)
+        return ObjectInfo(location, len(data), unquote_etag(response["ETag"]))
 
     def replace(self, location: Location, data: bytes, *, etag: str) -> ObjectInfo:
-        """A write that S3 refuses where the object has another etag."""
+        """Write if the object still has this etag."""
         bucket, key = self._address(location)
         with s3_errors("replace", location, absent=ObjectChangedError):
             try:
-                answer = self._client.put_object(
-                    Bucket=bucket, Key=key, Body=data, IfMatch=quoted(etag), ChecksumAlgorithm="CRC32"
+                response = self._client.put_object(
+                    Bucket=bucket, Key=key, Body=data, IfMatch=quote_etag(etag), ChecksumAlgorithm="CRC32"
                 )
             except ClientError as error:
-                return self._own_earlier_write(error, location, data)
-        return ObjectInfo(location, len(data), plain(answer["ETag"]))
+                return self._earlier_write(error, location, data)
+        return ObjectInfo(location, len(data), unquote_etag(response["ETag"]))
 
     def delete(self, location: Location, *, etag: str | None = None) -> None:
-        """With an etag: compared first, then deleted on the condition that it has not changed since.
+        """Delete the object; with an etag, compare it first, then delete on the condition that it is unchanged.
 
-        A server that does not know conditional deletes ignores the condition or refuses it; there an object that
-        is written between the two is deleted too.
+        A server without conditional deletes ignores or rejects the condition; there, an object that is written between
+        the two requests is deleted too.
         """
         bucket, key = self._address(location)
         with s3_errors("delete", location):
@@ -204,8 +215,8 @@ class S3Storage(BucketStorage):
                 self._client.delete_object(Bucket=bucket, Key=key)
                 return
             try:
-                self._client.head_object(Bucket=bucket, Key=key, IfMatch=quoted(etag))
-                self._client.delete_object(Bucket=bucket, Key=key, IfMatch=quoted(etag))
+                self._client.head_object(Bucket=bucket, Key=key, IfMatch=quote_etag(etag))
+                self._client.delete_object(Bucket=bucket, Key=key, IfMatch=quote_etag(etag))
             except ClientError as error:
                 if http_status(error) == 404:  # noqa: PLR2004  HTTP: nothing to delete
                     self._check_bucket(error, location)
@@ -224,22 +235,22 @@ class S3Storage(BucketStorage):
             for page in pages:
                 for entry in page.get("Contents", []):
                     location = Location(Scheme.S3, folder.bucket, entry["Key"])
-                    yield ObjectInfo(location, entry["Size"], plain(entry["ETag"]))
+                    yield ObjectInfo(location, entry["Size"], unquote_etag(entry["ETag"]))
 
     def _read_range(self, location: Location, first: int, last: int | None) -> bytes:
         bucket, key = self._address(location)
         with s3_errors("read", location):
             try:
-                answer = self._client.get_object(Bucket=bucket, Key=key, Range=byte_range(first, last))
+                response = self._client.get_object(Bucket=bucket, Key=key, Range=byte_range(first, last))
             except ClientError as error:
                 if error_code(error) == "InvalidRange":
                     return b""
                 raise
-            with closing(answer["Body"]) as body:
+            with closing(response["Body"]) as body:
                 return body.read()
 
     def _check_bucket(self, error: ClientError, location: Location) -> None:
-        """A HEAD's 404 has no body to say what is missing: ask for the bucket alone."""
+        """Raise ``BucketNotFoundError`` if the bucket is missing: a HEAD's 404 has no body to say so."""
         if http_status(error) != 404:  # noqa: PLR2004  HTTP: not found
             return
         try:
@@ -248,10 +259,10 @@ class S3Storage(BucketStorage):
             if http_status(bucket_error) == 404:  # noqa: PLR2004  HTTP: not found
                 raise missing_bucket(location) from error
 
-    def _own_earlier_write(self, error: ClientError, location: Location, data: bytes) -> ObjectInfo:
-        """What this very call wrote, where botocore has sent the request again; else the refusal."""
+    def _earlier_write(self, error: ClientError, location: Location, data: bytes) -> ObjectInfo:
+        """Return what an earlier attempt of this call wrote, if botocore has retried; else raise the error."""
         retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
-        if retried and is_refused_condition(error):
+        if retried and is_failed_precondition(error):
             info = self._written_earlier(location, data)
             if info is not None:
                 return info

@@ -1,7 +1,7 @@
-"""Moving the content of large and small objects between S3 and this machine's disk.
+"""Transfers of large and small objects between S3 and this machine's disk.
 
-Up: every byte travels with a checksum that S3 verifies, and an object appears in one step, also where it is sent in
-parts. Down: every range is asked for under the etag that was listed, so that parts of two versions never mix.
+Uploads: S3 verifies a checksum of every byte, and an object appears atomically, even if it is sent in parts.
+Downloads: every range is conditional on the etag that was listed, so parts of two versions never mix.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.config.locations import Location
 
-__all__ = ["TransferLimits", "download", "plain", "quoted", "upload"]
+__all__ = ["TransferLimits", "download", "quote_etag", "unquote_etag", "upload"]
 
-_MOST_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+_MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _READ_ATTEMPTS = 3
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _THREAD_NAME = "batchexec-s3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferLimits:
-    """What is moved in one piece, and how the rest is cut.
+    """The sizes for single-request and multipart transfers.
 
     Attributes:
-        single_bytes: Objects up to this size are moved by one request.
-        part_bytes: The size of a part of a larger one; S3 takes no part but the last below 5 MiB.
-        parallel: Parts that are moved at the same time. Uploads hold as many in memory.
+        single_bytes: The maximum size of an object that is transferred in one request.
+        part_bytes: The part size for larger objects; S3 requires at least 5 MiB for every part but the last.
+        parallel: The maximum number of concurrent parts. Uploads hold as many in memory.
     """
 
     single_bytes: int = 16 * 1024 * 1024
@@ -53,12 +53,12 @@ class TransferLimits:
 
 
 def download(client: S3Client, info: ObjectInfo, scratch_file: Path, limits: TransferLimits) -> None:
-    """Write the very object that was listed to ``scratch_file``; on any failure the file is removed.
+    """Download the exact object that was listed to ``scratch_file``; the file is removed on any failure.
 
     Raises:
-        ClientError, BotoCoreError: S3 did not give it.
-        OSError: The disk did not take it.
-        StorageError: Another number of bytes came.
+        ClientError, BotoCoreError: The request failed.
+        OSError: Writing to the disk failed.
+        StorageError: The number of bytes received is not the expected one.
     """
     with scratch(scratch_file) as descriptor:
         parallel_map(
@@ -70,32 +70,32 @@ def download(client: S3Client, info: ObjectInfo, scratch_file: Path, limits: Tra
 
 
 def upload(client: S3Client, source: int, location: Location, limits: TransferLimits) -> ObjectInfo:
-    """Send an open file; the object is there whole when this returns, and not at all when it raises.
+    """Upload an open file; the object exists and is complete if this returns, and does not appear if it raises.
 
     Raises:
-        ClientError, BotoCoreError: S3 did not take it.
+        ClientError, BotoCoreError: The request failed.
         OSError: The file cannot be read.
         StorageError: The file changed meanwhile.
     """
     size = os.fstat(source).st_size
     if size > limits.single_bytes:
         return _upload_parts(client, source, location, size, limits)
-    answer = client.put_object(
+    response = client.put_object(
         Bucket=location.bucket,
         Key=location.key,
         Body=_read_span(source, (0, size), location),
         ChecksumAlgorithm="CRC32",
     )
-    return ObjectInfo(location, size, plain(answer["ETag"]))
+    return ObjectInfo(location, size, unquote_etag(response["ETag"]))
 
 
-def plain(etag: str) -> str:
-    """An etag as this package keeps it, from S3's form of it."""
+def unquote_etag(etag: str) -> str:
+    """Return S3's etag without quotes, as in ``ObjectInfo``."""
     return etag.strip('"')
 
 
-def quoted(etag: str) -> str:
-    """The inverse of ``plain``: what a request's condition holds."""
+def quote_etag(etag: str) -> str:
+    """Return an etag with quotes, as in S3's preconditions; the inverse of ``unquote_etag``."""
     return f'"{etag}"'
 
 
@@ -107,7 +107,7 @@ def _upload_parts(
 
     def send(numbered: tuple[int, tuple[int, int]]) -> CompletedPartTypeDef:
         number, span = numbered
-        answer = client.upload_part(
+        response = client.upload_part(
             Bucket=bucket,
             Key=key,
             UploadId=upload_id,
@@ -115,14 +115,14 @@ def _upload_parts(
             Body=_read_span(source, span, location),
             ChecksumAlgorithm="CRC32",
         )
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": answer["ChecksumCRC32"]}
+        return {"PartNumber": number, "ETag": response["ETag"], "ChecksumCRC32": response["ChecksumCRC32"]}
 
     try:
         parts = parallel_map(
             send, enumerate(_spans(size, limits), start=1), threads=limits.parallel, name=_THREAD_NAME
         )
-        # S3 compares the size, each part's etag and each part's checksum with what it holds.
-        answer = client.complete_multipart_upload(
+        # S3 verifies the size, and each part's etag and checksum.
+        response = client.complete_multipart_upload(
             Bucket=bucket,
             Key=key,
             UploadId=upload_id,
@@ -132,17 +132,17 @@ def _upload_parts(
     except BaseException:
         _abort(client, location, upload_id)
         raise
-    return ObjectInfo(location, size, plain(answer["ETag"]))
+    return ObjectInfo(location, size, unquote_etag(response["ETag"]))
 
 
 def _abort(client: S3Client, location: Location, upload_id: str) -> None:
     try:
         client.abort_multipart_upload(Bucket=location.bucket, Key=location.key, UploadId=upload_id)
     except (ClientError, BotoCoreError, BatchExecError) as error:
-        # The last of them: a role's keys have run out and could not be replaced.
-        _log.warning(
-            "The parts that were sent for %s may still be stored, as upload %s: it could not be aborted (%s). "
-            "A lifecycle rule for incomplete multipart uploads removes such parts.",
+        # BatchExecError: a role's credentials have expired and could not be refreshed.
+        log.warning(
+            "Could not abort the multipart upload of %s, upload ID %s (%s). Its parts may still be stored; a lifecycle "
+            "rule for incomplete multipart uploads removes them.",
             location.uri,
             upload_id,
             type(error).__name__,
@@ -150,23 +150,23 @@ def _abort(client: S3Client, location: Location, upload_id: str) -> None:
 
 
 def _spans(size: int, limits: TransferLimits) -> list[tuple[int, int]]:
-    """Where each part starts and ends; an object of one piece, or of no bytes, has one."""
+    """Return the start and end of each part; an object in one piece, even an empty one, has one."""
     if size <= limits.single_bytes:
         return [(0, size)]
-    part = max(limits.part_bytes, -(-size // _MOST_PARTS))
+    part = max(limits.part_bytes, -(-size // _MAX_PARTS))
     return [(start, min(start + part, size)) for start in range(0, size, part)]
 
 
 def _read_span(source: int, span: tuple[int, int], location: Location) -> bytes:
     start, end = span
-    # In one piece: joining several would hold all of it twice.
+    # As a single piece: joining several would hold the content in memory twice.
     return b"".join(read_pieces(source, start, end, location, piece_bytes=end - start))
 
 
 def _download_span(client: S3Client, info: ObjectInfo, descriptor: int, span: tuple[int, int]) -> None:
-    """Write one range; where the connection breaks in the middle of an answer, go on from there.
+    """Download one range; if the connection breaks in the middle of a response, resume from there.
 
-    botocore tries a request again until its answer begins, and not after that.
+    botocore retries a request only until its response starts.
     """
     start, end = span
     position = start
@@ -189,8 +189,8 @@ def _open_range(client: S3Client, info: ObjectInfo, start: int, end: int) -> Str
     request: GetObjectRequestTypeDef = {
         "Bucket": info.location.bucket,
         "Key": info.location.key,
-        "IfMatch": quoted(info.etag),
+        "IfMatch": quote_etag(info.etag),
     }
-    if (start, end) != (0, info.size_bytes):  # S3 sends the stored checksum with a whole object only
+    if (start, end) != (0, info.size_bytes):  # S3 sends the stored checksum only with a whole object
         request["Range"] = byte_range(start, end - 1)
     return client.get_object(**request)["Body"]
