@@ -1,4 +1,4 @@
-"""The policies of ``docs/credentials.md`` with a test's own names in them, and the tokens that one of them asks for."""
+"""The policies of ``docs/credentials.md`` with a test's names filled in, and the tokens that one of them requires."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAY_ASSUME = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
 
 
 def documented_policy(file: str, **names: str) -> dict[str, Any]:
-    """A policy of the document, with each placeholder replaced."""
+    """Load a policy from the document, and replace its placeholders."""
     (text,) = [block.text for block in blocks(ROOT / "docs" / "credentials.md") if block.file == file]
     for placeholder, name in names.items():
         assert placeholder in text
@@ -25,7 +25,7 @@ def documented_policy(file: str, **names: str) -> dict[str, Any]:
 
 
 def trust(account_id: str, principal: str = "root", **condition: Any) -> dict[str, Any]:
-    """A trust policy for a principal of the account."""
+    """Create a trust policy for a principal of the account."""
     statement = {
         "Effect": "Allow",
         "Principal": {"AWS": f"arn:aws:iam::{account_id}:{principal}"},
@@ -41,7 +41,7 @@ def oidc_token(
     subject: str = "system:serviceaccount:jobs:worker",
     issuer: str = f"https://{ISSUER}",
 ) -> str:
-    """A token as a cluster gives it to a pod. The server reads it and does not check its signature."""
+    """Create a token as a cluster issues it to a pod. The server does not verify its signature."""
     parts = ({"alg": "RS256", "typ": "JWT"}, {"iss": issuer, "aud": audience, "sub": subject})
     return ".".join([*(_base64(json.dumps(part).encode()) for part in parts), _base64(b"signature")])
 

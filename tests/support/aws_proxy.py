@@ -1,6 +1,6 @@
-"""A proxy on loopback between botocore and the S3 and STS server, which can behave as AWS does and that server cannot.
+"""A proxy on loopback between botocore and the S3 and STS server, to emulate what that server lacks of AWS's behavior.
 
-It understands requests as a whole: rules may change one, answer it in the server's place, or change the answer.
+It handles whole requests: rules may change a request, respond instead of the server, or change the response.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "AwsProxy", "Request", "start_aws_proxy"]
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
-_GIVEN = re.compile(rb"<(AccessKeyId|SecretAccessKey|SessionToken)>([^<]+)</")
+_ISSUED = re.compile(rb"<(AccessKeyId|SecretAccessKey|SessionToken)>([^<]+)</")
 _EXPIRATION = re.compile(rb"(?<=<Expiration>)[^<]+(?=</Expiration>)")
-_OF_ONE_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """One request as received."""
 
     method: str
     path: str
@@ -43,29 +43,29 @@ class Request:
 
     @property
     def form(self) -> dict[str, str]:
-        """The fields of a call of STS; empty for S3."""
+        """The form fields of an STS request; empty for S3."""
         if not self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return {}
         return {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
 
     @property
     def action(self) -> str:
-        """What STS is asked for."""
+        """The action of an STS request; empty for S3."""
         return self.form.get("Action", "")
 
     @property
     def access_key_id(self) -> str:
-        """Whose signature it has."""
+        """The access key ID that signed the request."""
         return self._scope()[0]
 
     @property
     def region(self) -> str:
-        """The region that it is signed for."""
+        """The region that the request is signed for."""
         return self._scope()[1]
 
     @property
     def bucket(self) -> str:
-        """The bucket that it is for."""
+        """The bucket of the request."""
         return "" if self.action else urlsplit(self.path).path.strip("/").partition("/")[0]
 
     def _scope(self) -> tuple[str, str]:
@@ -75,7 +75,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer."""
+    """One response."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -83,14 +83,14 @@ class Answer:
 
     @classmethod
     def of_s3(cls, status: int, code: str, message: str, headers: dict[str, str], **more: str) -> Answer:
-        """An error as S3 words it."""
+        """Create an error response in S3's format."""
         return cls(
             status, headers, f"<Error>{_elements(Code=code, Message=message, **more)}</Error>".encode()
         )
 
     @classmethod
     def of_sts(cls, status: int, code: str, message: str) -> Answer:
-        """An error as STS words it."""
+        """Create an error response in STS's format."""
         body = f"<ErrorResponse><Error>{_elements(Code=code, Message=message)}</Error></ErrorResponse>"
         return cls(status, {"content-type": "text/xml"}, body.encode())
 
@@ -100,10 +100,10 @@ class AwsProxy:
     """A running proxy.
 
     Attributes:
-        endpoint_url: Its address.
-        requests: All requests that came, in order.
-        rules: What is done with a request; the first is asked first.
-        given: The ids, secrets and tokens of all sessions that STS has given.
+        endpoint_url: The proxy's URL.
+        requests: All requests received, in order.
+        rules: The handlers of a request; each may call the next.
+        given: The IDs, secrets and tokens of all sessions that STS has issued.
     """
 
     endpoint_url: str
@@ -115,34 +115,34 @@ class AwsProxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, action: str) -> int:
-        """How often STS was asked for this."""
+        """Return how often STS received this action."""
         return sum(request.action == action for request in self.requests)
 
     def session_life(
-        self, seconds: int, *, told_seconds: int | None = None, keys: Keys | None = None
+        self, seconds: int, *, reported_seconds: int | None = None, keys: Keys | None = None
     ) -> None:
-        """Let roles be assumed for so long, shorter than STS itself would.
+        """Set the lifetime of role sessions, which may be shorter than STS itself allows.
 
         Args:
-            seconds: After which the server refuses the session.
-            told_seconds: What the answer says; the same, if nothing is given.
-            keys: Of the user who assumes the role; not needed for a web identity, whose requests are not signed.
+            seconds: The lifetime after which the server rejects the session.
+            reported_seconds: The lifetime in the response; ``seconds`` by default.
+            keys: The keys of the user who assumes the role; not needed for a web identity, whose requests are unsigned.
         """
 
         def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
             if not request.action.startswith("AssumeRole"):
                 return pass_on(request)
             body = urlencode({**request.form, "DurationSeconds": seconds}).encode()
-            answer = pass_on(_signed(replace(request, body=body), keys))
-            if told_seconds is None:
-                return answer
-            told = datetime.now(UTC) + timedelta(seconds=told_seconds)
-            return replace(answer, body=_EXPIRATION.sub(f"{told:%Y-%m-%dT%H:%M:%SZ}".encode(), answer.body))
+            response = pass_on(_signed(replace(request, body=body), keys))
+            if reported_seconds is None:
+                return response
+            expiration = f"{datetime.now(UTC) + timedelta(seconds=reported_seconds):%Y-%m-%dT%H:%M:%SZ}"
+            return replace(response, body=_EXPIRATION.sub(expiration.encode(), response.body))
 
         self.rules.append(rule)
 
     def refuse_other_regions(self, bucket: str, region: str) -> None:
-        """Answer as a bucket's own endpoint does where the signature is for another region."""
+        """Respond as a bucket's endpoint does if the signature is for another region."""
 
         def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
             if request.bucket != bucket or request.region == region:
@@ -159,7 +159,7 @@ class AwsProxy:
         self.rules.append(rule)
 
     def refuse_as_expired(self) -> None:
-        """Answer as S3 does where a session has expired, for those that :meth:`expire_all` is about."""
+        """Respond as S3 does if a session has expired, for the sessions of :meth:`expire_all`."""
 
         def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
             if request.action or request.access_key_id not in self._expired:
@@ -171,20 +171,20 @@ class AwsProxy:
         self.rules.append(rule)
 
     def expire_all(self) -> None:
-        """Let every key that has been used, and the one that STS has given last, count as expired."""
+        """Treat every key that has been used or issued by STS so far as expired."""
         self._expired |= self.given | {request.access_key_id for request in self.requests}
 
     def answer_sts(self, answer: Answer, *, after: int = 0) -> None:
-        """Give this answer to whoever asks STS, but for the first few."""
+        """Return this response to STS requests, except to the first ``after`` ones."""
 
         def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
-            asked = sum(bool(earlier.action) for earlier in self.requests)
-            return answer if request.action and asked > after else pass_on(request)
+            received = sum(bool(earlier.action) for earlier in self.requests)
+            return answer if request.action and received > after else pass_on(request)
 
         self.rules.append(rule)
 
     def handle(self, request: Request) -> Answer:
-        """What the proxy makes of a request."""
+        """Record a request, and respond to it by the rules."""
         with self._lock:
             self.requests.append(request)
         return self._apply(request, list(self.rules))
@@ -192,23 +192,23 @@ class AwsProxy:
     def _apply(self, request: Request, rules: list[Any]) -> Answer:
         if not rules:
             return self._forward(request)
-        answer: Answer = rules[0](request, lambda changed: self._apply(changed, rules[1:]))
-        return answer
+        response: Answer = rules[0](request, lambda changed: self._apply(changed, rules[1:]))
+        return response
 
     def _forward(self, request: Request) -> Answer:
         with closing(http.client.HTTPConnection(*self.target, timeout=120)) as connection:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
-                if name not in _OF_ONE_HOP:
+                if name not in _HOP_BY_HOP:
                     connection.putheader(name, value)
             connection.putheader("content-length", str(len(request.body)))
             connection.endheaders(request.body)
-            answer = connection.getresponse()
-            headers = {name.lower(): value for name, value in answer.getheaders()}
-            body = answer.read()
+            response = connection.getresponse()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            body = response.read()
             if request.action:
-                self.given.update(found.decode() for _, found in _GIVEN.findall(body))
-            return Answer(answer.status, headers, body)
+                self.given.update(found.decode() for _, found in _ISSUED.findall(body))
+            return Answer(response.status, headers, body)
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def start_aws_proxy(target_url: str) -> Iterator[AwsProxy]:
     """Run a proxy in front of a server until the block ends."""
     address = urlsplit(target_url)
     proxy = AwsProxy("", (str(address.hostname), int(address.port or 80)))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(proxy))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_class(proxy))
     proxy.endpoint_url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -228,7 +228,7 @@ def start_aws_proxy(target_url: str) -> Iterator[AwsProxy]:
         server.server_close()
 
 
-def _handler_of(proxy: AwsProxy) -> type[BaseHTTPRequestHandler]:
+def _handler_class(proxy: AwsProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 120
@@ -236,21 +236,23 @@ def _handler_of(proxy: AwsProxy) -> type[BaseHTTPRequestHandler]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = proxy.handle(Request(self.command, self.path, headers, body))
-            self.send_response_only(answer.status)
-            for name, value in answer.headers.items():
-                if name not in _OF_ONE_HOP:
+            response = proxy.handle(Request(self.command, self.path, headers, body))
+            self.send_response_only(response.status)
+            for name, value in response.headers.items():
+                if name not in _HOP_BY_HOP:
                     self.send_header(name, value)
-            length = len(answer.body) if self.command != "HEAD" else answer.headers.get("content-length", 0)
-            if answer.status != 204:
+            length = (
+                len(response.body) if self.command != "HEAD" else response.headers.get("content-length", 0)
+            )
+            if response.status != 204:
                 self.send_header("content-length", str(length))
             self.send_header("connection", "close")
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(response.body)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
         setattr(Handler, f"do_{method}", Handler.handle_any)
@@ -258,7 +260,7 @@ def _handler_of(proxy: AwsProxy) -> type[BaseHTTPRequestHandler]:
 
 
 def _has_key(request: Request) -> bool:
-    """Whether it is about an object rather than a bucket."""
+    """Whether the request is for an object rather than a bucket."""
     return bool(urlsplit(request.path).path.strip("/").partition("/")[2])
 
 
@@ -267,7 +269,7 @@ def _elements(**texts: str) -> str:
 
 
 def _signed(request: Request, keys: Keys | None) -> Request:
-    """The request with a new signature for its changed body."""
+    """Sign the request again for its changed body."""
     if keys is None:
         return request
     url = f"http://{request.headers['host']}{request.path}"

@@ -1,7 +1,7 @@
-"""A proxy on loopback that breaks chosen answers of a real server, as a network does.
+"""A proxy on loopback that breaks chosen responses of a real server, as a network does.
 
-It passes bytes on as they come. Where a request line matches a fault, the answer to it is cut off after some bytes
-and the connection is closed; the server has then done what it was asked, and the client does not know it.
+It forwards bytes as they arrive. If a request line matches a fault, the response is cut off after some bytes and the
+connection is closed; the server has then processed the request, and the client does not know it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class FlakyProxy:
     """A running proxy.
 
     Attributes:
-        endpoint_url: Its address.
-        requests: The request lines that came, in order.
+        endpoint_url: The proxy's URL.
+        requests: The request lines received, in order.
     """
 
     endpoint_url: str
@@ -38,12 +38,12 @@ class FlakyProxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cut(self, pattern: str, *, after_bytes: int = 0, times: int = 1) -> None:
-        """Cut the answers to the next requests whose line matches."""
+        """Cut off the responses to the next requests whose line matches."""
         with self._lock:
             self._faults.extend([(re.compile(pattern), after_bytes)] * times)
 
     def fault_for(self, line: str) -> int | None:
-        """The bytes after which the answer to this request is cut; ``None`` where it passes."""
+        """Return after how many bytes the response to this request is cut off; ``None`` if it passes."""
         with self._lock:
             self.requests.append(line)
             for index, (pattern, after_bytes) in enumerate(self._faults):
@@ -89,7 +89,7 @@ def start_flaky_proxy(target_url: str) -> Iterator[FlakyProxy]:
 
 
 class _Connection:
-    """Two ends, and how many more bytes of the current answer pass."""
+    """The two ends of a connection, and how many more bytes of the current response pass."""
 
     def __init__(self, proxy: FlakyProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
@@ -98,12 +98,15 @@ class _Connection:
         self._remaining: int | None = None
 
     def start(self) -> list[threading.Thread]:
-        threads = [threading.Thread(target=self._pass_requests), threading.Thread(target=self._pass_answers)]
+        threads = [
+            threading.Thread(target=self._forward_requests),
+            threading.Thread(target=self._forward_responses),
+        ]
         for thread in threads:
             thread.start()
         return threads
 
-    def _pass_requests(self) -> None:
+    def _forward_requests(self) -> None:
         with suppress(OSError):
             while data := self._client.recv(65536):
                 if line := _REQUEST_LINE.match(data):
@@ -111,7 +114,7 @@ class _Connection:
                 self._server.sendall(data)
         _hang_up(self._server)
 
-    def _pass_answers(self) -> None:
+    def _forward_responses(self) -> None:
         with suppress(OSError):
             while data := self._server.recv(65536):
                 if self._remaining is not None and not data.startswith(b"HTTP/1.1 100 "):

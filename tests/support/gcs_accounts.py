@@ -1,4 +1,4 @@
-"""Service accounts for tests: keys made at run time, and the giving of tokens for what is signed with them."""
+"""Service accounts for tests: generates keys at run time, and issues tokens for requests signed with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 __all__ = ["Account", "Accounts"]
 
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_AUDIENCE = "https://oauth2.googleapis.com/token"  # Google's library names it whatever the key's token_uri is
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # Google's library uses it whatever the key's token_uri is
 _SCOPES = {
     "https://www.googleapis.com/auth/devstorage.read_write",
     "https://www.googleapis.com/auth/devstorage.full_control",
@@ -28,11 +28,11 @@ _SCOPES = {
 
 @dataclass(frozen=True)
 class Account:
-    """A service account, and its key as Google gives it out.
+    """A service account, and its key as Google issues it.
 
     Attributes:
-        email: Its name.
-        key: The JSON text of its key.
+        email: The account's name.
+        key: The JSON text of the account's key.
     """
 
     email: str
@@ -45,7 +45,7 @@ class Account:
 
 
 class Accounts:
-    """What Google knows of its service accounts: their public keys, and whose a token is."""
+    """Google's records of service accounts: their public keys, and the tokens they hold."""
 
     def __init__(self) -> None:
         self._public: dict[str, rsa.RSAPublicKey] = {}
@@ -54,7 +54,7 @@ class Accounts:
         self.given = 0
 
     def make(self, name: str, *, token_uri: str, known: bool = True) -> Account:
-        """A new account; one that is not known has a key that nobody at Google has the other half of."""
+        """Create an account; if it is not ``known``, Google does not have its public key."""
         email = f"{name}@tests.iam.gserviceaccount.com"
         private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = private.private_bytes(
@@ -76,23 +76,23 @@ class Accounts:
         return Account(email, json.dumps(key, indent=2))
 
     def holder(self, token: str) -> str | None:
-        """The account that a token was given to."""
+        """Return the account that a token was issued to."""
         return self._tokens.get(token)
 
     def forget_tokens(self) -> None:
-        """Let every token that was given be of no use."""
+        """Invalidate all issued tokens."""
         with self._lock:
             self._tokens.clear()
 
     def exchange(self, form: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
-        """The answer to a request for a token (RFC 7523): HTTP status and content."""
+        """Respond to a token request (RFC 7523) with HTTP status and content."""
         if form.get("grant_type") != [_GRANT]:
             return 400, {"error": "unsupported_grant_type"}
         try:
             email = self._signer(form["assertion"][0])
         except (ValueError, KeyError, binascii.Error, InvalidSignature) as error:
-            described = str(error) if isinstance(error, ValueError) else "Invalid JWT Signature."
-            return 400, {"error": "invalid_grant", "error_description": described}
+            description = str(error) if isinstance(error, ValueError) else "Invalid JWT Signature."
+            return 400, {"error": "invalid_grant", "error_description": description}
         token = secrets.token_urlsafe(32)
         with self._lock:
             self._tokens[token] = email
@@ -103,21 +103,21 @@ class Accounts:
         header, claims, signature = assertion.split(".")
         if json.loads(_decoded(header))["alg"] != "RS256":
             raise ValueError("Invalid JWT: not signed with RS256.")
-        stated = json.loads(_decoded(claims))
-        if stated["iss"] not in self._public:
+        claimed = json.loads(_decoded(claims))
+        if claimed["iss"] not in self._public:
             raise ValueError("Invalid grant: account not found")
-        self._public[stated["iss"]].verify(
+        self._public[claimed["iss"]].verify(
             _decoded(signature), f"{header}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
         )
         now = time.time()
         if (
-            stated["aud"] != _AUDIENCE
-            or not stated["iat"] - 60 <= now < stated["exp"] <= stated["iat"] + 3600
+            claimed["aud"] != _AUDIENCE
+            or not claimed["iat"] - 60 <= now < claimed["exp"] <= claimed["iat"] + 3600
         ):
-            raise ValueError("Invalid JWT: not for this server, or not now.")
-        if not _SCOPES & set(stated["scope"].split()):
+            raise ValueError("Invalid JWT: wrong audience or lifetime.")
+        if not _SCOPES & set(claimed["scope"].split()):
             raise ValueError("Invalid OAuth scope.")
-        return str(stated["iss"])
+        return str(claimed["iss"])
 
 
 def _decoded(text: str) -> bytes:

@@ -1,6 +1,6 @@
-"""A Google Cloud Storage server for tests: it checks credentials, and lives as long as a ``with`` block.
+"""A Google Cloud Storage server for tests: it checks credentials, and runs for the duration of a ``with`` block.
 
-It is fake-gcs-server, a program of its own, behind the gate of ``gcs_gate``, which gives and asks for tokens.
+It is fake-gcs-server, a separate program, behind the gate of ``gcs_gate``, which issues and checks tokens.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class GcsServer:
     """A running server.
 
     Attributes:
-        endpoint_url: Its address on loopback, which is the gate's.
-        open_url: The address of fake-gcs-server itself, which asks for no credentials.
-        account: Who may do everything.
-        denied: Who may do nothing.
-        stranger: Who has the first one's name and a key that Google does not know.
-        gate: The gate, for what a test stages.
-        pid: The server's process.
+        endpoint_url: The gate's URL on loopback.
+        open_url: The URL of fake-gcs-server itself, which requires no credentials.
+        account: An account with full access.
+        denied: An account without any permission.
+        stranger: ``account`` with a key that Google does not know.
+        gate: The gate, for staging faults.
+        pid: The server's process ID.
     """
 
     endpoint_url: str
@@ -54,13 +54,13 @@ class GcsServer:
     pid: int
 
     def make_bucket(self, name: str | None = None) -> str:
-        """A new bucket; without a name, one that no other test has."""
+        """Create a bucket; without a name, under a unique one."""
         name = name or f"bucket-{os.getpid()}-{next(_bucket_numbers)}"
         self._post("/storage/v1/b?project=tests", json.dumps({"name": name}).encode(), "application/json")
         return name
 
     def put(self, bucket: str, key: str, data: bytes, **metadata: str) -> None:
-        """An object as others put it there: with any name, and with such metadata as ``contentEncoding``."""
+        """Upload an object as another client would: with any name, and with metadata such as ``contentEncoding``."""
         head = json.dumps({"name": key, **metadata})
         body = (
             f"--mark\r\nContent-Type: application/json\r\n\r\n{head}\r\n"
@@ -82,7 +82,7 @@ class GcsServer:
 
 @contextmanager
 def start_gcs_server(folder: Path) -> Iterator[GcsServer]:
-    """Run a server that keeps its objects in memory and its log in ``folder``; it is ended on leaving."""
+    """Run a server with its objects in memory and its log in ``folder``; it is terminated on exit."""
     port = free_port()
     log = folder / "gcs-server.log"
     options = ["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-log-level", "error"]
@@ -149,4 +149,4 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
         except OSError:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"The GCS server is not ready:\n{log.read_text()}") from None
-            time.sleep(0.02)  # between two looks at a condition
+            time.sleep(0.02)  # between polls

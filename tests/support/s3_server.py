@@ -1,6 +1,6 @@
-"""A real S3 server for tests: it checks signatures and policies, and lives as long as a ``with`` block.
+"""A real S3 server for tests: it checks signatures and policies, and runs for the duration of a ``with`` block.
 
-Integration tests hand ``endpoint_url`` and the keys to other processes; everything else may use the client.
+Integration tests pass ``endpoint_url`` and the keys to other processes; other tests may use the client.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class Keys:
-    """One user's pair of keys."""
+    """A user's access key."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
@@ -47,15 +47,15 @@ class Keys:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server, and a user who may do everything in it.
+    """A running server, and a user with full access to it.
 
     Attributes:
-        endpoint_url: Its address on loopback.
-        access_key_id: The user's key.
+        endpoint_url: The server's URL on loopback.
+        access_key_id: The user's access key ID.
         secret_access_key: The user's secret.
-        denied: The keys of a user who has no permission at all.
-        region: The region that buckets are made in.
-        pid: The server's process.
+        denied: The keys of a user without any permission.
+        region: The region that buckets are created in.
+        pid: The server's process ID.
     """
 
     endpoint_url: str
@@ -67,12 +67,12 @@ class S3Server:
 
     @property
     def root_iam(self) -> Any:
-        """A new client that may do everything with users, roles and their policies."""
+        """A new client with full access to users, roles and policies."""
         return _root_client("iam", self.endpoint_url)
 
     @property
     def account_id(self) -> str:
-        """The account that buckets, users and roles belong to."""
+        """The account that owns buckets, users and roles."""
         with closing(_root_client("sts", self.endpoint_url)) as sts:
             account_id: str = sts.get_caller_identity()["Account"]
             return account_id
@@ -89,24 +89,24 @@ class S3Server:
         )
 
     def make_bucket(self, name: str | None = None, *, region: str = "") -> str:
-        """A new bucket; without a name, one that no other test has."""
+        """Create a bucket; without a name, under a unique one."""
         name = name or f"bucket-{os.getpid()}-{next(_numbers)}"
-        place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region else {}
-        self.client.create_bucket(Bucket=name, **place)  # type: ignore[arg-type]  # a region is any text here
+        options = {"CreateBucketConfiguration": {"LocationConstraint": region}} if region else {}
+        self.client.create_bucket(Bucket=name, **options)  # type: ignore[arg-type]  # a region is any string here
         return name
 
     def make_user(self, *statements: dict[str, Any]) -> Keys:
-        """The keys of a new user who may do what the statements of a policy allow."""
+        """Create a user with the given policy statements, and return its keys."""
         with closing(self.root_iam) as iam:
             return _make_user(iam, f"user-{os.getpid()}-{next(_numbers)}", *statements)
 
     def make_role(self, trust: dict[str, Any], *statements: dict[str, Any], name: str | None = None) -> str:
-        """The ARN of a new role.
+        """Create a role and return its ARN.
 
         Args:
-            trust: Its trust policy.
-            statements: What it may do; without any, everything in S3.
-            name: Its name; without one, a name that no other test has.
+            trust: The role's trust policy.
+            statements: The role's policy statements; full access to S3 by default.
+            name: The role's name; a unique one by default.
         """
         name = name or f"role-{os.getpid()}-{next(_numbers)}"
         with closing(self.root_iam) as iam:
@@ -121,7 +121,7 @@ class S3Server:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 @contextmanager
 def start_s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server that keeps its files and its log in ``folder``; it is ended, and waited for, on leaving."""
+    """Run a server with its files and its log in ``folder``; it is terminated and awaited on exit."""
     program = Path(sys.executable).with_name("ministack")
     command = str(program) if program.exists() else shutil.which("ministack")
     assert command, "ministack is missing; install the project's [test] extra"
@@ -193,17 +193,17 @@ def _wait_until_ready(process: subprocess.Popen[bytes], endpoint_url: str, log: 
         except OSError:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"The S3 server is not ready:\n{log.read_text()}") from None
-            time.sleep(0.02)  # between two looks at a condition
+            time.sleep(0.02)  # between polls
 
 
 def policy(*statements: dict[str, Any]) -> str:
-    """A policy document."""
+    """Format a policy document."""
     return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
 
 
 def _root_client(service: str, endpoint_url: str) -> Any:
     return boto3.client(
-        service,  # type: ignore[call-overload]  # any service
+        service,  # type: ignore[call-overload]  # the stubs want a literal
         endpoint_url=endpoint_url,
         region_name=REGION,
         aws_access_key_id="test",

@@ -348,12 +348,12 @@ def _is_id(name: str) -> bool:
     return True
 
 
-def _hint(wanted: str, known: list[str], kind: str) -> str:
+def _hint(name: str, known: list[str], kind: str) -> str:
     if not known:
         return f"It contains no {kind}."
     import difflib  # noqa: PLC0415  only for the message
 
-    close = difflib.get_close_matches(wanted, known, n=3)
+    close = difflib.get_close_matches(name, known, n=3)
     return f"Did you mean {_join(close)}?" if close else f"Available {kind}: {_join(known)}."
 
 

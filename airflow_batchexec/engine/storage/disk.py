@@ -37,8 +37,8 @@ __all__ = [
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _PREFIX, _SUFFIX = ".batchexec-", ".tmp"
-# A complete file about to replace another one, which takes a rename and so a name. It exists only while the folder is
-# locked.
+# The name of a complete file until it is renamed over another: an unnamed file can be linked but not renamed. It exists
+# only while the folder is locked.
 _REPLACEMENT = f"{_PREFIX}replacement{_SUFFIX}"
 # If the platform lacks O_TMPFILE, opening the folder fails with EISDIR, as it does on kernels without support.
 _O_TMPFILE: int = getattr(os, "O_TMPFILE", 0)
@@ -187,7 +187,7 @@ def is_temporary(name: str) -> bool:
 
 
 def write_all(descriptor: int, data: bytes, position: int | None = None) -> None:
-    """Write all of ``data``, where a single ``write`` may write only part of it.
+    """Write all of ``data``, even if a single ``write`` takes only part of it.
 
     Args:
         descriptor: The file descriptor.

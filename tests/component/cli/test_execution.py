@@ -118,10 +118,10 @@ def test_start_json_output_is_the_servers_response(execution, server):
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
 def test_a_refused_start_reports_the_reason(execution, server, status):
-    answer = {"batch_id": "", "success": False, "failure_message": "model_id: there is no model 'churn'."}
+    answer = {"batch_id": "", "success": False, "failure_message": "model_id: model 'churn' not found."}
     server.on(f"POST {START}", Reply(status, answer))
     refused = execution("start", *BUCKETS, code=2)
-    assert (refused.stdout, refused.stderr) == ("", "error: model_id: there is no model 'churn'.\n")
+    assert (refused.stdout, refused.stderr) == ("", "error: model_id: model 'churn' not found.\n")
     assert json.loads(execution("start", *BUCKETS, "--output=json", code=2).stdout) == answer
 
 

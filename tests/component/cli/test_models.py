@@ -100,13 +100,13 @@ def test_list_reports_an_empty_repository(batchexec, repository):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "nowhere", "--model-id", "m"], "nowhere is no folder"),
+        (["build", "nowhere", "--model-id", "m"], "nowhere is not a directory"),
         (["build", ".", "--model-id", "../up"], "model_id: '../up' is not a valid ID"),
-        (["deploy", "--model-id", "m", "--build-id", "v1"], "there is no model 'm'"),
+        (["deploy", "--model-id", "m", "--build-id", "v1"], "model 'm' not found"),
         (["deploy", "--model-id", "m", "--build-id", "v1", "--instance", "smal"], "Did you mean 'small'?"),
         (
             ["deploy", "--model-id", "m", "--build-id", "v1", "--pods", "0"],
-            "pods: 0 is no whole number above 0",
+            "pods: 0 is not a positive integer",
         ),
         (
             ["deploy", "--model-id", "m", "--build-id", "v1", "--purchase-option", "free"],
@@ -197,7 +197,7 @@ def test_installed_program_works(environment, folder):
     assert (built.returncode, built.stderr) == (0, "")
     refused = run_program(environment, "models", "list", "--model-id", "n")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: model_id: there is no model 'n'")
+    assert refused.stderr.startswith("error: model_id: model 'n' not found")
     assert "Traceback" not in refused.stderr
 
 

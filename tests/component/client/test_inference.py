@@ -158,7 +158,7 @@ def test_arguments_that_do_not_apply_to_local_runs_are_refused(inference, orders
         ({"task_timeout": -1}, ConfigurationError, "^task_timeout: "),
         ({"executors": -1}, ConfigurationError, "^executors: "),
         ({"instance": "huge"}, ConfigurationError, "^instance: unknown instance 'huge'"),
-        ({"model_id": "kelvin"}, ModelNotFoundError, "there is no model 'kelvin'"),
+        ({"model_id": "kelvin"}, ModelNotFoundError, "model 'kelvin' not found"),
         ({"input_file_type": "feather"}, NoInputFilesError, "feather|FEATHER"),
     ],
 )

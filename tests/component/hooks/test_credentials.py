@@ -555,7 +555,7 @@ def test_the_connection_test_reports_an_unreachable_server(secrets, caller):
     status, message = BatchExecutionHook().test_connection()
 
     assert not status
-    assert "out of reach" in message
+    assert "unreachable" in message
 
 
 def test_on_a_server_without_sts_the_connection_test_lists_buckets(secrets, s3_server, owner, caller, proxy):

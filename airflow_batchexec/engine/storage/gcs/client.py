@@ -130,8 +130,8 @@ class GcsConnection:
 class _TokenRequest(Request):
     """The transport for token requests.
 
-    Google's library also sends each token to Google to look up its allowed locations, which is skipped for other
-    servers.
+    Google's library also sends each token to Google to look up its allowed locations; a token for another server must
+    not be sent there.
 
     Args:
         session: The session for the requests.

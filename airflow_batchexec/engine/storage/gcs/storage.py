@@ -202,7 +202,7 @@ class GcsStorage(BucketStorage):
     def _check_bucket(self, error: GoogleAPICallError, location: Location) -> None:
         """Raise ``BucketNotFoundError`` if the bucket is missing, which Google reports as a missing object too.
 
-        The check is a listing, which needs no permission that executions do not need anyway. It is made once per bucket.
+        The check is a listing, once per bucket, which needs no permission that executions do not need anyway.
         """
         if location.bucket in self._known_buckets:
             return

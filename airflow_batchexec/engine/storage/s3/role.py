@@ -33,8 +33,8 @@ _MIN_SECONDS, _MAX_SECONDS = 900, 43_200
 # A region of each AWS partition that always has an STS.
 _HOME_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 
-# Credentials are refreshed in the last quarter of their lifetime, but at most 15 minutes before they expire; in the last
-# eighth, but at most 10 minutes before, every request waits for the refresh. With botocore's own 15 and 10 minutes,
+# Credentials are refreshed in the last quarter of their lifetime, at most 15 minutes before they expire; in the last
+# eighth, at most 10 minutes before, every request waits for the refresh. With botocore's own 15 and 10 minutes,
 # credentials that live 15 minutes would be refreshed before each request.
 _ADVISORY_FRACTION, _ADVISORY_SECONDS = 0.25, 900.0
 _MANDATORY_FRACTION, _MANDATORY_SECONDS = 0.125, 600.0
@@ -48,8 +48,8 @@ class Role:
         arn: The role's ARN.
         session_name: The name of the role session, as shown in AWS's logs.
         external_id: The external ID, if the role's trust policy requires one.
-        duration_seconds: The lifetime of the temporary credentials, 900 to 43200; they are refreshed before they expire.
-            At most the role's own limit, and at most 3600 if it is assumed from another role.
+        duration_seconds: The lifetime of the temporary credentials, 900 to 43200; they are refreshed before they
+            expire. At most the role's own limit, and at most 3600 if it is assumed from another role.
         web_identity_token_file: A file with an OIDC token, read again for each request. With it, the role is assumed by
             ``AssumeRoleWithWebIdentity`` and needs no other credentials; otherwise by ``AssumeRole``.
 

@@ -1,4 +1,4 @@
-"""Credentials for S3: given keys, a given session or boto3's default chain, optionally with a role assumed from them."""
+"""Credentials for S3: given keys, a given session or boto3's default chain, and optionally a role assumed with them."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def refresh_rejected_keys(client: S3Client, session: boto3.Session, on_secret: C
         code = str(response[1].get("Error", {}).get("Code", ""))
         sent: _SentRequest = context[_SENT]
         if operation.name.startswith("Head"):
-            # The response to a HEAD has no body and so no code. A bucket in another region gives the same response;
-            # botocore has just detected that and redirects the request.
+            # The response to a HEAD has no body and so no code. A bucket in another region returns the same response,
+            # but then botocore has just detected that and redirects the request.
             expired = code == "400" and _is_redirected(context) == sent.redirected
         else:
             expired = code in _EXPIRED

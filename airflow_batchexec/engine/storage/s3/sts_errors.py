@@ -73,8 +73,8 @@ _TOKEN_RULES = (
         frozenset({"ExpiredToken", "ExpiredTokenException", "IDPRejectedClaim", "InvalidIdentityToken"}),
         AccessDeniedError,
         TOKEN_FIELD,
-        "The token must come from an identity provider that the role's account knows, be meant for it (aud), and not "
-        "have expired.",
+        "The token must come from an identity provider registered in the role's account, be issued for it (aud), and "
+        "not have expired.",
     ),
     _Rule(
         _DENIED,

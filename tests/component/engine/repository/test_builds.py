@@ -54,16 +54,16 @@ def builds(draw):
 
 
 @given(builds())
-def test_a_build_survives_json(build):
+def test_build_round_trips_through_json(build):
     assert Build.from_dict(json.loads(json.dumps(build.to_dict()))) == build
 
 
 @given(builds())
-def test_a_model_toml_gives_the_build_that_it_describes(build):
+def test_model_toml_is_read_as_the_build_it_describes(build):
     lines = format_toml(
         {key: value for key in ("entrypoint", "interpreter") if (value := getattr(build, key)) is not None}
     )
-    # A JSON list of printable texts is a TOML list too.
+    # A JSON list of printable strings is also a TOML list.
     text = f"{lines}requirements = {json.dumps(list(build.requirements), ensure_ascii=False)}\n"
     mlflow = build.kind is BuildKind.MLFLOW
     assert read(text, mlflow=mlflow, model_id=build.model_id, build_id=build.build_id) == build
@@ -77,13 +77,13 @@ def test_a_model_toml_gives_the_build_that_it_describes(build):
         Build("m", "v", BuildKind.PYTHON, "a:b", None, (), ROOT).to_dict() | {"kind": "r"},
     ],
 )
-def test_what_is_no_build_is_refused(values):
-    with pytest.raises(InvalidBuildError, match="no description of a build"):
+def test_invalid_build_description_is_rejected(values):
+    with pytest.raises(InvalidBuildError, match="not a build description"):
         Build.from_dict(values)
 
 
 @given(st.dictionaries(st.text(ALPHANUMERIC + "_-", min_size=1), TEXTS | st.integers(-(2**63), 2**63 - 1)))
-def test_a_flat_table_survives_toml(table):
+def test_flat_table_round_trips_through_toml(table):
     assert tomllib.loads(format_toml(table)) == table
 
 
@@ -93,7 +93,7 @@ def test_a_flat_table_survives_toml(table):
     instance=st.none() | PRINTABLE,
     purchase_option=st.none() | st.sampled_from(["spot", "on-demand"]),
 )
-def test_a_deployment_survives_toml(build_id, pods, instance, purchase_option):
+def test_deployment_round_trips_through_toml(build_id, pods, instance, purchase_option):
     deployment = Deployment.of(
         build_id=build_id, pods=pods, instance=instance, purchase_option=purchase_option
     )
@@ -102,12 +102,12 @@ def test_a_deployment_survives_toml(build_id, pods, instance, purchase_option):
 
 
 @pytest.mark.parametrize("spelling", ["on-demand", "ondemand", "on_demand", "ON-DEMAND", "OnDemand"])
-def test_on_demand_may_be_spelt_in_three_ways_and_any_case(spelling):
+def test_on_demand_has_three_spellings_in_any_case(spelling):
     assert Deployment.of(build_id="v1", purchase_option=spelling).purchase_option == "on-demand"
 
 
 @given(IDS)
-def test_an_id_is_one_part_of_a_location(value):
+def test_id_is_one_part_of_a_location(value):
     check_id(value, field="model_id")
     assert ROOT.join(value).relative(ROOT.join(f"{value}/x")) == "x"
     assert ROOT.join(value).parent == ROOT
@@ -123,7 +123,7 @@ def test_an_id_is_one_part_of_a_location(value):
         )
     )
 )
-def test_anything_else_is_no_id(value):
+def test_anything_else_is_not_an_id(value):
     with pytest.raises(ConfigurationError, match=r"^model_id: ") as caught:
         check_id(value, field="model_id")
     assert caught.value.details == {"field": "model_id"}
@@ -149,13 +149,13 @@ def test_anything_else_is_no_id(value):
         "x" * 129,
     ],
 )
-def test_what_could_lead_elsewhere_is_no_id(value):
+def test_unsafe_path_is_not_an_id(value):
     with pytest.raises(ConfigurationError):
         check_id(value, field="build_id")
 
 
 @pytest.mark.parametrize(
-    ("names", "whole"),
+    ("names", "complete"),
     [
         ({"model.toml"}, True),
         ({"MLmodel"}, True),
@@ -166,17 +166,17 @@ def test_what_could_lead_elsewhere_is_no_id(value):
         ({".publishing", ".published"}, False),
     ],
 )
-def test_a_folder_is_a_build_by_its_files(names, whole):
-    assert is_build(names) is whole
+def test_files_determine_whether_a_folder_is_a_build(names, complete):
+    assert is_build(names) is complete
 
 
-def test_an_unknown_key_suggests_the_known_one():
+def test_unknown_key_suggests_a_known_one():
     with pytest.raises(InvalidBuildError, match=r"^model.toml: entry_point: .*did you mean 'entrypoint'"):
         read('entry_point = "model:Model"')
 
 
 @given(st.text())
-def test_an_entrypoint_is_module_and_attribute_or_is_refused(text):
+def test_entrypoint_is_module_and_attribute_or_rejected(text):
     try:
         build = read(format_toml({"entrypoint": text.encode("utf-8", "replace").decode()}))
     except InvalidBuildError:

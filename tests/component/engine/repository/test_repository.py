@@ -46,8 +46,8 @@ EXAMPLES = Path(__file__).parents[4] / "models"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a repository lies, for this process and for another."""
+class RepositoryLocation:
+    """How to open a repository, in this process or another."""
 
     root: Location
     cache: Path
@@ -81,21 +81,27 @@ BUCKET = pytest.param("bucket", marks=pytest.mark.server)
 
 
 @pytest.fixture(params=["disk", BUCKET])
-def place(request, tmp_path):
+def repository_location(request, tmp_path):
     if request.param == "disk":
-        return Place(Location.of_path(tmp_path / "repository"), tmp_path / "cache", None)
+        return RepositoryLocation(Location.of_path(tmp_path / "repository"), tmp_path / "cache", None)
     bucket, access = request.getfixturevalue("bucket"), request.getfixturevalue("access")
-    return Place(Location.parse(f"s3://{bucket}/{next(NUMBERS)}/models"), tmp_path / "cache", access)
+    return RepositoryLocation(
+        Location.parse(f"s3://{bucket}/{next(NUMBERS)}/models"), tmp_path / "cache", access
+    )
 
 
 @pytest.fixture
-def storage(request, place):
-    return request.getfixturevalue("s3_storage") if place.s3 else open_storage(place.root)
+def storage(request, repository_location):
+    return (
+        request.getfixturevalue("s3_storage")
+        if repository_location.s3
+        else open_storage(repository_location.root)
+    )
 
 
 @pytest.fixture
-def repository(place, storage):
-    return ModelRepository(root=place.root, storage=storage, cache=place.cache)
+def repository(repository_location, storage):
+    return ModelRepository(root=repository_location.root, storage=storage, cache=repository_location.cache)
 
 
 @pytest.fixture
@@ -103,8 +109,8 @@ def folder(tmp_path):
     return write_model(tmp_path / "source")
 
 
-only_in_a_bucket = pytest.mark.parametrize("place", [BUCKET], indirect=True)
-only_on_disk = pytest.mark.parametrize("place", ["disk"], indirect=True)
+bucket_only = pytest.mark.parametrize("repository_location", [BUCKET], indirect=True)
+disk_only = pytest.mark.parametrize("repository_location", ["disk"], indirect=True)
 
 
 def write_model(folder, **files):
@@ -124,7 +130,7 @@ def local_files(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_published_can_be_resolved_and_fetched(repository, tmp_path):
+def test_published_build_can_be_resolved_and_fetched(repository, tmp_path):
     folder = write_model(tmp_path / "m", **{"data/weights.bin": "0123"})
     build = repository.publish(folder, model_id="churn", build_id="v1")
     assert build.kind is BuildKind.PYTHON
@@ -134,10 +140,10 @@ def test_what_is_published_can_be_resolved_and_fetched(repository, tmp_path):
     fetched = repository.fetch(build)
     assert local_files(fetched) == {"model.toml", "model.py", "data/weights.bin"}
     assert (fetched / "data/weights.bin").read_text() == "0123"
-    assert (folder / "model.py").read_text() == MODEL_PY, "the user's folder is left as it was"
+    assert (folder / "model.py").read_text() == MODEL_PY, "the user's folder is unchanged"
 
 
-def test_a_build_id_is_the_time_and_the_hash_of_the_content(repository, folder, tmp_path):
+def test_default_build_id_is_the_time_and_the_content_hash(repository, folder, tmp_path):
     first = repository.publish(folder, model_id="a", clock=lambda: NOON)
     assert first.build_id.startswith("20261122-103000-")
     same = write_model(tmp_path / "same")
@@ -146,7 +152,7 @@ def test_a_build_id_is_the_time_and_the_hash_of_the_content(repository, folder, 
     assert repository.publish(other, model_id="a", clock=lambda: NOON).build_id != first.build_id
 
 
-def test_the_live_build_is_the_default(repository, folder):
+def test_live_build_is_the_default(repository, folder):
     repository.publish(folder, model_id="churn", build_id="v1")
     v2 = repository.publish(folder, model_id="churn", build_id="v2")
     deployment = repository.deploy("churn", "v1", pods=3, instance="large", purchase_option="ondemand")
@@ -164,7 +170,7 @@ def test_deploying_replaces_the_whole_deployment(repository, folder):
     assert repository.resolve("churn")[1] == Deployment("v1", purchase_option="spot")
 
 
-def test_models_are_listed_with_their_builds_and_what_is_live(repository, folder):
+def test_models_are_listed_with_builds_and_deployment(repository, folder):
     for model_id, build_id in [("b", "v2"), ("b", "v1"), ("a", "v1")]:
         repository.publish(folder, model_id=model_id, build_id=build_id)
     live = repository.deploy("b", "v2", pods=2)
@@ -172,11 +178,11 @@ def test_models_are_listed_with_their_builds_and_what_is_live(repository, folder
     assert repository.model("b") == ModelSummary("b", ("v1", "v2"), live)
 
 
-def test_an_empty_repository_lists_nothing(repository):
+def test_empty_repository_lists_nothing(repository):
     assert repository.models() == []
 
 
-def test_a_build_that_was_put_there_by_hand_is_a_build(repository, storage):
+def test_manually_copied_build_is_a_build(repository, storage):
     for name, text in {
         "model.toml": 'entrypoint = "pkg.model:Model"',
         "pkg/model.py": "class Model: ...",
@@ -191,7 +197,7 @@ def test_a_build_that_was_put_there_by_hand_is_a_build(repository, storage):
     assert [model.model_id for model in repository.models()] == ["hand"]
 
 
-def test_an_mlflow_model_needs_no_model_toml(repository, tmp_path):
+def test_mlflow_model_needs_no_model_toml(repository, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: mlflow.sklearn\n")
@@ -200,7 +206,7 @@ def test_an_mlflow_model_needs_no_model_toml(repository, tmp_path):
     assert repository.resolve("m", "v1")[0] == build
 
 
-def test_a_model_toml_beside_an_mlflow_model_adds_interpreter_and_requirements(repository, tmp_path):
+def test_model_toml_adds_interpreter_and_requirements_to_an_mlflow_model(repository, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "MLmodel").write_text("flavors:\n  python_function: {}\n")
@@ -210,7 +216,7 @@ def test_a_model_toml_beside_an_mlflow_model_adds_interpreter_and_requirements(r
     assert (build.interpreter, build.requirements) == ("/opt/venv/bin/python", ("mlflow>=2",))
 
 
-def test_what_does_not_belong_to_a_build_stays_behind(repository, tmp_path):
+def test_hidden_files_and_caches_are_not_published(repository, tmp_path):
     folder = write_model(
         tmp_path / "m",
         **{
@@ -228,9 +234,9 @@ def test_what_does_not_belong_to_a_build_stays_behind(repository, tmp_path):
     assert not (fetched / "linked.py").is_symlink()
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize("target", ["file", "folder", "nothing"])
-def test_a_link_out_of_the_folder_is_refused(repository, folder, tmp_path, target):
+def test_link_out_of_the_folder_is_rejected(repository, folder, tmp_path, target):
     outside = tmp_path / "outside"
     if target == "file":
         outside.write_text("secret")
@@ -242,34 +248,32 @@ def test_a_link_out_of_the_folder_is_refused(repository, folder, tmp_path, targe
     assert repository.models() == []
 
 
-@only_on_disk
-def test_a_fifo_is_refused(repository, folder):
+@disk_only
+def test_fifo_is_rejected(repository, folder):
     os.mkfifo(folder / "pipe")
-    with pytest.raises(InvalidBuildError, match=r"source/pipe: it is no file"):
+    with pytest.raises(InvalidBuildError, match=r"source/pipe: it is not a regular file"):
         repository.publish(folder, model_id="m", build_id="v1")
 
 
-def test_a_folder_that_holds_the_repository_is_refused(tmp_path):
+def test_folder_that_contains_the_repository_is_rejected(tmp_path):
     folder = write_model(tmp_path / "m")
-    with pytest.raises(InvalidBuildError, match="holds the model repository"):
+    with pytest.raises(InvalidBuildError, match="contains the model repository"):
         open_repository(str(folder / "models")).publish(folder, model_id="m")
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"model.toml": None}, "a build needs a model.toml"),
         ({"model.py": None}, "model.toml: entrypoint: 'model:predict' needs model.py"),
-        ({"model.toml": 'entrypoint = "model.py"'}, "model.toml: entrypoint: 'model.py' is not written"),
-        ({"model.toml": "entrypoint = "}, "model.toml: this is no TOML"),
-        ({"MLmodel": "flavors: {}", "model.toml": None}, "MLmodel: there is no python_function"),
+        ({"model.toml": 'entrypoint = "model.py"'}, "model.toml: entrypoint: 'model.py' is not in the form"),
+        ({"model.toml": "entrypoint = "}, "model.toml: not valid TOML"),
+        ({"MLmodel": "flavors: {}", "model.toml": None}, "MLmodel: the model has no python_function"),
         ({"MLmodel": "python_function"}, "model.toml: entrypoint: remove it"),
     ],
 )
-def test_a_folder_that_is_no_build_is_refused_and_nothing_is_published(
-    repository, storage, folder, files, message
-):
+def test_invalid_build_is_rejected_and_not_published(repository, storage, folder, files, message):
     for name, text in files.items():
         if text is None:
             (folder / name).unlink()
@@ -282,15 +286,15 @@ def test_a_folder_that_is_no_build_is_refused_and_nothing_is_published(
     assert names(storage, repository.root) == set()
 
 
-@only_on_disk
-def test_a_missing_folder_is_refused(repository, tmp_path):
-    with pytest.raises(InvalidBuildError, match="nowhere is no folder"):
+@disk_only
+def test_missing_folder_is_rejected(repository, tmp_path):
+    with pytest.raises(InvalidBuildError, match="nowhere is not a directory"):
         repository.publish(tmp_path / "nowhere", model_id="m")
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize("bad", ["../up", "/abs", "a/b", "", ".hidden", "a\n", "ü", "x" * 129])
-def test_ids_that_are_no_plain_names_are_refused(repository, folder, bad):
+def test_ids_that_are_not_plain_names_are_rejected(repository, folder, bad):
     with pytest.raises(ConfigurationError) as caught:
         repository.publish(folder, model_id=bad)
     assert caught.value.details["field"] == "model_id"
@@ -306,8 +310,8 @@ def test_ids_that_are_no_plain_names_are_refused(repository, folder, bad):
             repository.resolve("m", bad)
 
 
-def test_a_build_cannot_be_called_as_the_deployments_file(repository, folder):
-    with pytest.raises(ConfigurationError, match="name of the deployment's file"):
+def test_build_cannot_have_the_name_of_the_deployment_file(repository, folder):
+    with pytest.raises(ConfigurationError, match="reserved for the deployment file"):
         repository.publish(folder, model_id="m", build_id="deployment.toml")
 
 
@@ -320,14 +324,14 @@ def test_builds_are_immutable(repository, storage, folder, tmp_path):
     assert {info.location: info.etag for info in storage.list(repository.root)} == before
 
 
-def test_a_folder_that_was_put_there_by_hand_is_not_published_over(repository, storage, folder):
+def test_manually_created_folder_is_not_overwritten(repository, storage, folder):
     storage.write(repository.root.join("m/v1/readme.txt"), b"mine")
     with pytest.raises(BuildExistsError):
         repository.publish(folder, model_id="m", build_id="v1")
     assert names(storage, repository.root) == {"m/v1/readme.txt"}
 
 
-def test_of_eight_publishers_at_once_one_wins_and_its_build_is_whole(repository, tmp_path):
+def test_exactly_one_of_eight_concurrent_publishers_wins_with_a_complete_build(repository, tmp_path):
     folders = [
         write_model(tmp_path / f"m{n}", **{f"part{part}.txt": str(n) for part in range(10)}) for n in range(8)
     ]
@@ -348,7 +352,7 @@ def test_of_eight_publishers_at_once_one_wins_and_its_build_is_whole(repository,
     assert [model.builds for model in repository.models()] == [("v1",)]
 
 
-PUBLISH_AT_A_SIGN = """
+PUBLISH_ON_SIGNAL = """
 import sys
 from pathlib import Path
 from airflow_batchexec.engine.repository.repository import open_repository
@@ -369,15 +373,22 @@ else:
 """
 
 
-def test_of_several_processes_that_publish_at_once_one_wins(place, repository, tmp_path):
+def test_exactly_one_of_several_publishing_processes_wins(repository_location, repository, tmp_path):
     folders = [write_model(tmp_path / f"m{n}", **{"who.txt": f"m{n}"}) for n in range(4)]
-    s3 = place.s3
+    s3 = repository_location.s3
     keys = [s3.access_key_id, s3.secret_access_key, s3.endpoint_url, s3.region_name] if s3 else []
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", PUBLISH_AT_A_SIGN, place.root.uri, str(folder), *keys],
+                    [
+                        sys.executable,
+                        "-c",
+                        PUBLISH_ON_SIGNAL,
+                        repository_location.root.uri,
+                        str(folder),
+                        *keys,
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -389,13 +400,13 @@ def test_of_several_processes_that_publish_at_once_one_wins(place, repository, t
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        answers = [process.communicate(timeout=120)[0].strip() for process in processes]
-    assert sorted(answers) == ["lost"] * 3 + ["won"]
+        outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert sorted(outputs) == ["lost"] * 3 + ["won"]
     fetched = repository.fetch(repository.resolve("m", "v1")[0])
-    assert (fetched / "who.txt").read_text() == folders[answers.index("won")].name
+    assert (fetched / "who.txt").read_text() == folders[outputs.index("won")].name
 
 
-def test_threads_that_fetch_at_once_get_one_whole_build(repository, folder):
+def test_concurrent_fetches_return_one_complete_build(repository, folder):
     build = repository.publish(folder, model_id="m", build_id="v1")
     barrier = Barrier(8)
 
@@ -410,38 +421,38 @@ def test_threads_that_fetch_at_once_get_one_whole_build(repository, folder):
     assert all(files == {"model.toml", "model.py"} for _, files in fetched)
 
 
-def test_a_build_of_another_repository_is_not_fetched(repository, folder, tmp_path):
+def test_build_of_another_repository_is_not_fetched(repository, folder, tmp_path):
     other = open_repository(str(tmp_path / "other"))
     build = other.publish(folder, model_id="m", build_id="v1")
     with pytest.raises(BuildNotFoundError, match="another model repository"):
         repository.fetch(build)
 
 
-def test_an_unknown_model_names_those_like_it(repository, folder):
+def test_unknown_model_suggests_similar_ones(repository, folder):
     for model_id in ("churn", "churn-eu", "weather"):
         repository.publish(folder, model_id=model_id, build_id="v1")
     for unknown in (lambda: repository.resolve("chrun"), lambda: repository.resolve("chrun", "v1")):
-        with pytest.raises(ModelNotFoundError, match="no model 'chrun'") as caught:
+        with pytest.raises(ModelNotFoundError, match="model 'chrun' not found") as caught:
             unknown()
         assert "Did you mean 'churn'" in str(caught.value)
         assert "weather" not in str(caught.value)
 
 
-def test_an_unknown_model_of_an_empty_repository_says_so(repository):
-    with pytest.raises(ModelNotFoundError, match="There are no models in it"):
+def test_unknown_model_in_an_empty_repository_is_reported(repository):
+    with pytest.raises(ModelNotFoundError, match="It contains no models"):
         repository.resolve("m")
 
 
-def test_an_unknown_build_names_the_builds(repository, folder):
+def test_unknown_build_lists_the_available_ones(repository, folder):
     repository.publish(folder, model_id="m", build_id="v1")
-    with pytest.raises(BuildNotFoundError, match=r"model 'm' has no build '2026'. There are 'v1'."):
+    with pytest.raises(BuildNotFoundError, match=r"model 'm' has no build '2026'. Available builds: 'v1'."):
         repository.resolve("m", "2026")
     with pytest.raises(BuildNotFoundError):
         repository.deploy("m", "2026")
     assert repository.model("m").live is None
 
 
-def test_without_a_live_build_the_error_says_how_to_deploy_one(repository, folder):
+def test_error_without_a_live_build_shows_how_to_deploy_one(repository, folder):
     repository.publish(folder, model_id="m", build_id="v1")
     with pytest.raises(NoLiveBuildError) as caught:
         repository.resolve("m")
@@ -449,14 +460,14 @@ def test_without_a_live_build_the_error_says_how_to_deploy_one(repository, folde
     assert command in str(caught.value)
 
 
-def test_a_deployment_of_a_missing_build_names_its_file(repository, storage, folder):
+def test_deployment_of_a_missing_build_names_its_file(repository, storage, folder):
     repository.publish(folder, model_id="m", build_id="v1")
     storage.write(repository.root.join("m/deployment.toml"), b'build_id = "v9"\n')
     with pytest.raises(BuildNotFoundError, match=r"m/deployment.toml names a missing build.*'v9'"):
         repository.resolve("m")
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize(
     ("file", "text", "key"),
     [
@@ -478,7 +489,7 @@ def test_a_deployment_of_a_missing_build_names_its_file(repository, storage, fol
         ("v1/model.toml", 'entrypoint = "model:M"\nrequirement = ["pandas"]', "requirement"),
     ],
 )
-def test_a_broken_file_is_named_with_its_key(repository, storage, file, text, key):
+def test_invalid_file_is_named_with_its_key(repository, storage, file, text, key):
     storage.write(repository.root.join("m/v1/model.toml"), b'entrypoint = "model:predict"')
     storage.write(repository.root.join("m/deployment.toml"), b'build_id = "v1"\n')
     storage.write(repository.root.join(f"m/{file}"), text.encode())
@@ -488,16 +499,16 @@ def test_a_broken_file_is_named_with_its_key(repository, storage, file, text, ke
     assert caught.value.details["field"] == key
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[[["])
-def test_a_file_that_is_no_toml_is_named(repository, storage, folder, content):
+def test_file_that_is_not_toml_is_named(repository, storage, folder, content):
     repository.publish(folder, model_id="m", build_id="v1")
     storage.write(repository.root.join("m/deployment.toml"), content)
-    with pytest.raises(InvalidBuildError, match=r"m/deployment.toml: this is no"):
+    with pytest.raises(InvalidBuildError, match=r"m/deployment.toml: not valid "):
         repository.resolve("m")
 
 
-@only_on_disk
+@disk_only
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
@@ -506,24 +517,24 @@ def test_a_file_that_is_no_toml_is_named(repository, storage, folder, content):
         ({"instance": " "}, "instance"),
     ],
 )
-def test_a_wrong_default_is_not_deployed(repository, folder, wrong, field):
+def test_invalid_default_is_not_deployed(repository, folder, wrong, field):
     repository.publish(folder, model_id="m", build_id="v1")
     with pytest.raises(ConfigurationError, match=f"^{field}: "):
         repository.deploy("m", "v1", **wrong)
     assert repository.model("m").live is None
 
 
-# What only a bucket can do ---------------------------------------------------------------------------------------
+# Buckets only ----------------------------------------------------------------------------------------------------
 
 
-@only_in_a_bucket
-def test_a_claimed_build_is_no_build_and_tells_the_next_publisher(repository, storage, folder):
+@bucket_only
+def test_claimed_build_is_not_a_build_and_informs_the_next_publisher(repository, storage, folder):
     claim = {"publisher": "ann@host, process 7", "started_at": "2026-11-22T10:30:00+00:00"}
     storage.create(repository.root.join("m/v1/.publishing"), json.dumps(claim).encode())
     storage.write(repository.root.join("m/v1/model.toml"), b'entrypoint = "model:predict"')
     assert repository.models() == []
     repository.publish(folder, model_id="m", build_id="v2")
-    with pytest.raises(BuildNotFoundError, match=r"being published into .*, or that was interrupted"):
+    with pytest.raises(BuildNotFoundError, match=r"being published to .*, or its publishing was interrupted"):
         repository.resolve("m", "v1")
     with pytest.raises(
         BuildExistsError, match=r"being published by ann@host, process 7, since 2026-11-22T10:30"
@@ -533,8 +544,8 @@ def test_a_claimed_build_is_no_build_and_tells_the_next_publisher(repository, st
 
 
 @pytest.fixture
-def hampered(s3_server, place):
-    """The repository as seen by a user who may do everything but write ``forbidden.bin``."""
+def restricted_repository(s3_server, repository_location):
+    """The repository as opened by a user who may do anything except write ``forbidden.bin``."""
     iam = boto3.client(
         "iam",
         endpoint_url=s3_server.endpoint_url,
@@ -542,49 +553,52 @@ def hampered(s3_server, place):
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    iam.create_user(UserName="hampered")
+    iam.create_user(UserName="restricted_repository")
     statements = [
         {"Effect": "Allow", "Action": "s3:*", "Resource": "*"},
         {
             "Effect": "Deny",
             "Action": "s3:PutObject",
-            "Resource": f"arn:aws:s3:::{place.root.bucket}/*/forbidden.bin",
+            "Resource": f"arn:aws:s3:::{repository_location.root.bucket}/*/forbidden.bin",
         },
     ]
     iam.put_user_policy(
-        UserName="hampered",
+        UserName="restricted_repository",
         PolicyName="all-but-one",
         PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements}),
     )
-    key = iam.create_access_key(UserName="hampered")["AccessKey"]
-    access = replace(place.s3, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"])
-    return replace(place, s3=access).open()
+    key = iam.create_access_key(UserName="restricted_repository")["AccessKey"]
+    access = replace(
+        repository_location.s3, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
+    )
+    return replace(repository_location, s3=access).open()
 
 
-@only_in_a_bucket
-def test_a_failed_upload_is_taken_back(repository, hampered, storage, folder):
+@bucket_only
+def test_failed_upload_is_rolled_back(repository, restricted_repository, storage, folder):
     (folder / "forbidden.bin").write_text("x")
     with pytest.raises(AccessDeniedError, match=r"forbidden\.bin"):
-        hampered.publish(folder, model_id="m", build_id="v1")
+        restricted_repository.publish(folder, model_id="m", build_id="v1")
     assert names(storage, repository.root) == set()
     repository.publish(folder, model_id="m", build_id="v1")
 
 
-@only_in_a_bucket
-def test_a_build_in_a_bucket_is_downloaded_once(repository, storage, folder, place):
+@bucket_only
+def test_build_in_a_bucket_is_downloaded_once(repository, storage, folder, repository_location):
     build = repository.publish(folder, model_id="m", build_id="v1")
     first = repository.fetch(build)
-    assert first.is_relative_to(place.cache)
+    assert first.is_relative_to(repository_location.cache)
     for info in list(storage.list(repository.root)):
         storage.delete(info.location)
     assert repository.fetch(build) == first
-    assert local_files(place.cache) == {
-        (first.relative_to(place.cache) / name).as_posix() for name in ("model.toml", "model.py")
+    assert local_files(repository_location.cache) == {
+        (first.relative_to(repository_location.cache) / name).as_posix()
+        for name in ("model.toml", "model.py")
     }
 
 
-@only_in_a_bucket
-def test_what_a_crashed_download_left_is_thrown_away(repository, folder, place, tmp_path):
+@bucket_only
+def test_leftovers_of_a_crashed_download_are_discarded(repository, folder, repository_location, tmp_path):
     build = repository.publish(folder, model_id="m", build_id="v1")
     elsewhere = repository.fetch(build)
     partial = elsewhere.with_name(".v1.partial")
@@ -596,30 +610,30 @@ def test_what_a_crashed_download_left_is_thrown_away(repository, folder, place, 
     assert (fetched / "model.py").read_text() == MODEL_PY
 
 
-@only_in_a_bucket
-def test_a_build_that_is_gone_leaves_nothing_in_the_cache(repository, storage, folder, place):
+@bucket_only
+def test_deleted_build_leaves_nothing_in_the_cache(repository, storage, folder, repository_location):
     build = repository.publish(folder, model_id="m", build_id="v1")
     repository.publish(folder, model_id="m", build_id="v2")
     for info in list(storage.list(build.location)):
         storage.delete(info.location)
     with pytest.raises(BuildNotFoundError):
         repository.fetch(build)
-    assert local_files(place.cache) == set()
+    assert local_files(repository_location.cache) == set()
 
 
-@only_in_a_bucket
-def test_a_key_that_climbs_out_is_not_downloaded(repository, folder, place, s3_server):
+@bucket_only
+def test_key_outside_the_folder_is_not_downloaded(repository, folder, repository_location, s3_server):
     build = repository.publish(folder, model_id="m", build_id="v1")
     s3_server.client.put_object(
         Bucket=build.location.bucket, Key=f"{build.location.key}/sub/../../../../../evil.py", Body=b"evil"
     )
-    with pytest.raises(InvalidBuildError, match=r"evil\.py: this name cannot be"):
+    with pytest.raises(InvalidBuildError, match=r"evil\.py: this key is not a valid file name"):
         repository.fetch(build)
-    assert local_files(place.cache) == set()
+    assert local_files(repository_location.cache) == set()
 
 
-@only_in_a_bucket
-def test_the_empty_objects_that_mark_folders_are_not_files(repository, folder, s3_server):
+@bucket_only
+def test_folder_markers_are_not_files(repository, folder, s3_server):
     build = repository.publish(folder, model_id="m", build_id="v1")
     for key in (
         f"{repository.root.key}/",
@@ -632,9 +646,11 @@ def test_the_empty_objects_that_mark_folders_are_not_files(repository, folder, s
     assert local_files(repository.fetch(repository.resolve("m", "v1")[0])) == {"model.toml", "model.py"}
 
 
-@only_in_a_bucket
-def test_a_missing_bucket_is_named(place, folder):
-    missing = open_repository("s3://no-such-bucket-here/models", cache=place.cache, s3=place.s3)
+@bucket_only
+def test_missing_bucket_is_named(repository_location, folder):
+    missing = open_repository(
+        "s3://no-such-bucket-here/models", cache=repository_location.cache, s3=repository_location.s3
+    )
     for refused in (
         missing.models,
         lambda: missing.resolve("m"),
@@ -644,17 +660,17 @@ def test_a_missing_bucket_is_named(place, folder):
             refused()
 
 
-# What only a disk can do -----------------------------------------------------------------------------------------
+# Disk only -------------------------------------------------------------------------------------------------------
 
 
-@only_on_disk
-def test_a_build_on_disk_is_used_in_place(repository, folder, place):
+@disk_only
+def test_build_on_disk_is_used_in_place(repository, folder, repository_location):
     build = repository.publish(folder, model_id="m", build_id="v1")
     assert repository.fetch(build) == build.location.path
-    assert not place.cache.exists()
+    assert not repository_location.cache.exists()
 
 
-@only_on_disk
+@disk_only
 def test_other_users_can_read_a_published_build(repository, folder):
     build = repository.publish(folder, model_id="m", build_id="v1")
     mask = os.umask(0)
@@ -662,10 +678,10 @@ def test_other_users_can_read_a_published_build(repository, folder):
     assert build.location.path.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-@only_on_disk
-def test_a_publisher_that_is_killed_leaves_no_build(repository, tmp_path, place):
+@disk_only
+def test_killed_publisher_leaves_no_build(repository, tmp_path, repository_location):
     folder = write_model(tmp_path / "m")
-    # The child stops itself between staging and the rename, at the last fsync of a folder.
+    # The child kills itself between staging and the rename, at the last fsync of a folder.
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -674,7 +690,9 @@ def test_a_publisher_that_is_killed_leaves_no_build(repository, tmp_path, place)
         "transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "open_repository(sys.argv[1]).publish(Path(sys.argv[2]), model_id='m', build_id='v1')\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, place.root.uri, str(folder)], check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, repository_location.root.uri, str(folder)], check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     assert repository.models() == []
     build = repository.publish(folder, model_id="m", build_id="v1")
@@ -685,7 +703,7 @@ def test_a_publisher_that_is_killed_leaves_no_build(repository, tmp_path, place)
 # Opening ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_path_is_a_folder_on_disk(tmp_path, monkeypatch):
+def test_plain_path_is_a_folder_on_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert open_repository("models").root == Location.parse(f"file://{tmp_path}/models")
@@ -693,13 +711,13 @@ def test_a_plain_path_is_a_folder_on_disk(tmp_path, monkeypatch):
     assert open_repository("~/models").root == Location.parse(f"file://{tmp_path}/models")
 
 
-def test_the_environment_names_the_repository(tmp_path, monkeypatch):
+def test_environment_variable_sets_the_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("BATCHEXEC_MODEL_REPOSITORY", f"file://{tmp_path}")
     assert open_repository().root.path == tmp_path
     assert open_repository(f"file://{tmp_path}/other").root.path == tmp_path / "other"
 
 
-def test_without_a_repository_the_error_says_the_three_ways(monkeypatch):
+def test_error_without_a_repository_lists_three_ways_to_set_it(monkeypatch):
     monkeypatch.delenv("BATCHEXEC_MODEL_REPOSITORY", raising=False)
     with pytest.raises(ConfigurationError) as caught:
         open_repository()
@@ -708,13 +726,13 @@ def test_without_a_repository_the_error_says_the_three_ways(monkeypatch):
 
 
 @pytest.mark.parametrize(("xdg", "expected"), [("", ".cache"), ("relative", ".cache"), ("{}/xdg", "xdg")])
-def test_the_cache_lies_where_the_user_keeps_caches(tmp_path, monkeypatch, xdg, expected):
+def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch, xdg, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", xdg.format(tmp_path))
     assert default_cache() == tmp_path / expected / "batchexec" / "builds"
 
 
-def test_the_example_repository_resolves(tmp_path):
+def test_example_repository_resolves(tmp_path):
     repository = open_repository(str(EXAMPLES))
     assert [model.model_id for model in repository.models()] == ["fahrenheit", "order_total"]
     for model in repository.models():
@@ -734,7 +752,7 @@ def load_example(name):
     return getattr(module, attribute)
 
 
-def test_the_example_models_predict(monkeypatch):
+def test_example_models_predict(monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("TAX_RATE", "0.1")
     model = load_example("order_total")()

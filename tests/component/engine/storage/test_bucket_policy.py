@@ -1,6 +1,6 @@
-"""The documented policy of a bucket: it is enough for what a storage does, and nothing of it can be left out.
+"""The documented bucket policy: a storage needs all of it, and no more.
 
-That a whole execution gets along with it is shown in ``tests/integration/test_credentials.py``.
+``tests/integration/test_credentials.py`` runs a whole execution with it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def bucket(s3_server: S3Server) -> str:
 
 @pytest.fixture
 def storage(s3_server: S3Server, caller: Keys, proxy: AwsProxy, bucket: str) -> Callable[[str], S3Storage]:
-    """A storage with the documented policy, without this action."""
+    """Opens a storage with the documented policy, minus one action."""
 
-    def opened(without: str) -> S3Storage:
+    def open_storage(without: str) -> S3Storage:
         policy = documented_policy(
             "bucket-policy.json",
             SOURCE_BUCKET=bucket,
@@ -72,7 +72,7 @@ def storage(s3_server: S3Server, caller: Keys, proxy: AwsProxy, bucket: str) -> 
         )
         return connect(keys, limits=IN_PARTS)
 
-    return opened
+    return open_storage
 
 
 def _without(statement: dict[str, Any], action: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ OPERATIONS: dict[str, Callable[[S3Storage, Location, Location], object]] = {
 }
 
 
-def test_the_operations_are_of_all_actions_in_the_policy():
+def test_operations_cover_all_actions_in_the_policy():
     policy = documented_policy("bucket-policy.json")
     actions = {
         f"{statement['Sid']} {action}"
@@ -102,7 +102,7 @@ def test_the_operations_are_of_all_actions_in_the_policy():
 
 
 @pytest.mark.parametrize("action", OPERATIONS)
-def test_with_the_policy_it_works_and_without_one_action_it_does_not(s3_server, storage, bucket, action):
+def test_each_action_in_the_policy_is_sufficient_and_necessary(s3_server, storage, bucket, action):
     source = Location.parse(f"s3://{bucket}/orders/today")
     out = Location.parse(f"s3://{bucket}/totals/today")
     s3_server.client.put_object(Bucket=bucket, Key="totals/today/earlier.csv", Body=b"x")
@@ -113,7 +113,7 @@ def test_with_the_policy_it_works_and_without_one_action_it_does_not(s3_server, 
     OPERATIONS[action](storage(""), source, out)
 
 
-def test_other_folders_are_out_of_reach(storage, bucket):
+def test_other_folders_are_inaccessible(storage, bucket):
     others = Location.parse(f"s3://{bucket}/orders/yesterday")
     opened = storage("")
 
@@ -129,9 +129,7 @@ def test_other_folders_are_out_of_reach(storage, bucket):
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_parts_of_a_failed_upload_can_be_taken_back(
-    s3_server, storage, bucket, proxy, tmp_path: Path, allowed
-):
+def test_failed_multipart_upload_can_be_aborted(s3_server, storage, bucket, proxy, tmp_path: Path, allowed):
     def fail_part(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
         return (
             Answer.of_s3(400, "EntityTooLarge", "", {})

@@ -1,6 +1,6 @@
-"""What only Google Cloud Storage can do or suffer; tests/contract holds what every storage does.
+"""Behavior specific to Google Cloud Storage; ``tests/contract`` covers what all storages share.
 
-``gcs_gate`` says which of Google's doings are the tests' own, and so not shown here.
+``gcs_gate`` documents which parts of Google's behavior it emulates, so these tests do not verify them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from airflow_batchexec.exceptions import (
 )
 
 MIB = 1024 * 1024
-LARGE = 9 * MIB  # more than one request takes
+LARGE = 9 * MIB  # more than Google's client sends in one request
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +77,13 @@ def proxy(gcs_server):
 
 
 @pytest.fixture
-def behind_proxy(gcs_server, proxy):
+def proxied_storage(gcs_server, proxy):
     return connect(GcsAccess(service_account_key=gcs_server.account.key, endpoint_url=proxy.endpoint_url))
 
 
 @pytest.fixture
 def without_credentials(monkeypatch, tmp_path):
-    """A machine on which Google's default chain finds nothing."""
+    """A machine on which Google's default chain finds no credentials."""
     for name in [name for name in os.environ if name.startswith(("GOOGLE_", "CLOUDSDK_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "none"))
@@ -98,7 +98,7 @@ def _source(tmp_path, content):
 
 
 def _operations(storage, location, tmp_path):
-    """Every method, by name, on one location."""
+    """Every operation on a location, by name."""
     source = tmp_path / "source"
     source.write_bytes(b"result")
     large = tmp_path / "large"
@@ -133,31 +133,31 @@ def _assert_all_raise(kind, storage, location, tmp_path):
     return errors
 
 
-def _everything_said(error):
+def _full_text(error):
     return "".join(traceback.format_exception(error)) + repr(getattr(error, "details", ""))
 
 
-# ---- who asks
+# ---- credentials
 
 
-def test_an_account_without_a_permission_is_denied_everything(gcs_server, folder, tmp_path):
+def test_every_operation_is_denied_without_permission(gcs_server, folder, tmp_path):
     key = gcs_server.denied.key
     storage = connect(GcsAccess(service_account_key=key, endpoint_url=gcs_server.endpoint_url))
     for error in _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path):
         assert "HTTP 403" in str(error)
 
 
-def test_a_wrong_key_is_denied_everything_and_told_nowhere(gcs_server, folder, tmp_path):
+def test_every_operation_is_denied_with_a_wrong_key_which_is_never_revealed(gcs_server, folder, tmp_path):
     key = gcs_server.stranger.key
     storage = connect(GcsAccess(service_account_key=key, endpoint_url=gcs_server.endpoint_url))
     secrets = [line for line in gcs_server.stranger.parts["private_key"].splitlines() if len(line) > 20]
     for error in _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path):
         assert "Invalid JWT Signature" in str(error)
-        assert not any(secret in _everything_said(error) for secret in secrets[1:-1])
+        assert not any(secret in _full_text(error) for secret in secrets[1:-1])
 
 
-def test_a_token_that_is_no_longer_good_is_replaced(gcs_server, storage, folder, tmp_path):
-    """Also in the middle of a large upload, which is then sent again from its first byte."""
+def test_invalid_token_is_refreshed(gcs_server, storage, folder, tmp_path):
+    """Even in the middle of a large upload, which is then sent again from the first byte."""
     content = os.urandom(LARGE)
     for act in (
         lambda: storage.write(folder.join("x"), b"x"),
@@ -172,15 +172,13 @@ def test_a_token_that_is_no_longer_good_is_replaced(gcs_server, storage, folder,
     assert storage.read(folder.join("large")) == content
 
 
-def test_no_credentials_anywhere_are_said_to_be_missing(gcs_server, folder, without_credentials, tmp_path):
+def test_missing_credentials_are_reported(gcs_server, folder, without_credentials, tmp_path):
     storage = connect(GcsAccess(endpoint_url=gcs_server.endpoint_url))
     for error in _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path):
         assert "no usable credentials" in str(error)
 
 
-def test_without_a_key_the_default_chain_finds_one(
-    gcs_server, folder, without_credentials, monkeypatch, tmp_path
-):
+def test_default_chain_is_used_without_a_key(gcs_server, folder, without_credentials, monkeypatch, tmp_path):
     path = tmp_path / "key.json"
     path.write_text(gcs_server.account.key)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
@@ -189,30 +187,30 @@ def test_without_a_key_the_default_chain_finds_one(
     assert list(storage.list(folder)) == [info]
 
 
-def _changed(key, **parts):
+def _modified(key, **parts):
     return json.dumps({name: value for name, value in {**json.loads(key), **parts}.items() if value})
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda key: key[: len(key) // 2], "is no JSON object"),
-        (lambda key: json.dumps([key]), "is no JSON object"),
-        (lambda key: json.loads(key)["private_key"], "is no JSON object"),
-        (lambda key: "[" * 100_000 + key, "is no JSON object"),
-        (lambda key: _changed(key, type="authorized_user"), "is no key of a service account"),
-        (lambda key: _changed(key, type=None), "is no key of a service account"),
-        (lambda key: _changed(key, client_email=None), '"client_email"'),
-        (lambda key: _changed(key, private_key=""), '"private_key"'),
-        (lambda key: _changed(key, token_uri=7), '"token_uri"'),
-        (lambda key: _changed(key, private_key="not a key"), '"private_key" that cannot be read'),
+        (lambda key: key[: len(key) // 2], "is not a JSON object"),
+        (lambda key: json.dumps([key]), "is not a JSON object"),
+        (lambda key: json.loads(key)["private_key"], "is not a JSON object"),
+        (lambda key: "[" * 100_000 + key, "is not a JSON object"),
+        (lambda key: _modified(key, type="authorized_user"), "is not a service account key"),
+        (lambda key: _modified(key, type=None), "is not a service account key"),
+        (lambda key: _modified(key, client_email=None), '"client_email"'),
+        (lambda key: _modified(key, private_key=""), '"private_key"'),
+        (lambda key: _modified(key, token_uri=7), '"token_uri"'),
+        (lambda key: _modified(key, private_key="not a key"), '"private_key" that cannot be read'),
         (
-            lambda key: _changed(key, private_key=json.loads(key)["private_key"].replace("A", "B")),
+            lambda key: _modified(key, private_key=json.loads(key)["private_key"].replace("A", "B")),
             '"private_key" that cannot be read',
         ),
     ],
 )
-def test_a_key_that_cannot_be_used_is_a_configuration_error_and_not_shown(gcs_server, spoil, reason):
+def test_unusable_key_is_a_configuration_error_that_does_not_reveal_it(gcs_server, spoil, reason):
     with pytest.raises(ConfigurationError) as refused:
         connect(GcsAccess(service_account_key=spoil(gcs_server.account.key)))
     assert refused.value.details == {"field": "service_account_key_secret_name"}
@@ -229,31 +227,31 @@ def test_a_key_that_cannot_be_used_is_a_configuration_error_and_not_shown(gcs_se
 @pytest.mark.parametrize(
     "url", ["no-scheme:9000", "ftp://server", "http://", "http://server:port", "http://s?x"]
 )
-def test_a_malformed_endpoint_is_a_configuration_error(url):
+def test_malformed_endpoint_is_a_configuration_error(url):
     with pytest.raises(ConfigurationError) as refused:
         GcsAccess(endpoint_url=url)
     assert refused.value.details["field"] == "endpoint_url"
     assert repr(url) in str(refused.value)
 
 
-def test_what_opens_a_bucket_is_shown_without_its_key(gcs_server):
+def test_repr_of_gcs_access_hides_the_key(gcs_server):
     shown = repr(GcsAccess(service_account_key=gcs_server.account.key, endpoint_url="http://server"))
     assert "http://server" in shown
     assert gcs_server.account.email not in shown
     assert "PRIVATE KEY" not in shown
 
 
-# ---- what is not there
+# ---- missing buckets and servers
 
 
-def test_a_missing_bucket_is_named_by_everything(storage, tmp_path):
+def test_every_operation_names_a_missing_bucket(storage, tmp_path):
     location = Location.parse("gs://there-is-no-such-bucket/in/x")
     for error in _assert_all_raise(BucketNotFoundError, storage, location, tmp_path):
         assert "'there-is-no-such-bucket'" in str(error)
         assert not error.retryable
 
 
-def test_a_server_that_only_says_not_found_is_asked_for_the_bucket(gcs_server, folder):
+def test_missing_bucket_is_detected_if_the_server_only_reports_not_found(gcs_server, folder):
     storage = connect(GcsAccess(service_account_key=gcs_server.account.key, endpoint_url=gcs_server.open_url))
     with pytest.raises(ObjectNotFoundError):
         storage.stat(folder.join("x"))
@@ -263,11 +261,9 @@ def test_a_server_that_only_says_not_found_is_asked_for_the_bucket(gcs_server, f
             ask(location)
 
 
-def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(
-    gcs_server, folder, monkeypatch
-):
+def test_refused_connection_fails_fast_and_is_retryable(gcs_server, folder, monkeypatch):
     url = f"http://127.0.0.1:{free_port()}"
-    without_tokens = _changed(gcs_server.account.key, token_uri=f"{url}/token")
+    without_tokens = _modified(gcs_server.account.key, token_uri=f"{url}/token")
     for key in (without_tokens, gcs_server.account.key):
         storage = connect(GcsAccess(service_account_key=key, endpoint_url=url))
         started = time.monotonic()
@@ -276,20 +272,20 @@ def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(
         assert time.monotonic() - started < 60
         assert type(raised.value) is StorageError
         assert raised.value.retryable
-        monkeypatch.undo()  # the second with the pauses that it has
+        monkeypatch.undo()  # the second key with the real pauses
 
 
 # ---- names
 
 
-def test_a_bucket_is_listed_whole_but_is_no_object(storage, folder):
+def test_bucket_can_be_listed_but_is_not_an_object(storage, folder):
     info = storage.write(folder.join("x"), b"x")
     assert list(storage.list(folder.parent)) == [info]
     with pytest.raises(LocationError, match="whole bucket"):
         storage.stat(folder.parent)
 
 
-def test_markers_of_folders_are_not_listed_and_odd_keys_are(gcs_server, storage, folder):
+def test_listing_skips_folder_markers_and_keeps_odd_keys(gcs_server, storage, folder):
     for key, data in (("in/", b""), ("in/a/", b""), ("in/a/x", b"x"), ("in/full/", b"x"), ("in//y", b"y")):
         gcs_server.put(folder.bucket, key, data)
     listed = list(storage.list(folder))
@@ -297,18 +293,18 @@ def test_markers_of_folders_are_not_listed_and_odd_keys_are(gcs_server, storage,
     assert storage.read(listed[0].location) == b"y"
 
 
-def test_a_folder_of_several_pages_is_listed_whole(storage, folder, gate, monkeypatch):
+def test_listing_follows_all_pages(storage, folder, gate, monkeypatch):
     monkeypatch.setattr(gcs, "_PAGE_OBJECTS", 2)
     written = [storage.write(folder.join(str(number)), b"x") for number in range(7)]
     gate.refuse("pageToken", 503, times=4)
     gate.before("pageToken", lambda: None)
-    gate.refuse("pageToken", 503, times=4)  # each page is tried as often as an operation
+    gate.refuse("pageToken", 503, times=4)  # each page has as many attempts as an operation
     assert list(storage.list(folder)) == written
     assert len([line for line in gate.requests if "pageToken" in line]) == 3 + 4 + 4
 
 
 @pytest.mark.parametrize("etag", ["0", "", "any", "-1", "1" * 5000, "²", "1.5"])
-def test_an_etag_that_is_no_generation_fits_nothing(storage, folder, etag):
+def test_etag_that_is_not_a_generation_matches_nothing(storage, folder, etag):
     info = storage.write(folder.join("x"), b"x")
     for location in (info.location, folder.join("missing")):
         with pytest.raises(ObjectChangedError):
@@ -319,7 +315,7 @@ def test_an_etag_that_is_no_generation_fits_nothing(storage, folder, etag):
     assert list(storage.list(folder)) == [info]
 
 
-def test_an_object_is_read_as_it_is_stored(gcs_server, storage, folder, tmp_path):
+def test_object_is_read_as_stored(gcs_server, storage, folder, tmp_path):
     packed = gzip.compress(b"a\n1\n" * 100)
     gcs_server.put(folder.bucket, "in/x.csv", packed, contentEncoding="gzip")
     (info,) = storage.list(folder)
@@ -328,8 +324,8 @@ def test_an_object_is_read_as_it_is_stored(gcs_server, storage, folder, tmp_path
     assert storage.fetch(info, tmp_path / "fetched").read_bytes() == packed
 
 
-def test_nothing_is_asked_but_what_is_needed(access, gate, folder):
-    """Nor in a thread: what a test finds here is what an account needs permission for."""
+def test_only_necessary_requests_are_sent(access, gate, folder):
+    """Includes requests from threads: an account needs permission for all of them."""
     storage = connect(access)
     location = folder.join("x")
     for _ in range(3):
@@ -341,7 +337,7 @@ def test_nothing_is_asked_but_what_is_needed(access, gate, folder):
     objects = f"/storage/v1/b/{folder.bucket}/o"
     assert [line.partition("?")[0].strip() for line in gate.requests] == [
         f"GET {objects}/in%2Fx",
-        f"GET {objects}",  # once: is there a bucket at all?
+        f"GET {objects}",  # once: does the bucket exist?
         f"GET {objects}/in%2Fx",
         f"GET {objects}/in%2Fx",
         f"POST /upload{objects}",
@@ -350,8 +346,8 @@ def test_nothing_is_asked_but_what_is_needed(access, gate, folder):
     ]
 
 
-def test_a_token_for_another_server_is_not_shown_to_google(gcs_server, folder):
-    """Google's library would, in a thread: here every thread has ended before it is looked."""
+def test_token_for_another_server_is_not_sent_to_google(gcs_server, folder):
+    """Google's library would send it from a thread, so the script waits for all threads before the check."""
     code = """
 import sys, threading
 from airflow_batchexec.engine.config.locations import Location
@@ -365,8 +361,8 @@ for thread in threading.enumerate():
         thread.join()
 """
     given = [gcs_server.account.key, gcs_server.endpoint_url, folder.join("x").uri]
-    with socket.create_server(("127.0.0.1", 0)) as way_out:
-        environment = {**os.environ, "HTTPS_PROXY": f"http://127.0.0.1:{way_out.getsockname()[1]}"}
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        environment = {**os.environ, "HTTPS_PROXY": f"http://127.0.0.1:{proxy.getsockname()[1]}"}
         done = subprocess.run(
             [sys.executable, "-c", code],
             input="\0".join(given),
@@ -376,15 +372,15 @@ for thread in threading.enumerate():
             timeout=120,
         )
         assert done.returncode == 0
-        way_out.setblocking(False)
+        proxy.setblocking(False)
         with pytest.raises(BlockingIOError):
-            way_out.accept()
+            proxy.accept()
 
 
 # ---- large objects
 
 
-def test_a_large_file_goes_in_one_request(storage, folder, gate, tmp_path):
+def test_large_file_is_sent_in_one_request(storage, folder, gate, tmp_path):
     content = os.urandom(MIB) * 12 + b"the end"
     info = storage.publish(_source(tmp_path, content), folder.join("x"))
     assert info == storage.stat(info.location)
@@ -394,7 +390,7 @@ def test_a_large_file_goes_in_one_request(storage, folder, gate, tmp_path):
     assert sent[0].endswith(f"bytes 0-{len(content) - 1}/{len(content)}")
 
 
-def test_a_large_document_is_written_under_a_condition_too(storage, folder):
+def test_large_document_is_written_conditionally(storage, folder):
     location = folder.join("x")
     content = os.urandom(LARGE)
     created = storage.create(location, content)
@@ -408,7 +404,7 @@ def test_a_large_document_is_written_under_a_condition_too(storage, folder):
     assert storage.write(location, content) == storage.stat(location)
 
 
-def test_an_upload_that_breaks_goes_on_where_it_broke(storage, folder, gate, tmp_path):
+def test_broken_upload_resumes_where_it_stopped(storage, folder, gate, tmp_path):
     content = os.urandom(LARGE)
     gate.keep_only("upload_id", 3 * MIB)
     info = storage.publish(_source(tmp_path, content), folder.join("x"))
@@ -417,42 +413,41 @@ def test_an_upload_that_breaks_goes_on_where_it_broke(storage, folder, gate, tmp
     assert ranges == [f"0-{LARGE - 1}/{LARGE}", f"*/{LARGE}", f"{3 * MIB}-{LARGE - 1}/{LARGE}"]
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_twice(behind_proxy, proxy, folder, tmp_path):
+def test_upload_with_a_lost_response_is_not_sent_twice(proxied_storage, proxy, folder, tmp_path):
     content = os.urandom(LARGE)
     proxy.cut("^PUT .*upload_id")
-    info = behind_proxy.publish(_source(tmp_path, content), folder.join("x"))
-    assert info == behind_proxy.stat(folder.join("x"))
+    info = proxied_storage.publish(_source(tmp_path, content), folder.join("x"))
+    assert info == proxied_storage.stat(folder.join("x"))
     assert len([line for line in proxy.requests if line.startswith("PUT ")]) == 2
-    assert behind_proxy.read(folder.join("x")) == content
+    assert proxied_storage.read(folder.join("x")) == content
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(400, "HTTP 400"), (404, "has given up"), (410, "has given up")]
-)
-def test_an_upload_that_fails_in_the_middle_leaves_nothing(storage, folder, gate, tmp_path, status, said):
+@pytest.mark.parametrize(("status", "message"), [(400, "HTTP 400"), (404, "gave up"), (410, "gave up")])
+def test_failed_upload_leaves_nothing_behind(storage, folder, gate, tmp_path, status, message):
     source = _source(tmp_path, bytes(LARGE))
     gate.refuse("^PUT .*upload_id", status)
     with pytest.raises(StorageError, match=folder.join("x").uri) as raised:
         storage.publish(source, folder.join("x"))
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert raised.value.retryable
     assert gate.unfinished() == []
     assert list(storage.list(folder)) == []
     assert source.stat().st_size == LARGE
 
 
-def test_an_upload_that_cannot_be_taken_back_is_told_in_the_log(storage, folder, gate, tmp_path, caplog):
+def test_failure_to_cancel_an_upload_is_logged(storage, folder, gate, tmp_path, caplog):
     gate.refuse("^PUT .*upload_id", 400)
     gate.refuse("^DELETE .*upload_id", 500)
     with pytest.raises(StorageError, match="x: "):
         storage.publish(_source(tmp_path, bytes(LARGE)), folder.join("x"))
     assert folder.join("x").uri in caplog.text
-    assert "could not be cancelled (HTTP 500)" in caplog.text
+    assert "Could not cancel the upload" in caplog.text
+    assert "(HTTP 500)" in caplog.text
     gate.sessions.clear()
 
 
 @pytest.mark.parametrize("content", [b"some content", b"some content" * MIB])
-def test_what_arrives_damaged_never_appears(storage, folder, gate, tmp_path, content):
+def test_corrupted_upload_never_appears(storage, folder, gate, tmp_path, content):
     old = storage.write(folder.join("x"), b"old")
     source = _source(tmp_path, content)
     gate.corrupt("^PUT .*upload_id" if len(content) > LARGE else "^POST .*uploadType=multipart")
@@ -463,7 +458,7 @@ def test_what_arrives_damaged_never_appears(storage, folder, gate, tmp_path, con
     assert source.read_bytes() == content
 
 
-def test_a_file_that_becomes_shorter_while_it_is_sent_is_not_published(storage, folder, gate, tmp_path):
+def test_file_that_shrinks_while_being_sent_is_not_published(storage, folder, gate, tmp_path):
     source = _source(tmp_path, bytes(LARGE))
     gate.before("^POST .*uploadType=resumable", lambda: os.truncate(source, MIB))
     with pytest.raises(StorageError, match="became shorter"):
@@ -483,27 +478,27 @@ def test_generations_never_mix(storage, folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_breaks_goes_on_where_it_broke(behind_proxy, proxy, folder, tmp_path):
+def test_broken_download_resumes_where_it_stopped(proxied_storage, proxy, folder, tmp_path):
     content = os.urandom(4 * MIB)
-    info = behind_proxy.write(folder.join("x"), content)
+    info = proxied_storage.write(folder.join("x"), content)
     proxy.cut("^GET ", after_bytes=MIB, times=2)
-    assert behind_proxy.fetch(info, tmp_path / "fetched").read_bytes() == content
+    assert proxied_storage.fetch(info, tmp_path / "fetched").read_bytes() == content
     assert len([line for line in proxy.requests if line.startswith("GET ")]) == 3
 
 
-def test_an_object_that_changes_while_its_download_is_broken_is_not_fetched(
-    storage, behind_proxy, proxy, gate, folder, tmp_path
+def test_object_that_changes_before_a_download_resumes_is_not_fetched(
+    storage, proxied_storage, proxy, gate, folder, tmp_path
 ):
     info = storage.write(folder.join("x"), os.urandom(4 * MIB))
     proxy.cut("^GET ", after_bytes=MIB)
     gate.before("^GET ", lambda: None)
     gate.before("^GET ", lambda: storage.write(info.location, os.urandom(4 * MIB)))
     with pytest.raises(ObjectChangedError):
-        behind_proxy.fetch(info, tmp_path / "fetched")
+        proxied_storage.fetch(info, tmp_path / "fetched")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_breaks_after_its_last_byte_is_whole(storage, gate, folder, tmp_path):
+def test_download_that_breaks_after_the_last_byte_is_complete(storage, gate, folder, tmp_path):
     content = os.urandom(2 * MIB)
     info = storage.write(folder.join("x"), content)
     for get in (
@@ -515,21 +510,21 @@ def test_a_download_that_breaks_after_its_last_byte_is_whole(storage, gate, fold
 
 
 @pytest.mark.parametrize("breaks", [0, 1])
-def test_what_comes_damaged_is_not_fetched(behind_proxy, proxy, gate, folder, tmp_path, breaks):
-    """Nor where the download has gone on after a break, of which Google's library checks nothing."""
-    info = behind_proxy.write(folder.join("x"), os.urandom(4 * MIB))
+def test_corrupted_download_is_not_fetched(proxied_storage, proxy, gate, folder, tmp_path, breaks):
+    """Even if the download resumed after a break, where Google's library verifies nothing."""
+    info = proxied_storage.write(folder.join("x"), os.urandom(4 * MIB))
     proxy.cut("^GET ", after_bytes=MIB, times=breaks)
     if breaks:
         gate.before("^GET /download", lambda: None)
     gate.corrupt("^GET /download")
     with pytest.raises(StorageError, match=info.location.uri) as raised:
-        behind_proxy.fetch(info, tmp_path / "fetched")
-    assert "does not fit its checksum" in str(raised.value)
+        proxied_storage.fetch(info, tmp_path / "fetched")
+    assert "does not match its checksum" in str(raised.value)
     assert raised.value.retryable
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_read_damaged_is_refused(storage, folder, gate):
+def test_corrupted_read_is_an_error(storage, folder, gate):
     info = storage.write(folder.join("x"), b"content")
     gate.corrupt("^GET /download")
     with pytest.raises(StorageError, match=info.location.uri) as raised:
@@ -537,20 +532,20 @@ def test_what_is_read_damaged_is_refused(storage, folder, gate):
     assert raised.value.retryable
 
 
-def test_a_download_that_keeps_breaking_fails_and_leaves_nothing(
-    storage, behind_proxy, proxy, folder, tmp_path
+def test_download_that_keeps_breaking_fails_and_leaves_nothing_behind(
+    storage, proxied_storage, proxy, folder, tmp_path
 ):
     info = storage.write(folder.join("x"), os.urandom(8 * MIB))
     proxy.cut("^GET ", after_bytes=MIB, times=10)
     with pytest.raises(StorageError, match=info.location.uri) as raised:
-        behind_proxy.fetch(info, tmp_path / "fetched")
+        proxied_storage.fetch(info, tmp_path / "fetched")
     assert raised.value.retryable
     assert len([line for line in proxy.requests if line.startswith("GET ")]) == 5
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [MIB, 12 * MIB])
-def test_a_full_scratch_disk_is_named_and_nothing_is_left(storage, folder, tmp_path, size):
+def test_full_scratch_disk_is_reported_and_leaves_nothing_behind(storage, folder, tmp_path, size):
     info = storage.write(folder.join("x"), bytes(size))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB // 2, hard))
@@ -564,7 +559,7 @@ def test_a_full_scratch_disk_is_named_and_nothing_is_left(storage, folder, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_large_object_is_moved_through_little_memory(gcs_server, folder, tmp_path):
+def test_large_object_is_transferred_with_little_memory(gcs_server, folder, tmp_path):
     content = os.urandom(MIB) * 50
     source = _source(tmp_path, content)
     code = """
@@ -599,47 +594,47 @@ print(tracemalloc.get_traced_memory()[1])
     assert (tmp_path / "fetched").read_bytes() == content
 
 
-# ---- answers that are lost, and a server that is busy
+# ---- lost responses and busy servers
 
 
-def test_a_document_whose_answer_was_lost_is_known_to_be_ones_own(behind_proxy, proxy, folder):
+def test_write_with_a_lost_response_is_recognized_as_own(proxied_storage, proxy, folder):
     location = folder.join("lock")
     proxy.cut("^POST /upload")
-    created = behind_proxy.create(location, b"owner 1")
-    assert created == behind_proxy.stat(location)
+    created = proxied_storage.create(location, b"owner 1")
+    assert created == proxied_storage.stat(location)
     proxy.cut("^POST /upload")
-    replaced = behind_proxy.replace(location, b"owner 2", etag=created.etag)
-    assert behind_proxy.read_with_etag(location) == (b"owner 2", replaced.etag)
+    replaced = proxied_storage.replace(location, b"owner 2", etag=created.etag)
+    assert proxied_storage.read_with_etag(location) == (b"owner 2", replaced.etag)
     proxy.cut("^DELETE ")
-    behind_proxy.delete(location, etag=replaced.etag)
-    assert list(behind_proxy.list(folder)) == []
+    proxied_storage.delete(location, etag=replaced.etag)
+    assert list(proxied_storage.list(folder)) == []
 
 
-def test_a_large_document_whose_answer_was_lost_is_known_to_be_ones_own(behind_proxy, proxy, folder):
+def test_large_write_with_a_lost_response_is_recognized_as_own(proxied_storage, proxy, folder):
     location = folder.join("plan")
     content = os.urandom(LARGE)
     proxy.cut("^POST /upload")
     proxy.cut("^PUT .*upload_id")
-    created = behind_proxy.create(location, content)
-    assert behind_proxy.read_with_etag(location) == (content, created.etag)
+    created = proxied_storage.create(location, content)
+    assert proxied_storage.read_with_etag(location) == (content, created.etag)
 
 
-def test_a_document_of_somebody_else_is_not_taken_for_ones_own(behind_proxy, storage, proxy, folder):
+def test_document_of_another_writer_is_not_mistaken_for_own(proxied_storage, storage, proxy, folder):
     other = storage.write(folder.join("lock"), b"owner 1")
     proxy.cut("^POST /upload", times=2)
     with pytest.raises(ObjectExistsError):
-        behind_proxy.create(other.location, b"owner 2")
+        proxied_storage.create(other.location, b"owner 2")
     proxy.cut("^POST /upload", times=2)
     with pytest.raises(ObjectChangedError):
-        behind_proxy.replace(other.location, b"owner 2", etag="1")
+        proxied_storage.replace(other.location, b"owner 2", etag="1")
     proxy.cut("^DELETE ")
     with pytest.raises(ObjectChangedError):
-        behind_proxy.delete(other.location, etag="1")
+        proxied_storage.delete(other.location, etag="1")
     assert storage.read(other.location) == b"owner 1"
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(storage, folder, gate, status):
+def test_requests_to_a_busy_server_are_retried(storage, folder, gate, status):
     location = folder.join("x")
     gate.refuse("^POST /upload", status, times=3)
     info = storage.create(location, b"x")
@@ -652,7 +647,7 @@ def test_a_busy_server_is_asked_again(storage, folder, gate, status):
     assert list(storage.list(folder)) == []
 
 
-def test_a_server_that_stays_busy_is_given_up_and_may_be_tried_again(storage, folder, gate):
+def test_server_that_stays_busy_fails_with_a_retryable_error(storage, folder, gate):
     gate.refuse("^GET ", 429, times=5)
     with pytest.raises(StorageError, match=r"HTTP 429 \(Staged by the test\)\. Try again later") as raised:
         storage.stat(folder.join("x"))

@@ -1,4 +1,4 @@
-"""What only a disk can do or suffer; tests/contract holds what every storage does."""
+"""Behavior specific to the local disk; ``tests/contract`` covers what all storages share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_batchexec.exceptions import (
     StorageError,
 )
 
-not_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+not_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not apply to root")
 COUNT_UP = """
 import sys
 from airflow_batchexec.engine.config.locations import Location
@@ -81,7 +81,7 @@ def folder(tmp_path):
 
 
 @contextmanager
-def _no_file_larger_than(size):
+def _max_file_size(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -92,10 +92,10 @@ def _no_file_larger_than(size):
 
 @pytest.fixture
 def other_disk():
-    """A folder on another file system than the one of temporary files."""
+    """A folder on a different file system than temporary files."""
     shared_memory = Path("/dev/shm")
     if not os.access(shared_memory, os.W_OK):
-        pytest.skip("there is no second file system to write to")
+        pytest.skip("needs a second writable file system")
     folder = Path(tempfile.mkdtemp(dir=shared_memory))
     yield folder
     shutil.rmtree(folder)
@@ -109,7 +109,7 @@ def _on_disk(folder):
     return sorted(path.name for path in folder.path.iterdir())
 
 
-def test_links_to_files_and_folders_are_followed_and_loops_are_not(storage, folder, tmp_path):
+def test_links_to_files_and_folders_are_followed_but_loops_are_not(storage, folder, tmp_path):
     storage.write(folder.join("a/x"), b"x")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "y").write_bytes(b"yy")
@@ -135,21 +135,21 @@ def test_only_regular_files_are_objects(storage, folder, tmp_path):
         for name in ("fifo", "socket"):
             with pytest.raises(ObjectNotFoundError):
                 storage.stat(folder.join(name))
-    with pytest.raises(ObjectNotFoundError, match="no regular file"):
+    with pytest.raises(ObjectNotFoundError, match="not a regular file"):
         storage.read(folder.join("fifo"))
 
 
-def test_hidden_names_are_listed_and_what_is_being_written_is_not(storage, folder, monkeypatch):
+def test_listing_includes_hidden_files_but_not_files_being_written(storage, folder, monkeypatch):
     storage.write(folder.join(".hidden"), b"x")
     seen = []
     link = os.link
 
-    def look_and_link(*names, **more):
+    def list_and_link(*names, **more):
         seen.append((_on_disk(folder), _names(storage, folder)))
         link(*names, **more)
 
-    monkeypatch.setattr(os, "link", look_and_link)
-    # As on a file system whose files have a name from the beginning.
+    monkeypatch.setattr(os, "link", list_and_link)
+    # As on a file system without unnamed files.
     monkeypatch.setattr(disk, "_O_TMPFILE", 0)
     storage.create(folder.join("lock"), b"x")
 
@@ -159,7 +159,7 @@ def test_hidden_names_are_listed_and_what_is_being_written_is_not(storage, folde
     assert _on_disk(folder) == [".hidden", "lock"]
 
 
-# ``link`` and ``replace`` are the last steps, and each must not be seen half.
+# ``link`` and ``replace`` are the last steps; neither may be visible half done.
 @pytest.mark.parametrize(
     ("method", "step"),
     [
@@ -172,9 +172,7 @@ def test_hidden_names_are_listed_and_what_is_being_written_is_not(storage, folde
         *(("publish", step) for step in ("link", "replace")),
     ],
 )
-def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(
-    storage, folder, tmp_path, method, step
-):
+def test_process_killed_while_writing_leaves_existing_content(storage, folder, tmp_path, method, step):
     folder.path.mkdir()
     if method == "replace":
         storage.write(folder.join("document"), b"old")
@@ -184,19 +182,19 @@ def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(
 
     assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
 
-    there = {"document": b"old"} if method == "replace" else {}
+    expected = {"document": b"old"} if method == "replace" else {}
     found = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     if step == "replace":
-        # A complete file on its way to the other's place, which the next process to write here removes.
-        (left,) = found.keys() - there.keys()
-        assert found.pop(left) == b"new"
-    assert found == there
-    assert _names(storage, folder) == list(there)
+        # A complete replacement file, which the next process to write in this folder removes.
+        (leftover,) = found.keys() - expected.keys()
+        assert found.pop(leftover) == b"new"
+    assert found == expected
+    assert _names(storage, folder) == list(expected)
     storage.write(folder.join("next"), b"next")
-    assert _on_disk(folder) == sorted([*there, "next"])
+    assert _on_disk(folder) == sorted([*expected, "next"])
 
 
-def test_a_name_that_is_not_unicode_is_listed_and_is_no_relative_path(storage, folder, tmp_path):
+def test_non_unicode_name_is_listed_but_is_not_a_relative_path(storage, folder, tmp_path):
     folder.path.mkdir()
     Path(os.fsdecode(os.fsencode(folder.path) + b"/caf\xe9.csv")).write_bytes(b"x")
     (info,) = storage.list(folder)
@@ -205,17 +203,17 @@ def test_a_name_that_is_not_unicode_is_listed_and_is_no_relative_path(storage, f
         folder.join(folder.relative(info.location))
 
 
-def test_a_fetched_file_is_used_where_it_lies(storage, folder, tmp_path):
+def test_fetched_file_is_used_in_place(storage, folder, tmp_path):
     info = storage.write(folder.join("x"), b"x")
     assert storage.fetch(info, tmp_path / "scratch") == folder.path / "x"
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_result_is_copied_where_it_cannot_be_renamed(storage, folder, other_disk):
+def test_result_is_copied_across_file_systems(storage, folder, other_disk):
     source = other_disk / "result"
     source.write_bytes(b"result" * 1000)
     if other_disk.stat().st_dev == folder.path.parent.stat().st_dev:
-        pytest.skip("there is one file system only")
+        pytest.skip("needs a second file system")
     info = storage.publish(source, folder.join("result"))
     assert info == storage.stat(info.location)
     assert storage.read(info.location) == b"result" * 1000
@@ -223,13 +221,13 @@ def test_a_result_is_copied_where_it_cannot_be_renamed(storage, folder, other_di
     assert not source.exists()
 
 
-def test_a_copy_that_finds_the_disk_full_leaves_nothing_and_keeps_the_source(storage, folder, other_disk):
+def test_copy_to_a_full_disk_leaves_nothing_behind_and_keeps_the_source(storage, folder, other_disk):
     old = storage.write(folder.join("result"), b"old")
     source = other_disk / "result"
     source.write_bytes(bytes(100_000))
     if other_disk.stat().st_dev == folder.path.parent.stat().st_dev:
-        pytest.skip("there is one file system only")
-    with _no_file_larger_than(50_000), pytest.raises(DiskFullError, match=old.location.uri) as raised:
+        pytest.skip("needs a second file system")
+    with _max_file_size(50_000), pytest.raises(DiskFullError, match=old.location.uri) as raised:
         storage.publish(source, old.location)
     assert raised.value.retryable
     assert storage.read_with_etag(old.location) == (b"old", old.etag)
@@ -238,17 +236,17 @@ def test_a_copy_that_finds_the_disk_full_leaves_nothing_and_keeps_the_source(sto
 
 
 @pytest.mark.parametrize("method", ["write", "create", "replace"])
-def test_a_document_that_finds_the_disk_full_leaves_nothing(storage, folder, method):
+def test_document_write_to_a_full_disk_leaves_nothing_behind(storage, folder, method):
     old = storage.write(folder.join("x"), b"old")
     location = folder.join("new") if method == "create" else old.location
     condition = {"etag": old.etag} if method == "replace" else {}
-    with _no_file_larger_than(50_000), pytest.raises(DiskFullError, match=location.uri):
+    with _max_file_size(50_000), pytest.raises(DiskFullError, match=location.uri):
         getattr(storage, method)(location, bytes(100_000), **condition)
     assert _on_disk(folder) == ["x"]
     assert storage.read_with_etag(old.location) == (b"old", old.etag)
 
 
-def test_a_file_in_place_of_a_folder_is_named_and_unharmed(storage, folder, tmp_path):
+def test_file_in_place_of_a_folder_is_reported_and_kept(storage, folder, tmp_path):
     info = storage.write(folder.join("a"), b"a file")
     source = tmp_path / "source"
     source.write_bytes(b"result")
@@ -266,13 +264,13 @@ def test_a_file_in_place_of_a_folder_is_named_and_unharmed(storage, folder, tmp_
     assert list(storage.list(folder)) == [info]
 
 
-def test_a_folder_in_place_of_a_file_is_named_and_unharmed(storage, folder, tmp_path):
+def test_folder_in_place_of_a_file_is_reported_and_kept(storage, folder, tmp_path):
     info = storage.write(folder.join("a/x"), b"x")
     source = tmp_path / "source"
     source.write_bytes(b"result")
-    with pytest.raises(StorageError, match="There is a folder of that name"):
+    with pytest.raises(StorageError, match="A folder with that name exists"):
         storage.publish(source, folder.join("a"))
-    with pytest.raises(StorageError, match="There is a folder of that name"):
+    with pytest.raises(StorageError, match="A folder with that name exists"):
         storage.write(folder.join("a"), b"x")
     with pytest.raises(ObjectExistsError):
         storage.create(folder.join("a"), b"x")
@@ -281,7 +279,7 @@ def test_a_folder_in_place_of_a_file_is_named_and_unharmed(storage, folder, tmp_
 
 
 @not_root
-def test_a_folder_that_may_not_be_written_to_is_named(storage, folder):
+def test_unwritable_folder_is_reported(storage, folder):
     info = storage.write(folder.join("x"), b"x")
     folder.path.chmod(0o500)
     try:
@@ -300,7 +298,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(storage, folder):
 
 
 @not_root
-def test_a_file_that_may_not_be_read_is_named(storage, folder, tmp_path):
+def test_unreadable_file_is_reported(storage, folder, tmp_path):
     info = storage.write(folder.join("x"), b"x")
     info.location.path.chmod(0)
     for read in (lambda: storage.read(info.location), lambda: storage.fetch(info, tmp_path / "scratch")):
@@ -308,10 +306,10 @@ def test_a_file_that_may_not_be_read_is_named(storage, folder, tmp_path):
             read()
 
 
-def test_a_read_only_file_system_is_named(storage, tmp_path):
+def test_read_only_file_system_is_reported(storage, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"x")
-    # A folder of /proc takes no file from anybody, root included.
+    # No user, not even root, can create a file in a folder of /proc.
     location = Location(Scheme.FILE, "", "/proc/self/x")
     with pytest.raises(StorageError, match="file:///proc/self/x"):
         storage.write(location, b"x")
@@ -320,7 +318,7 @@ def test_a_read_only_file_system_is_named(storage, tmp_path):
     assert source.exists()
 
 
-def test_no_update_is_lost_among_processes(storage, folder):
+def test_concurrent_processes_lose_no_update(storage, folder):
     location = storage.write(folder.join("count"), b"0").location
     processes = [subprocess.Popen([sys.executable, "-c", COUNT_UP, location.uri]) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
@@ -328,7 +326,7 @@ def test_no_update_is_lost_among_processes(storage, folder):
     assert _on_disk(folder) == ["count"]
 
 
-def test_a_document_is_created_once_where_the_disk_knows_no_hard_links(storage, folder, monkeypatch):
+def test_document_is_created_exclusively_without_hard_links(storage, folder, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -341,5 +339,5 @@ def test_a_document_is_created_once_where_the_disk_knows_no_hard_links(storage, 
     assert _on_disk(folder) == ["lock"]
 
 
-def test_staging_lies_in_the_folder_itself(storage, folder):
+def test_staging_is_inside_the_folder(storage, folder):
     assert storage.staging(folder) == folder.path / "staging"

@@ -30,7 +30,7 @@ def test_each_scheme_opens_its_storage():
         ("gs://b/in", {"boto3", "botocore"}),
     ],
 )
-def test_opening_one_storage_does_not_import_what_another_needs(uri, not_imported):
+def test_opening_a_storage_does_not_import_libraries_of_others(uri, not_imported):
     code = (
         "import sys; from airflow_batchexec.engine.config.locations import Location;"
         "from airflow_batchexec.engine.storage import open_storage;"
@@ -42,7 +42,7 @@ def test_opening_one_storage_does_not_import_what_another_needs(uri, not_importe
     assert (done.stderr.strip(), done.returncode) == ("", 0)
 
 
-def test_what_opens_google_cloud_storage_is_missing_and_named():
+def test_missing_google_library_is_named():
     code = (
         "import sys; sys.modules['google.cloud.storage'] = None\n"
         "from airflow_batchexec.engine.config.locations import Location\n"

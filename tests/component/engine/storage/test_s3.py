@@ -1,4 +1,4 @@
-"""What only S3 can do or suffer; tests/contract holds what every storage does."""
+"""Behavior specific to S3; ``tests/contract`` covers what all storages share."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def proxy(s3_server):
 
 
 @pytest.fixture
-def behind_proxy(access, proxy):
+def proxied_storage(access, proxy):
     return connect(
         S3Access(
             access_key_id=access.access_key_id,
@@ -72,7 +72,7 @@ def behind_proxy(access, proxy):
 
 @pytest.fixture
 def without_retries(s3_server, proxy):
-    """A storage behind the proxy whose client asks once."""
+    """A storage behind the proxy whose client does not retry."""
     client = boto3.client(
         "s3",
         endpoint_url=proxy.endpoint_url,
@@ -85,7 +85,7 @@ def without_retries(s3_server, proxy):
 
 
 def _operations(storage, location, tmp_path):
-    """Every method, by name, on one location."""
+    """Every operation on a location, by name."""
     source = tmp_path / "source"
     source.write_bytes(b"result")
     large = tmp_path / "large"
@@ -119,7 +119,7 @@ def _assert_all_raise(kind, storage, location, tmp_path):
     return errors
 
 
-def test_keys_without_a_permission_are_denied_everything(s3_server, folder, tmp_path):
+def test_every_operation_is_denied_without_permission(s3_server, folder, tmp_path):
     keys = s3_server.denied
     storage = connect(
         S3Access(keys.access_key_id, keys.secret_access_key, endpoint_url=s3_server.endpoint_url)
@@ -128,27 +128,27 @@ def test_keys_without_a_permission_are_denied_everything(s3_server, folder, tmp_
     assert not any(keys.secret_access_key in str(error) for error in errors)
 
 
-def test_a_wrong_secret_is_denied_everything_and_told_nowhere(s3_server, folder, tmp_path):
+def test_every_operation_is_denied_with_a_wrong_secret_which_is_never_revealed(s3_server, folder, tmp_path):
     secret = "wrong" * 8
     storage = connect(S3Access(s3_server.access_key_id, secret, endpoint_url=s3_server.endpoint_url))
     errors = _assert_all_raise(AccessDeniedError, storage, folder.join("x"), tmp_path)
     assert not any(secret in repr(error.details) + str(error) for error in errors)
 
 
-def test_an_unknown_key_is_denied(s3_server, folder):
+def test_unknown_access_key_is_denied(s3_server, folder):
     storage = connect(S3Access("AKIA0000000000000000", "s" * 40, endpoint_url=s3_server.endpoint_url))
     with pytest.raises(AccessDeniedError, match="InvalidAccessKeyId"):
         list(storage.list(folder))
 
 
-def test_a_missing_bucket_is_named_by_everything(storage, tmp_path):
+def test_every_operation_names_a_missing_bucket(storage, tmp_path):
     location = Location.parse("s3://there-is-no-such-bucket/in/x")
     for error in _assert_all_raise(BucketNotFoundError, storage, location, tmp_path):
         assert "'there-is-no-such-bucket'" in str(error)
         assert not error.retryable
 
 
-def test_no_credentials_anywhere_are_said_to_be_missing(s3_server, folder, monkeypatch, tmp_path):
+def test_missing_credentials_are_reported(s3_server, folder, monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -159,13 +159,13 @@ def test_no_credentials_anywhere_are_said_to_be_missing(s3_server, folder, monke
         storage.stat(folder.join("x"))
 
 
-def test_without_keys_the_default_chain_finds_them(s3_server, folder, monkeypatch):
+def test_default_chain_is_used_without_keys(s3_server, folder, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
     assert list(connect(S3Access(endpoint_url=s3_server.endpoint_url)).list(folder)) == []
 
 
-def test_a_session_brings_its_own_credentials(s3_server, folder):
+def test_session_credentials_are_used(s3_server, folder):
     session = boto3.Session(s3_server.access_key_id, s3_server.secret_access_key)
     storage = S3Storage.from_session(
         session, endpoint_url=s3_server.endpoint_url, region_name=s3_server.region
@@ -173,7 +173,7 @@ def test_a_session_brings_its_own_credentials(s3_server, folder):
     assert storage.write(folder.join("x"), b"x") == storage.stat(folder.join("x"))
 
 
-def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(folder):
+def test_refused_connection_fails_fast_and_is_retryable(folder):
     storage = connect(S3Access("key", "s" * 40, endpoint_url=f"http://127.0.0.1:{free_port()}"))
     started = time.monotonic()
     with pytest.raises(StorageError, match="Check the endpoint") as raised:
@@ -187,39 +187,39 @@ def test_an_endpoint_that_nobody_listens_on_fails_soon_and_may_be_tried_again(fo
     ("access", "field"),
     [({"access_key_id": "key"}, "secret_access_key"), ({"secret_access_key": "s"}, "access_key_id")],
 )
-def test_a_key_and_its_secret_belong_together(access, field):
+def test_access_key_and_secret_require_each_other(access, field):
     with pytest.raises(ConfigurationError) as refused:
         S3Access(**access)
     assert refused.value.details["field"] == field
 
 
-def test_a_malformed_endpoint_is_a_configuration_error():
+def test_malformed_endpoint_is_a_configuration_error():
     with pytest.raises(ConfigurationError, match="no-scheme:9000"):
         connect(S3Access("key", "secret", endpoint_url="no-scheme:9000"))
 
 
-def test_a_profile_that_is_not_there_is_a_configuration_error(monkeypatch, tmp_path):
+def test_missing_profile_is_a_configuration_error(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(ConfigurationError, match="nobody"):
+    monkeypatch.setenv("AWS_PROFILE", "missing-profile")
+    with pytest.raises(ConfigurationError, match="missing-profile"):
         connect()
 
 
-def test_what_opens_s3_is_shown_without_its_secrets():
+def test_repr_of_s3_access_hides_secrets():
     shown = repr(S3Access("key", "a secret", session_token="a token"))
     assert "key" in shown
     assert "a secret" not in shown
     assert "a token" not in shown
 
 
-def test_a_bucket_is_listed_whole_but_is_no_object(storage, folder, tmp_path):
+def test_bucket_can_be_listed_but_is_not_an_object(storage, folder, tmp_path):
     info = storage.write(folder.join("x"), b"x")
     assert list(storage.list(folder.parent)) == [info]
     with pytest.raises(LocationError, match="whole bucket"):
         storage.stat(folder.parent)
 
 
-def test_markers_of_folders_are_not_listed_and_odd_keys_are(s3_server, storage, folder):
+def test_listing_skips_folder_markers_and_keeps_odd_keys(s3_server, storage, folder):
     for key, body in (("in/", b""), ("in/a/", b""), ("in/a/x", b"x"), ("in/full/", b"x"), ("in//y", b"y")):
         s3_server.client.put_object(Bucket=folder.bucket, Key=key, Body=body)
     listed = list(storage.list(folder))
@@ -227,7 +227,7 @@ def test_markers_of_folders_are_not_listed_and_odd_keys_are(s3_server, storage, 
     assert storage.read(listed[0].location) == b"y"
 
 
-def test_a_folder_of_several_pages_is_listed_whole(s3_server, folder):
+def test_listing_follows_all_pages(s3_server, folder):
     def shorten(params, **_):
         params["MaxKeys"] = 2
 
@@ -238,7 +238,7 @@ def test_a_folder_of_several_pages_is_listed_whole(s3_server, folder):
     assert list(storage.list(folder)) == written
 
 
-def test_an_object_of_several_parts_comes_back_as_it_went(s3_server, storage, folder, tmp_path):
+def test_multipart_object_round_trips(s3_server, storage, folder, tmp_path):
     content = os.urandom(MIB) * 12 + b"the end"
     source = tmp_path / "source"
     source.write_bytes(content)
@@ -257,9 +257,7 @@ def test_ranges_of_two_versions_never_mix(storage, folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_upload_that_fails_in_the_middle_leaves_nothing(
-    s3_server, without_retries, proxy, folder, tmp_path
-):
+def test_failed_multipart_upload_leaves_nothing_behind(s3_server, without_retries, proxy, folder, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(bytes(11 * MIB))
     proxy.cut("partNumber=2")
@@ -271,9 +269,7 @@ def test_an_upload_that_fails_in_the_middle_leaves_nothing(
     assert source.stat().st_size == 11 * MIB
 
 
-def test_parts_that_cannot_be_taken_back_are_told_in_the_log(
-    without_retries, proxy, folder, tmp_path, caplog
-):
+def test_failure_to_abort_a_multipart_upload_is_logged(without_retries, proxy, folder, tmp_path, caplog):
     source = tmp_path / "source"
     source.write_bytes(bytes(11 * MIB))
     proxy.cut("partNumber=2")
@@ -281,51 +277,51 @@ def test_parts_that_cannot_be_taken_back_are_told_in_the_log(
     with pytest.raises(StorageError, match="x: "):
         without_retries.publish(source, folder.join("x"))
     assert folder.join("x").uri in caplog.text
-    assert "could not be aborted" in caplog.text
+    assert "Could not abort the multipart upload" in caplog.text
 
 
 @pytest.mark.parametrize("size", [4 * MIB, 12 * MIB])
-def test_a_download_that_breaks_goes_on_where_it_broke(behind_proxy, proxy, folder, tmp_path, size):
+def test_broken_download_resumes_where_it_stopped(proxied_storage, proxy, folder, tmp_path, size):
     content = os.urandom(size)
-    info = behind_proxy.write(folder.join("x"), content)
+    info = proxied_storage.write(folder.join("x"), content)
     proxy.cut("^GET ", after_bytes=MIB, times=2)
-    assert behind_proxy.fetch(info, tmp_path / "fetched").read_bytes() == content
+    assert proxied_storage.fetch(info, tmp_path / "fetched").read_bytes() == content
     assert len([line for line in proxy.requests if line.startswith("GET ")]) == -(-size // (5 * MIB)) + 2
 
 
-def test_a_download_that_keeps_breaking_fails_and_leaves_nothing(
-    storage, behind_proxy, proxy, folder, tmp_path
+def test_download_that_keeps_breaking_fails_and_leaves_nothing_behind(
+    storage, proxied_storage, proxy, folder, tmp_path
 ):
     info = storage.write(folder.join("x"), os.urandom(4 * MIB))
     proxy.cut("^GET ", after_bytes=MIB, times=10)
     with pytest.raises(StorageError, match=info.location.uri) as raised:
-        behind_proxy.fetch(info, tmp_path / "fetched")
+        proxied_storage.fetch(info, tmp_path / "fetched")
     assert raised.value.retryable
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_document_whose_answer_was_lost_is_known_to_be_ones_own(behind_proxy, proxy, folder):
+def test_write_with_a_lost_response_is_recognized_as_own(proxied_storage, proxy, folder):
     location = folder.join("lock")
     proxy.cut("^PUT ")
-    created = behind_proxy.create(location, b"owner 1")
-    assert created == behind_proxy.stat(location)
+    created = proxied_storage.create(location, b"owner 1")
+    assert created == proxied_storage.stat(location)
     proxy.cut("^PUT ")
-    replaced = behind_proxy.replace(location, b"owner 2", etag=created.etag)
-    assert behind_proxy.read_with_etag(location) == (b"owner 2", replaced.etag)
+    replaced = proxied_storage.replace(location, b"owner 2", etag=created.etag)
+    assert proxied_storage.read_with_etag(location) == (b"owner 2", replaced.etag)
 
 
-def test_a_document_of_somebody_else_is_not_taken_for_ones_own(behind_proxy, storage, proxy, folder):
+def test_document_of_another_writer_is_not_mistaken_for_own(proxied_storage, storage, proxy, folder):
     other = storage.write(folder.join("lock"), b"owner 1")
     proxy.cut("^PUT ", times=2)
     with pytest.raises(ObjectExistsError):
-        behind_proxy.create(other.location, b"owner 2")
+        proxied_storage.create(other.location, b"owner 2")
     with pytest.raises(ObjectChangedError):
-        behind_proxy.replace(other.location, b"owner 2", etag="another")
+        proxied_storage.replace(other.location, b"owner 2", etag="another")
     assert storage.read(other.location) == b"owner 1"
 
 
 @pytest.mark.parametrize("size", [MIB, 12 * MIB])
-def test_a_full_scratch_disk_is_named_and_nothing_is_left(storage, folder, tmp_path, size):
+def test_full_scratch_disk_is_reported_and_leaves_nothing_behind(storage, folder, tmp_path, size):
     info = storage.write(folder.join("x"), bytes(size))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB // 2, hard))

@@ -1,4 +1,4 @@
-"""Roles: who may assume them, how their keys are kept good; and buckets in other regions."""
+"""Roles: who may assume them, and how their credentials are refreshed; and buckets in other regions."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from s3_server import Keys, S3Server
 
 MIB = 1024 * 1024
-IN_PARTS = TransferLimits(single_bytes=5 * MIB, part_bytes=5 * MIB, parallel=3)
+SMALL_PARTS = TransferLimits(single_bytes=5 * MIB, part_bytes=5 * MIB, parallel=3)
 ANY_ROLE = "arn:aws:iam::123456789012:role/any"
 
 
 @pytest.fixture(autouse=True)
-def _no_keys_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_local_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -55,18 +55,18 @@ def account(s3_server: S3Server) -> str:
 
 @pytest.fixture(scope="module")
 def caller(s3_server: S3Server) -> Keys:
-    """A user who may assume roles, and nothing else."""
+    """A user who may only assume roles."""
     return s3_server.make_user(MAY_ASSUME)
 
 
 @pytest.fixture(scope="module")
 def role(s3_server: S3Server, account: str) -> str:
-    """A role that everybody of the account may assume, and that may do everything in S3."""
+    """A role with full access to S3 that every user of the account may assume."""
     return s3_server.make_role(trust(account))
 
 
 @pytest.fixture
-def place(s3_server: S3Server) -> Location:
+def location(s3_server: S3Server) -> Location:
     return Location.parse(f"s3://{s3_server.make_bucket()}/in/x")
 
 
@@ -76,11 +76,11 @@ def proxy(s3_server: S3Server) -> Iterator[AwsProxy]:
         yield running
 
 
-def of_user(keys: Keys, endpoint_url: str, **more: object) -> S3Access:
+def user_access(keys: Keys, endpoint_url: str, **more: object) -> S3Access:
     return S3Access(keys.access_key_id, keys.secret_access_key, endpoint_url=endpoint_url, **more)  # type: ignore[arg-type]  # by name
 
 
-def refusal(access: S3Access) -> BatchExecError:
+def connect_error(access: S3Access) -> BatchExecError:
     with pytest.raises(BatchExecError) as refused:
         connect(access)
     assert str(refused.value).startswith(f"{refused.value.details['field']}: ")
@@ -91,21 +91,21 @@ def refusal(access: S3Access) -> BatchExecError:
 # --- who may assume a role ---------------------------------------------------------------------------------------------
 
 
-def test_what_the_caller_may_not_do_the_role_may(s3_server, caller, role, place):
+def test_role_has_permissions_that_the_caller_lacks(s3_server, caller, role, location):
     with pytest.raises(AccessDeniedError):
-        connect(of_user(caller, s3_server.endpoint_url)).write(place, b"x")
+        connect(user_access(caller, s3_server.endpoint_url)).write(location, b"x")
 
-    storage = connect(of_user(caller, s3_server.endpoint_url, role=Role(arn=role)))
+    storage = connect(user_access(caller, s3_server.endpoint_url, role=Role(arn=role)))
 
-    storage.write(place, b"x")
-    assert storage.read(place) == b"x"
-    assert [info.location for info in storage.list(place.parent)] == [place]
+    storage.write(location, b"x")
+    assert storage.read(location) == b"x"
+    assert [info.location for info in storage.list(location.parent)] == [location]
 
 
-def test_a_role_that_trusts_somebody_else_is_refused_by_name(s3_server, account, caller):
-    role = s3_server.make_role(trust(account, "user/somebody-else"))
+def test_role_that_trusts_another_user_is_rejected_by_name(s3_server, account, caller):
+    role = s3_server.make_role(trust(account, "user/another-user"))
 
-    error = refusal(of_user(caller, s3_server.endpoint_url, role=Role(arn=role)))
+    error = connect_error(user_access(caller, s3_server.endpoint_url, role=Role(arn=role)))
 
     assert type(error) is AccessDeniedError
     assert error.details["field"] == "iam_role_arn"
@@ -114,41 +114,41 @@ def test_a_role_that_trusts_somebody_else_is_refused_by_name(s3_server, account,
     assert "the given keys" in str(error)
 
 
-def test_a_caller_whose_own_policy_does_not_allow_it_is_refused(s3_server, role):
-    nobody = s3_server.make_user()
+def test_caller_without_permission_to_assume_roles_is_rejected(s3_server, role):
+    unprivileged = s3_server.make_user()
 
-    error = refusal(of_user(nobody, s3_server.endpoint_url, role=Role(arn=role)))
+    error = connect_error(user_access(unprivileged, s3_server.endpoint_url, role=Role(arn=role)))
 
     assert type(error) is AccessDeniedError
     assert "sts:AssumeRole" in str(error)
 
 
-def test_a_role_that_does_not_exist_is_refused(s3_server, account, caller):
-    error = refusal(
-        of_user(caller, s3_server.endpoint_url, role=Role(arn=f"arn:aws:iam::{account}:role/nobody"))
+def test_missing_role_is_rejected(s3_server, account, caller):
+    error = connect_error(
+        user_access(caller, s3_server.endpoint_url, role=Role(arn=f"arn:aws:iam::{account}:role/missing"))
     )
 
     assert type(error) is AccessDeniedError
-    assert f"arn:aws:iam::{account}:role/nobody" in str(error)
+    assert f"arn:aws:iam::{account}:role/missing" in str(error)
 
 
-@pytest.mark.parametrize("told", [None, "somebody-elses", "for-this-airflow"])
-def test_an_external_id_must_be_the_one_that_is_asked_for(s3_server, account, caller, place, told):
+@pytest.mark.parametrize("external_id", [None, "for-another-airflow", "for-this-airflow"])
+def test_external_id_must_match_the_trust_policy(s3_server, account, caller, location, external_id):
     role = s3_server.make_role(
         trust(account, StringEquals={"sts:ExternalId": "for-this-airflow"}),
     )
-    access = of_user(caller, s3_server.endpoint_url, role=Role(arn=role, external_id=told))
+    access = user_access(caller, s3_server.endpoint_url, role=Role(arn=role, external_id=external_id))
 
-    if told == "for-this-airflow":
-        connect(access).write(place, b"x")
+    if external_id == "for-this-airflow":
+        connect(access).write(location, b"x")
     else:
-        error = refusal(access)
+        error = connect_error(access)
         assert type(error) is AccessDeniedError
         assert "external_id" in str(error)
 
 
 @pytest.mark.parametrize("wrong", ["key", "secret"])
-def test_wrong_keys_are_refused_before_a_role_is_assumed(s3_server, caller, role, wrong):
+def test_invalid_keys_are_rejected_before_a_role_is_assumed(s3_server, caller, role, wrong):
     access = S3Access(
         "AKIA0000000000000000" if wrong == "key" else caller.access_key_id,
         "wrong" * 8 if wrong == "secret" else caller.secret_access_key,
@@ -157,35 +157,35 @@ def test_wrong_keys_are_refused_before_a_role_is_assumed(s3_server, caller, role
         source="the keys of a test",
     )
 
-    error = refusal(access)
+    error = connect_error(access)
 
     assert type(error) is AccessDeniedError
     assert "does not accept the keys of a test" in str(error)
 
 
-def test_without_keys_the_default_chain_assumes_the_role(s3_server, caller, role, place, monkeypatch):
+def test_default_chain_assumes_the_role_without_keys(s3_server, caller, role, location, monkeypatch):
     access = S3Access(endpoint_url=s3_server.endpoint_url, role=Role(arn=role))
-    error = refusal(access)
+    error = connect_error(access)
     assert type(error) is AccessDeniedError
     assert "no usable credentials" in str(error)
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", caller.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", caller.secret_access_key)
 
-    connect(access).write(place, b"x")
+    connect(access).write(location, b"x")
 
 
-def test_a_session_assumes_the_role(s3_server, caller, role, place):
+def test_session_assumes_the_role(s3_server, caller, role, location):
     session = boto3.Session(caller.access_key_id, caller.secret_access_key, region_name=s3_server.region)
 
     connect(S3Access(session=session, endpoint_url=s3_server.endpoint_url, role=Role(arn=role))).write(
-        place, b""
+        location, b""
     )
 
 
-@pytest.mark.parametrize(("base", "trusted"), [("airflow-worker-7", True), ("somebody-else", False)])
-def test_the_documented_trust_in_workers_lets_them_in_and_no_others(
-    s3_server, account, caller, place, base, trusted
+@pytest.mark.parametrize(("base", "trusted"), [("airflow-worker-7", True), ("another-user", False)])
+def test_documented_worker_trust_policy_admits_only_workers(
+    s3_server, account, caller, location, base, trusted
 ):
     policy = documented_policy(
         "trust-workers.json",
@@ -193,7 +193,7 @@ def test_the_documented_trust_in_workers_lets_them_in_and_no_others(
         WORKER_ROLE="airflow-worker",
         EXTERNAL_ID="for-this-airflow",
     )
-    # Where AWS compares the role, this server compares the role's session.
+    # AWS matches the role's ARN, but this server matches the ARN of the role's session.
     arns = policy["Statement"][0]["Condition"]["ArnLike"]
     assert arns["aws:PrincipalArn"] == f"arn:aws:iam::{account}:role/airflow-worker*"
     arns["aws:PrincipalArn"] = f"arn:aws:sts::{account}:assumed-role/airflow-worker*"
@@ -216,19 +216,19 @@ def test_the_documented_trust_in_workers_lets_them_in_and_no_others(
     )
 
     if trusted:
-        connect(access).write(place, b"x")
+        connect(access).write(location, b"x")
     else:
-        error = refusal(access)
+        error = connect_error(access)
         assert type(error) is AccessDeniedError
         assert f"assumed-role/{base}" in str(error)
 
 
-# --- by a web identity -------------------------------------------------------------------------------------------------
+# --- web identities ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def trusting_role(s3_server: S3Server, account: str) -> str:
-    """A role with the documented trust in a cluster's service account."""
+def service_account_role(s3_server: S3Server, account: str) -> str:
+    """A role with the documented trust policy for a cluster's service account."""
     return s3_server.make_role(
         documented_policy(
             "trust-service-account.json",
@@ -240,70 +240,72 @@ def trusting_role(s3_server: S3Server, account: str) -> str:
     )
 
 
-def by_token(role: str, file: Path, endpoint_url: str) -> S3Access:
+def token_access(role: str, file: Path, endpoint_url: str) -> S3Access:
     return S3Access(endpoint_url=endpoint_url, role=Role(arn=role, web_identity_token_file=file))
 
 
-def test_the_documented_service_account_is_let_in_without_any_keys(s3_server, trusting_role, place, tmp_path):
+def test_documented_service_account_needs_no_keys(s3_server, service_account_role, location, tmp_path):
     (tmp_path / "token").write_text(oidc_token() + "\n")
 
-    connect(by_token(trusting_role, tmp_path / "token", s3_server.endpoint_url)).write(place, b"x")
+    connect(token_access(service_account_role, tmp_path / "token", s3_server.endpoint_url)).write(
+        location, b"x"
+    )
 
 
 @pytest.mark.parametrize(
     "claims",
     [
         {"audience": "vault.example.com"},
-        {"subject": "system:serviceaccount:jobs:somebody-else"},
+        {"subject": "system:serviceaccount:jobs:another-user"},
         {"issuer": "https://oidc.example.com/id/ANOTHER"},
     ],
     ids=lambda claims: next(iter(claims)),
 )
-def test_another_audience_subject_or_issuer_is_refused(s3_server, trusting_role, tmp_path, claims):
+def test_another_audience_subject_or_issuer_is_rejected(s3_server, service_account_role, tmp_path, claims):
     token = oidc_token(**claims)
     (tmp_path / "token").write_text(token)
 
-    error = refusal(by_token(trusting_role, tmp_path / "token", s3_server.endpoint_url))
+    error = connect_error(token_access(service_account_role, tmp_path / "token", s3_server.endpoint_url))
 
     assert type(error) is AccessDeniedError
-    assert trusting_role in str(error)
+    assert service_account_role in str(error)
     assert "audience" in str(error)
     assert "web_identity_token_file" in str(error)
     assert token not in repr(error)
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe\x00"])
-def test_a_token_file_that_gives_no_token_is_named(tmp_path, content):
+def test_token_file_without_a_token_is_named(tmp_path, content):
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
 
-    error = refusal(by_token(ANY_ROLE, file, "http://127.0.0.1:9"))
+    error = connect_error(token_access(ANY_ROLE, file, "http://127.0.0.1:9"))
 
     assert type(error) is ConfigurationError
     assert error.details["field"] == "web_identity_token_file"
     assert str(file) in str(error)
 
 
-def test_the_token_is_read_anew_for_each_renewal(trusting_role, place, tmp_path, proxy):
+def test_token_file_is_read_again_for_each_refresh(service_account_role, location, tmp_path, proxy):
     proxy.session_life(3)
     (tmp_path / "token").write_text(oidc_token())
-    storage = connect(by_token(trusting_role, tmp_path / "token", proxy.endpoint_url))
+    storage = connect(token_access(service_account_role, tmp_path / "token", proxy.endpoint_url))
     rotated = oidc_token(audience="sts.amazonaws.com") + "2"
     (tmp_path / "token").write_text(rotated)
 
-    wait_until(lambda: storage.write(place, b"x") and proxy.count("AssumeRoleWithWebIdentity") > 1)
+    wait_until(lambda: storage.write(location, b"x") and proxy.count("AssumeRoleWithWebIdentity") > 1)
 
     assert [request.form["WebIdentityToken"] for request in proxy.requests if request.action][1] == rotated
 
 
-# --- keys that do not live for ever ------------------------------------------------------------------------------------
+# --- expiring credentials ----------------------------------------------------------------------------------------------
 
 
-def client_of_last_session(endpoint_url: str, told: list[str]) -> S3Client:
-    """A client with the keys that STS gave last, as they were told to be masked: id, secret, token."""
-    last = max(index for index, secret in enumerate(told) if secret.startswith("ASIA"))
-    key, secret, token = told[last : last + 3]
+def last_session_client(endpoint_url: str, reported: list[str]) -> S3Client:
+    """A client with the keys that STS issued last, as reported for masking: ID, secret, token."""
+    last = max(index for index, secret in enumerate(reported) if secret.startswith("ASIA"))
+    key, secret, token = reported[last : last + 3]
     return boto3.client(
         "s3",
         endpoint_url=endpoint_url,
@@ -322,81 +324,79 @@ def has_expired(client: S3Client, bucket: str) -> bool:
     return False
 
 
-def test_a_session_that_runs_out_is_renewed_in_the_middle_of_the_work(s3_server, caller, role, place, proxy):
+def test_expiring_session_is_refreshed_between_operations(s3_server, caller, role, location, proxy):
     proxy.session_life(3, keys=caller)
-    told: list[str] = []
-    access = of_user(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=told.append)
+    reported: list[str] = []
+    access = user_access(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=reported.append)
     storage = connect(access)
-    first = storage.write(place, b"before")
-    old, sessions = client_of_last_session(s3_server.endpoint_url, told), proxy.count("AssumeRole")
+    first = storage.write(location, b"before")
+    old, sessions = last_session_client(s3_server.endpoint_url, reported), proxy.count("AssumeRole")
 
-    wait_until(lambda: has_expired(old, place.bucket))
+    wait_until(lambda: has_expired(old, location.bucket))
 
-    assert storage.read_with_etag(place) == (b"before", first.etag)
+    assert storage.read_with_etag(location) == (b"before", first.etag)
     assert proxy.count("AssumeRole") == sessions + 1
-    storage.replace(place, b"after", etag=first.etag)
-    assert storage.read(place) == b"after"
+    storage.replace(location, b"after", etag=first.etag)
+    assert storage.read(location) == b"after"
 
 
-def test_a_session_of_the_shortest_length_is_not_renewed_for_each_request(caller, role, place, proxy):
-    storage = connect(of_user(caller, proxy.endpoint_url, role=Role(arn=role, duration_seconds=900)))
+def test_shortest_session_is_not_refreshed_for_each_request(caller, role, location, proxy):
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role, duration_seconds=900)))
 
     for _ in range(5):
-        storage.write(place, b"x")
+        storage.write(location, b"x")
 
     assert proxy.count("AssumeRole") == 1
     assert [r.form["DurationSeconds"] for r in proxy.requests if r.action] == ["900"]
 
 
 @pytest.fixture
-def refused_early(s3_server, caller, role, place, proxy) -> S3Storage:
-    """A storage whose first session S3 refuses already, while STS had said that it lives for an hour."""
-    told: list[str] = []
-    proxy.session_life(2, told_seconds=3600, keys=caller)
-    access = of_user(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=told.append)
-    storage = connect(access, limits=IN_PARTS)
-    old = client_of_last_session(s3_server.endpoint_url, told)
-    wait_until(lambda: has_expired(old, place.bucket))
+def early_expired_storage(s3_server, caller, role, location, proxy) -> S3Storage:
+    """A storage whose first session S3 already rejects, although STS gave it a lifetime of an hour."""
+    reported: list[str] = []
+    proxy.session_life(2, reported_seconds=3600, keys=caller)
+    access = user_access(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=reported.append)
+    storage = connect(access, limits=SMALL_PARTS)
+    old = last_session_client(s3_server.endpoint_url, reported)
+    wait_until(lambda: has_expired(old, location.bucket))
     proxy.rules.clear()
     return storage
 
 
-def operations(storage: S3Storage, place: Location, tmp_path: Path) -> dict[str, Callable[[], object]]:
+def operations(storage: S3Storage, location: Location, tmp_path: Path) -> dict[str, Callable[[], object]]:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"y")
     large.write_bytes(bytes(12 * MIB))
     return {
-        "publish": lambda: storage.publish(small, place),
-        "list": lambda: list(storage.list(place.parent)),
-        "stat": lambda: storage.stat(place),
-        "read": lambda: storage.read(place),
-        "write": lambda: storage.write(place, b"y"),
-        "create": lambda: storage.create(place.parent.join("new"), b"y"),
-        "publish in parts": lambda: storage.publish(large, place),
-        "fetch in parts": lambda: storage.fetch(storage.stat(place), tmp_path / "fetched"),
-        "delete": lambda: storage.delete(place),
+        "publish": lambda: storage.publish(small, location),
+        "list": lambda: list(storage.list(location.parent)),
+        "stat": lambda: storage.stat(location),
+        "read": lambda: storage.read(location),
+        "write": lambda: storage.write(location, b"y"),
+        "create": lambda: storage.create(location.parent.join("new"), b"y"),
+        "publish in parts": lambda: storage.publish(large, location),
+        "fetch in parts": lambda: storage.fetch(storage.stat(location), tmp_path / "fetched"),
+        "delete": lambda: storage.delete(location),
     }
 
 
 @pytest.mark.parametrize("operation", ["stat", "publish in parts"])
-def test_a_session_that_s3_refuses_early_is_renewed_and_the_request_goes_through(
-    s3_server, refused_early, place, proxy, tmp_path, operation
+def test_session_that_s3_rejects_early_is_refreshed_and_the_request_succeeds(
+    s3_server, early_expired_storage, location, proxy, tmp_path, operation
 ):
-    s3_server.client.put_object(Bucket=place.bucket, Key=place.key, Body=b"x")
+    s3_server.client.put_object(Bucket=location.bucket, Key=location.key, Body=b"x")
 
-    operations(refused_early, place, tmp_path)[operation]()
+    operations(early_expired_storage, location, tmp_path)[operation]()
 
     assert proxy.count("AssumeRole") == 2
 
 
-def test_whatever_is_refused_renews_the_session_once_however_many_requests_there_are(
-    caller, role, place, proxy, tmp_path
-):
-    access = of_user(caller, proxy.endpoint_url, role=Role(arn=role))
-    storage = connect(access, limits=IN_PARTS)
+def test_each_rejected_operation_refreshes_the_session_once(caller, role, location, proxy, tmp_path):
+    access = user_access(caller, proxy.endpoint_url, role=Role(arn=role))
+    storage = connect(access, limits=SMALL_PARTS)
     proxy.refuse_as_expired()
 
-    for number, operation in enumerate(operations(storage, place, tmp_path).values()):
+    for number, operation in enumerate(operations(storage, location, tmp_path).values()):
         assert proxy.count("AssumeRole") == 1 + number
         proxy.expire_all()
         operation()
@@ -404,81 +404,79 @@ def test_whatever_is_refused_renews_the_session_once_however_many_requests_there
     assert (tmp_path / "fetched").stat().st_size == 12 * MIB
 
 
-def test_a_session_that_cannot_be_renewed_says_so_and_leaves_nothing_behind(
-    s3_server, refused_early, place, proxy, tmp_path, role
+def test_failed_refresh_is_reported_and_leaves_nothing_behind(
+    s3_server, early_expired_storage, location, proxy, tmp_path, role
 ):
     proxy.answer_sts(Answer.of_sts(403, "AccessDenied", "not any more"))
     source = tmp_path / "source"
     source.write_bytes(b"x")
 
     with pytest.raises(AccessDeniedError, match="not any more") as refused:
-        refused_early.publish(source, place)
+        early_expired_storage.publish(source, location)
 
     assert role in str(refused.value)
     assert refused.value.details["field"] == "iam_role_arn"
     assert source.read_bytes() == b"x"
-    assert s3_server.client.list_objects_v2(Bucket=place.bucket)["KeyCount"] == 0
+    assert s3_server.client.list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
 
-def test_an_upload_in_parts_whose_session_cannot_be_renewed_fails_with_that_reason(
-    caller, role, place, proxy, tmp_path, caplog
-):
-    storage = connect(of_user(caller, proxy.endpoint_url, role=Role(arn=role)), limits=IN_PARTS)
+def test_multipart_upload_reports_a_failed_refresh(caller, role, location, proxy, tmp_path, caplog):
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)), limits=SMALL_PARTS)
     proxy.refuse_as_expired()
     proxy.answer_sts(Answer.of_sts(403, "AccessDenied", "not any more"), after=1)
     large = tmp_path / "large"
     large.write_bytes(bytes(11 * MIB))
 
-    def lets_the_session_run_out(request, pass_on):
-        answer = pass_on(request)
+    def expire_session_after_start(request, pass_on):
+        response = pass_on(request)
         if "uploads" in request.path:
             proxy.expire_all()
-        return answer
+        return response
 
-    proxy.rules.insert(0, lets_the_session_run_out)
+    proxy.rules.insert(0, expire_session_after_start)
 
     with pytest.raises(AccessDeniedError, match="not any more"):
-        storage.publish(large, place)
+        storage.publish(large, location)
 
     assert large.stat().st_size == 11 * MIB
-    assert "could not be aborted" in caplog.text
+    assert "Could not abort the multipart upload" in caplog.text
 
 
-def test_a_session_that_is_refused_even_after_a_renewal_may_be_tried_again(caller, role, place, proxy):
-    storage = connect(of_user(caller, proxy.endpoint_url, role=Role(arn=role)))
+def test_session_rejected_after_a_refresh_is_retryable(caller, role, location, proxy):
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
     expired = Answer.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
     proxy.rules.append(lambda request, pass_on: pass_on(request) if request.action else expired)
 
     with pytest.raises(StorageError, match="ExpiredToken") as refused:
-        storage.read(place)
+        storage.read(location)
 
     assert refused.value.retryable
     assert proxy.count("AssumeRole") == 2
 
 
-def test_a_denied_request_renews_no_session(s3_server, account, caller, place, proxy):
+def test_denied_request_does_not_refresh_the_session(s3_server, account, caller, location, proxy):
     role = s3_server.make_role(trust(account), MAY_ASSUME)
-    storage = connect(of_user(caller, proxy.endpoint_url, role=Role(arn=role)))
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
 
     for operation in (storage.stat, storage.read):
         with pytest.raises(AccessDeniedError):
-            operation(place)
+            operation(location)
 
     assert proxy.count("AssumeRole") == 1
 
 
-# --- an STS that cannot be used ----------------------------------------------------------------------------------------
+# --- STS errors --------------------------------------------------------------------------------------------------------
 
 
-def test_an_sts_that_nobody_listens_on_fails_soon_and_may_be_tried_again(s3_server, caller, role):
-    access = of_user(
+def test_unreachable_sts_fails_fast_and_is_retryable(s3_server, caller, role):
+    access = user_access(
         caller,
         s3_server.endpoint_url,
         role=Role(arn=role),
         sts_endpoint_url=f"http://127.0.0.1:{free_port()}",
     )
 
-    error = refusal(access)
+    error = connect_error(access)
 
     assert type(error) is StorageError
     assert error.retryable
@@ -486,12 +484,12 @@ def test_an_sts_that_nobody_listens_on_fails_soon_and_may_be_tried_again(s3_serv
     assert role in str(error)
 
 
-def test_roles_are_assumed_at_the_sts_endpoint_and_buckets_reached_at_the_other(
-    s3_server, caller, role, place, proxy
-):
-    access = of_user(caller, s3_server.endpoint_url, role=Role(arn=role), sts_endpoint_url=proxy.endpoint_url)
+def test_sts_endpoint_is_used_only_to_assume_roles(s3_server, caller, role, location, proxy):
+    access = user_access(
+        caller, s3_server.endpoint_url, role=Role(arn=role), sts_endpoint_url=proxy.endpoint_url
+    )
 
-    connect(access).write(place, b"x")
+    connect(access).write(location, b"x")
 
     assert [request.action for request in proxy.requests] == ["AssumeRole"]
 
@@ -537,10 +535,10 @@ def test_roles_are_assumed_at_the_sts_endpoint_and_buckets_reached_at_the_other(
     ],
     ids=lambda value: value.body.decode()[-90:] or str(value.status) if isinstance(value, Answer) else "",
 )
-def test_what_sts_answers_becomes_an_error_that_names_the_field(caller, role, proxy, answer, kind, field):
+def test_sts_error_names_the_field(caller, role, proxy, answer, kind, field):
     proxy.answer_sts(answer)
 
-    error = refusal(of_user(caller, proxy.endpoint_url, role=Role(arn=role)))
+    error = connect_error(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
 
     assert type(error) is kind
     assert error.details["field"] == field
@@ -557,49 +555,49 @@ def test_what_sts_answers_becomes_an_error_that_names_the_field(caller, role, pr
         ("ValidationError", ConfigurationError, "iam_role_arn"),
     ],
 )
-def test_what_sts_answers_to_a_token_never_quotes_it(proxy, tmp_path, code, kind, field):
+def test_sts_error_never_quotes_the_token(proxy, tmp_path, code, kind, field):
     token = oidc_token()
     (tmp_path / "token").write_text(token)
     proxy.answer_sts(Answer.of_sts(400, code, f"Value '{token}' at 'webIdentityToken' failed"))
 
-    error = refusal(by_token(ANY_ROLE, tmp_path / "token", proxy.endpoint_url))
+    error = connect_error(token_access(ANY_ROLE, tmp_path / "token", proxy.endpoint_url))
 
     assert type(error) is kind
     assert error.details["field"] == field
     assert token not in repr(error)
 
 
-# --- what is told, and what is not -------------------------------------------------------------------------------------
+# --- secrets -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_secret_is_told_before_it_is_used_and_shown_nowhere(caller, role, place, proxy):
-    told: list[str] = []
+def test_every_secret_is_reported_before_its_first_use_and_never_shown(caller, role, location, proxy):
+    reported: list[str] = []
     seen: list[tuple[bool, ...]] = []
 
     def check(request, pass_on):
         token = request.headers.get("x-amz-security-token", "")
-        seen.append((caller.secret_access_key in told, not token or token in told))
+        seen.append((caller.secret_access_key in reported, not token or token in reported))
         return pass_on(request)
 
     proxy.rules.append(check)
-    access = of_user(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=told.append)
+    access = user_access(caller, proxy.endpoint_url, role=Role(arn=role), on_secret=reported.append)
     storage = connect(access)
-    storage.write(place, b"x")
+    storage.write(location, b"x")
 
     assert seen == [(True, True)] * 2
-    assert len(set(told)) == 4
+    assert len(set(reported)) == 4
     shown = repr(access) + repr(storage) + repr(vars(storage))
-    assert not [secret for secret in told if secret in shown]
+    assert not [secret for secret in reported if secret in shown]
 
 
-def test_secrets_of_the_default_chain_are_told_too(s3_server, caller, place, monkeypatch):
+def test_secrets_of_the_default_chain_are_reported(s3_server, caller, location, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
-    told: list[str] = []
+    reported: list[str] = []
 
-    connect(S3Access(endpoint_url=s3_server.endpoint_url, on_secret=told.append)).write(place, b"x")
+    connect(S3Access(endpoint_url=s3_server.endpoint_url, on_secret=reported.append)).write(location, b"x")
 
-    assert told == [s3_server.secret_access_key]
+    assert reported == [s3_server.secret_access_key]
 
 
 @pytest.mark.parametrize(
@@ -617,7 +615,7 @@ def test_secrets_of_the_default_chain_are_told_too(s3_server, caller, place, mon
         ({"duration_seconds": 43_201}, "role_duration_seconds"),
     ],
 )
-def test_a_role_that_cannot_be_is_refused_by_its_field(wrong, field):
+def test_malformed_role_is_rejected_by_field(wrong, field):
     with pytest.raises(ConfigurationError, match=f"^{field}: ") as refused:
         Role(**{"arn": ANY_ROLE, **wrong})
     assert refused.value.details["field"] == field
@@ -632,46 +630,50 @@ def region_name(request) -> str:
 
 
 @pytest.fixture(params=[False, True], ids=["301", "400"])
-def far_away(s3_server, proxy, request) -> Location:
-    """A bucket in another region, which says so by a redirect, or by refusing the signature."""
+def other_region_location(s3_server, proxy, request) -> Location:
+    """A bucket in another region, which responds with a redirect or rejects the signature."""
     bucket = s3_server.make_bucket(region="eu-central-1")
     if request.param:
         proxy.refuse_other_regions(bucket, "eu-central-1")
     return Location.parse(f"s3://{bucket}/in/x")
 
 
-def test_a_bucket_of_another_region_is_found_by_whatever_comes_first(s3_server, proxy, far_away, tmp_path):
-    access = of_user(s3_server, proxy.endpoint_url)
-    for name in operations(connect(access), far_away, tmp_path):
-        operations(connect(access, limits=IN_PARTS), far_away, tmp_path)[name]()
+def test_bucket_in_another_region_is_detected_by_any_first_operation(
+    s3_server, proxy, other_region_location, tmp_path
+):
+    access = user_access(s3_server, proxy.endpoint_url)
+    for name in operations(connect(access), other_region_location, tmp_path):
+        operations(connect(access, limits=SMALL_PARTS), other_region_location, tmp_path)[name]()
 
 
-def test_once_it_is_found_no_request_goes_astray(s3_server, proxy, far_away, region_name, tmp_path):
-    storage = connect(of_user(s3_server, proxy.endpoint_url, region_name=region_name), limits=IN_PARTS)
+def test_requests_go_to_the_detected_region(s3_server, proxy, other_region_location, region_name, tmp_path):
+    storage = connect(user_access(s3_server, proxy.endpoint_url, region_name=region_name), limits=SMALL_PARTS)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(12 * MIB))
     content = source.read_bytes()
 
-    made = storage.create(far_away.parent.join("lock"), b"1")
+    made = storage.create(other_region_location.parent.join("lock"), b"1")
     with pytest.raises(ObjectExistsError):
         storage.create(made.location, b"2")
     replaced = storage.replace(made.location, b"3", etag=made.etag)
     with pytest.raises(ObjectChangedError):
         storage.replace(made.location, b"4", etag=made.etag)
-    info = storage.publish(source, far_away)
+    info = storage.publish(source, other_region_location)
     assert storage.fetch(info, tmp_path / "fetched").read_bytes() == content
-    assert storage.list(far_away.parent)
+    assert storage.list(other_region_location.parent)
     storage.delete(made.location, etag=replaced.etag)
 
     assert [request.region != "eu-central-1" for request in proxy.requests].count(True) == 1
 
 
-def test_a_role_reaches_a_bucket_of_another_region_without_being_assumed_again(caller, role, proxy, far_away):
-    storage = connect(of_user(caller, proxy.endpoint_url, role=Role(arn=role)))
+def test_role_accesses_a_bucket_in_another_region_without_being_assumed_again(
+    caller, role, proxy, other_region_location
+):
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
 
-    with pytest.raises(StorageError, match="no such object"):
-        storage.stat(far_away)
-    storage.write(far_away, b"x")
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.stat(other_region_location)
+    storage.write(other_region_location, b"x")
 
-    assert storage.stat(far_away).size_bytes == 1
+    assert storage.stat(other_region_location).size_bytes == 1
     assert proxy.count("AssumeRole") == 1
