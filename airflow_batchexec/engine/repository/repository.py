@@ -299,8 +299,8 @@ class ModelRepository:
         names = self._files(self._folder(model_id, build_id))
         if names and CLAIM_FILE not in names:
             raise BuildExistsError(
-                f"{self._folder(model_id, build_id).uri} already exists. Builds are immutable: choose another build ID, "
-                f"or omit it.",
+                f"{self._folder(model_id, build_id).uri} already exists. Builds are immutable: choose another build "
+                f"ID, or omit it.",
                 model_id=model_id,
                 build_id=build_id,
             )

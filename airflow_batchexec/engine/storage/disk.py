@@ -105,7 +105,8 @@ def open_regular(path: Path, *, follow_links: bool) -> Iterator[BinaryIO]:
 class NewFile:
     """A file without a name until it is complete: a process killed while writing leaves nothing behind.
 
-    On file systems without unnamed files (NFS, most of FUSE), it has a hidden name meanwhile, which a kill leaves behind.
+    On file systems without unnamed files (NFS, most of FUSE), it has a hidden name until then, which a kill leaves
+    behind.
 
     Attributes:
         descriptor: The file descriptor, open for reading and writing.
