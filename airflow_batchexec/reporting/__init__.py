@@ -1,1 +1,1 @@
-"""What the rest of Airflow is told: links, asset events, lineage, notes on runs."""
+"""Reporting to the rest of Airflow: links, asset events, lineage and run notes."""

@@ -15,39 +15,39 @@ __all__ = ["execution_alias", "update_asset"]
 
 
 def execution_alias(operator: BaseOperator, name: str) -> AssetAlias:
-    """The alias that stands for an execution's results wherever they go.
+    """The alias for an execution's results, whatever their destination.
 
     Args:
         operator: A task of the execution, in a DAG.
-        name: What tells several executions of one run apart; empty where the run is the execution.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
 
     Returns:
-        An alias by the name of the DAG, in a task group ``<dag>.<group>``.
+        An alias with the id of the DAG as its name; in a task group, ``<dag>.<group>``.
     """
     return AssetAlias(f"{operator.dag_id}.{name}" if name else operator.dag_id)
 
 
 def _asset_uri(destination: str) -> str:
-    """A destination folder's URI as that of an asset.
+    """The asset URI of a destination folder.
 
-    Airflow keeps an asset's URI as it is written, but for slashes at its end, which it takes away; what it would take
-    for a query or a fragment is quoted here.
+    Airflow keeps asset URIs unchanged except for trailing slashes, which it strips. Characters that it would parse as
+    the start of a query or a fragment are percent-encoded here.
     """
     return destination.replace("#", "%23").replace("?", "%3F")
 
 
 def update_asset(context: Context, manifest: ManifestHeader) -> None:
-    """Tell Airflow that the results of an execution are there; it takes note when the task has succeeded.
+    """Emit an asset event for the results of an execution; Airflow registers it when the task succeeds.
 
-    The event goes to the asset that some DAG declares for the folder, whatever its name, else to one by the name of the
-    URI. It goes through the alias alone: an event of an outlet and one of an alias would be two.
+    The event updates the asset that a DAG declares for the folder, whatever its name, or else a new one named after the
+    URI. It goes only through the alias: an outlet for the asset itself would cause a second event.
 
     Args:
-        context: The context of a task that has the execution's alias as an outlet; of another it does nothing.
+        context: The context of a task with the execution's alias as an outlet; without one, this does nothing.
         manifest: The manifest of an execution that has finished.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say whether there is such an asset.
+        AirflowRuntimeError: The lookup of the asset fails.
     """
     extra = {
         "execution_id": manifest.execution_id,
@@ -67,12 +67,12 @@ def _add_event(context: Context, alias: AssetAlias, uri: str, extra: dict[str, A
     try:
         asset = Asset(uri=uri)
     except ValueError as error:
-        # Longer than 1,500 characters, or not in ASCII where Airflow's database is MySQL.
-        context["task"].log.warning("%s cannot be an asset, so none is updated: %s", uri, error)
+        # Longer than 1,500 characters, or not ASCII with MySQL as Airflow's database.
+        context["task"].log.warning("%s is not a valid asset URI, so no asset is updated: %s", uri, error)
         return
     try:
-        # The protocol in airflow.sdk.types knows of assets only; what is behind it takes references as well.
-        events.add(Asset.ref(uri=asset.uri), extra=extra)  # type: ignore[arg-type]  # as said
+        # The protocol in airflow.sdk.types declares only assets; the implementation accepts references as well.
+        events.add(Asset.ref(uri=asset.uri), extra=extra)  # type: ignore[arg-type]  # see above
     except AirflowRuntimeError as error:
         if error.error.error is not ErrorType.ASSET_NOT_FOUND:
             raise

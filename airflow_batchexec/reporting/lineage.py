@@ -1,8 +1,8 @@
-"""What OpenLineage is told: which data an execution read and wrote, how much of it, and which build did it.
+"""Lineage for OpenLineage: the data that an execution read and wrote, the amounts, and the build.
 
-Airflow's OpenLineage provider asks a task's operator when the task has ended. Where it is not installed nobody asks, and
-nothing of it is imported. Datasets are named as https://openlineage.io/docs/spec/naming says: ``s3://<bucket>`` or
-``gs://<bucket>`` and the key, ``file`` and the path.
+Airflow's OpenLineage provider calls a task's operator when the task has ended. OpenLineage is imported only then, so
+that it need not be installed. Datasets are named by https://openlineage.io/docs/spec/naming: ``s3://<bucket>`` or
+``gs://<bucket>`` and the key; ``file`` and the path.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Lineage", "facets_of"]
 
-_MOST_FILES = 100
-"""How many files of a task are named one by one; of more, the folders are, with what they add up to."""
+_MAX_FILES = 100
+"""The maximum number of files of a task to report individually; beyond it, folders with totals are reported."""
 
 
 @dataclass(slots=True)
 class _Amount:
-    """How much was read or written."""
+    """An amount of data read or written."""
 
     rows: int = 0
     size_bytes: int = 0
@@ -40,46 +40,46 @@ class _Amount:
 
 
 class Lineage:
-    """What one task has read and written: the files that have finished, whatever became of others.
+    """The data that one task has read and written: its finished files, even if others failed.
 
     Args:
         spec: The execution.
-        most_files: How many files are named one by one; of more, the folders are.
+        max_files: The maximum number of files to report individually; beyond it, folders are reported.
     """
 
-    def __init__(self, spec: ExecutionSpec, *, most_files: int = _MOST_FILES) -> None:
+    def __init__(self, spec: ExecutionSpec, *, max_files: int = _MAX_FILES) -> None:
         self._spec = spec
-        self._most_files = most_files
+        self._max_files = max_files
         self._files: list[tuple[StoredFile, StoredFile]] = []
         self._read = _Amount()
         self._written = _Amount()
 
     @classmethod
     def of_execution(cls, spec: ExecutionSpec, manifest: Manifest) -> Lineage:
-        """The lineage of a whole execution: from folder to folder."""
-        lineage = cls(spec, most_files=0)
+        """The lineage of a whole execution, at the level of folders."""
+        lineage = cls(spec, max_files=0)
         for record in manifest.files:
             lineage.add(record)
         return lineage
 
     def add(self, record: FileRecord) -> None:
-        """Take note of a file; of those without a result there is nothing to tell."""
+        """Add a file; files without a result are ignored."""
         if record.input is None or record.output is None:
             return
         self._read.add(record.input)
         self._written.add(record.output)
-        if len(self._files) <= self._most_files:
+        if len(self._files) <= self._max_files:
             self._files.append((record.input, record.output))
 
     def facets(self) -> OperatorLineage[Any, Any]:
-        """What is told: inputs and outputs with their statistics, the build among the inputs."""
+        """Inputs and outputs with their statistics; the build is one of the inputs."""
         from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415  need not be installed
 
         from airflow_batchexec.engine.config.locations import Location  # noqa: PLC0415  not for parsing
 
         if not self._written.files:
             return OperatorLineage(inputs=[self._model()])
-        if len(self._files) > self._most_files:
+        if len(self._files) > self._max_files:
             inputs = [_input(self._spec.root, self._read)]
             outputs = [_output(self._spec.destination, self._written)]
         else:
@@ -107,7 +107,7 @@ class Lineage:
 
 
 def facets_of(lineage: Lineage | None) -> OperatorLineage[Any, Any]:
-    """What the OpenLineage provider asks an operator for; empty where the task had not come to any file."""
+    """The facets for the OpenLineage provider; empty if the task had not reached any file."""
     from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415  need not be installed
 
     return OperatorLineage() if lineage is None else lineage.facets()

@@ -1,7 +1,8 @@
-"""Links that a task shows in Airflow's UI: to the run of the execution that it started, and to the results.
+"""Links on a task in Airflow's UI: to the run of its execution, and to the results.
 
-A link is an XCom: the server shows what is stored under the link's key. Airflow stores it when a task stops running,
-however it ends, also by deferral. What is stored by the task itself is there while it runs, and where it was killed.
+A link is an XCom: the server shows the value stored under the link's key. Airflow stores it when a task stops running,
+however it ends, including by deferral. These tasks also push it themselves, so that the link is available while they
+run and after they were killed.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecutionLink", "ResultsLink", "console_url", "run_url"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# The partitions of AWS, by how their regions' names begin.
+# The AWS partitions, by the prefix of their region names.
 _AWS_CONSOLES = {"cn-": "console.amazonaws.cn", "us-gov-": "console.amazonaws-us-gov.com"}
 _AWS_CONSOLE = "console.aws.amazon.com"
 _GOOGLE_CONSOLE = "https://console.cloud.google.com/storage/browser"
-# What boto3 reads.
-_ENDPOINT_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+# The environment variables that boto3 reads.
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _AWS_ENDPOINTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 class ExecutionLink(BaseOperatorLink):
-    """From a task that starts an execution, or waits for one, to the execution's run."""
+    """A link from a task that starts an execution or waits for one to the execution's run."""
 
     name = "Execution"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002  Airflow's signature
-        """The run's page; empty where the task has begun no run."""
+        """The URL of the run; empty if the task has not started a run."""
         run = _own_xcom(ti_key, RUN_KEY)
         return run_url(**run) if run else ""
 
@@ -53,15 +54,15 @@ class ExecutionLink(BaseOperatorLink):
 
 
 class ResultsLink(BaseOperatorLink):
-    """To the folder that an execution's results are in, in the console of the cloud that has it.
+    """A link to the folder of an execution's results in the cloud provider's console.
 
-    On the last task of an execution, and on a task that started one or waits for one.
+    On the last task of an execution, and on tasks that start one or wait for one.
     """
 
     name = "Results"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002  Airflow's signature
-        """The folder's page; empty where there is none, or the execution was refused."""
+        """The URL of the folder; empty if it has no console page, or the execution was refused."""
         run = _own_xcom(ti_key, RUN_KEY)
         if not run:
             return _own_xcom(ti_key, self.xcom_key) or ""
@@ -69,38 +70,38 @@ class ResultsLink(BaseOperatorLink):
 
     @classmethod
     def show(cls, ti: RuntimeTaskInstanceProtocol, destination: str, *, batch_execution_conn_id: str) -> None:
-        """Show the link from now on; where it cannot be found out where the bucket is, there is none.
+        """Show the link from now on. Logs a warning instead if the bucket's server cannot be determined.
 
         Args:
-            ti: The task's instance.
+            ti: The task instance.
             destination: The destination folder's URI.
-            batch_execution_conn_id: The connection, which says where the buckets are.
+            batch_execution_conn_id: The connection that defines the buckets' server.
         """
         try:
             server = _server(destination, batch_execution_conn_id)
         except BatchExecError as error:
-            # Whatever is wrong with the connection, the execution itself says it, and in its own words.
-            _log.warning("There is no link to the results: %s", error.message)
+            # The execution itself reports what is wrong with the connection.
+            log.warning("Cannot link to the results: %s", error.message)
             return
         ti.xcom_push(cls().xcom_key, console_url(destination, **server))
 
 
 def run_url(*, dag_id: str, run_id: str) -> str:
-    """The page of a run; where ``[api] base_url`` is not set, from the server's root."""
+    """The URL of a run in Airflow's UI; relative to the server's root if ``[api] base_url`` is not set."""
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
     return f"{base}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
 
 
 def console_url(folder: str, *, endpoint_url: str = "", region_name: str = "") -> str:
-    """The page of a folder in its cloud's console.
+    """The URL of a folder in its cloud provider's console.
 
     Args:
         folder: The folder's URI.
-        endpoint_url: The server, where it is not the cloud's own.
-        region_name: The bucket's region, where it is known.
+        endpoint_url: The server; empty for the cloud provider's default.
+        region_name: The bucket's region; empty if unknown.
 
     Returns:
-        The page; empty on disk, and for a server of another kind than the cloud's, whose console cannot be known.
+        The URL; empty on disk, and for servers other than the cloud provider's, whose consoles are unknown.
     """
     scheme, _, rest = folder.partition("://")
     bucket, _, key = rest.partition("/")
@@ -109,12 +110,12 @@ def console_url(folder: str, *, endpoint_url: str = "", region_name: str = "") -
     if scheme != "s3" or not _is_aws(endpoint_url):
         return ""
     host = next(
-        (name for start, name in _AWS_CONSOLES.items() if region_name.startswith(start)), _AWS_CONSOLE
+        (name for prefix, name in _AWS_CONSOLES.items() if region_name.startswith(prefix)), _AWS_CONSOLE
     )
     query = {"region": region_name, "prefix": f"{key}/" if key else ""}
     query = {name: value for name, value in query.items() if value}
-    page = f"https://{host}/s3/buckets/{quote(bucket, safe='')}"
-    return f"{page}?{urlencode(query, quote_via=quote, safe='/')}" if query else page
+    url = f"https://{host}/s3/buckets/{quote(bucket, safe='')}"
+    return f"{url}?{urlencode(query, quote_via=quote, safe='/')}" if query else url
 
 
 def _own_xcom(ti_key: TaskInstanceKey, key: str) -> Any:
@@ -132,7 +133,7 @@ def _is_aws(endpoint_url: str) -> bool:
 
 
 def _server(destination: str, batch_execution_conn_id: str) -> dict[str, str]:
-    """Where the destination's bucket is, as far as connections and the worker's environment say."""
+    """The endpoint and region of the destination's bucket, from the connections and the worker's environment."""
     from airflow_batchexec.hooks.connection_extra import ConnectionExtra  # noqa: PLC0415  not for parsing
     from airflow_batchexec.hooks.lookup import find_connection  # noqa: PLC0415  as above
 
@@ -151,7 +152,7 @@ def _server(destination: str, batch_execution_conn_id: str) -> dict[str, str]:
         extra.endpoint_url,
         service.get("endpoint_url"),
         aws.get("endpoint_url"),
-        *_environment(_ENDPOINT_NAMES),
+        *_environment(_ENDPOINT_VARIABLES),
     )
     regions = (extra.region_name, aws.get("region_name"), *_environment(["AWS_DEFAULT_REGION"]))
     return {

@@ -1,12 +1,12 @@
-"""The note on a run that says how its executions have ended.
+"""The note on a run that says how its executions ended.
 
-Workers can set no notes, so this listens to the end of runs, in the scheduler. What it uses of Airflow's server was read in
-Airflow 3.3.2: ``DagRun.update_state`` and ``_schedule_dag_run`` call listeners before they commit, with the run's DAG at
-hand, and forbid commits.
+Workers cannot set notes, so this is a listener for the end of runs, in the scheduler. The server internals that it uses
+are as read in the source of Airflow 3.3.2: ``DagRun.update_state`` and ``_schedule_dag_run`` call listeners before they
+commit, with the run's DAG loaded, and forbid commits.
 
-The scheduler must not suffer from it: of a run without an execution only the list of its tasks is looked at, which is in
-memory; all else happens behind a savepoint of the scheduler's own transaction, so that no statement that fails can undo
-or delay what the scheduler has decided; and nothing is ever raised.
+The listener must not interfere with the scheduler. For a run without an execution, it only looks at the list of tasks,
+which is in memory. Everything else happens behind a savepoint in the scheduler's transaction, so that a failing
+statement cannot undo or delay what the scheduler has decided. It never raises.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.execution.manifest import Summary
 
-__all__ = ["note_text", "on_dag_run_failed", "on_dag_run_success", "with_lines"]
+__all__ = ["note_text", "on_dag_run_failed", "on_dag_run_success", "update_note"]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_OPERATOR = "FinishExecutionOperator"
-# The length of the column.
-_LONGEST_NOTE = 1000
-_LONGEST_LINE = 400
+_FINISH_OPERATOR = "FinishExecutionOperator"
+# The length of the database column.
+_MAX_NOTE_LENGTH = 1000
+_MAX_LINE_LENGTH = 400
 _PARAGRAPH = "\n\n"
-# A line of ours; anything else in a note is somebody's.
-_OURS = re.compile(r"Execution (\S+ )?(FINISHED|FAILED|CANCELLED|TIMEOUT): ")
+# A paragraph that this module wrote; anything else in a note was written by users or other programs.
+_OWN_PARAGRAPH = re.compile(r"Execution (\S+ )?(FINISHED|FAILED|CANCELLED|TIMEOUT): ")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 @hookimpl
 def on_dag_run_success(dag_run: DagRun, msg: str) -> None:  # noqa: ARG001  Airflow's signature
-    """Note how the executions of a run that succeeded have ended."""
+    """Note how the executions of a successful run ended."""
     _note(dag_run)
 
 
 @hookimpl
 def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:  # noqa: ARG001  Airflow's signature
-    """Note how the executions of a run that failed have ended."""
+    """Note how the executions of a failed run ended."""
     _note(dag_run)
 
 
 def note_text(summary: Summary, *, group: str = "") -> str:
-    """An execution's end in a line.
+    """Describe the end of an execution in one line.
 
     Args:
         summary: The XCom ``summary`` of its last task.
-        group: Its task group; empty where the run is the execution.
+        group: Its task group; empty if the run is the execution.
     """
     header = summary.header
     if summary.has_finished and header is not None:
@@ -69,31 +69,31 @@ def note_text(summary: Summary, *, group: str = "") -> str:
         )
     else:
         text = summary.reason
-    words = ["Execution", group, f"{summary.status}: {text}"]
-    return _shorten(_CONTROL.sub(" ", " ".join(filter(None, words))).strip(), _LONGEST_LINE)
+    parts = ["Execution", group, f"{summary.status}: {text}"]
+    return _shorten(_CONTROL.sub(" ", " ".join(filter(None, parts))).strip(), _MAX_LINE_LENGTH)
 
 
-def with_lines(note: str, lines: Iterable[str], *, is_a_persons: bool) -> str:
-    """A note with new lines of ours in place of the old ones; what else is in it is never shortened.
+def update_note(note: str, lines: Iterable[str], *, by_user: bool) -> str:
+    """Replace the lines that this module wrote to a note earlier. Other text is never shortened.
 
-    The UI shows the first line. So what a person has written stays on top; what a program has, such as the operator that
-    began the run, goes below.
+    The UI shows the first line, so a user's text stays on top, and text by a program, such as the operator that started
+    the run, goes below.
 
     Args:
-        note: The note as it is.
-        lines: What is to be said. Where the rest leaves no room, less is; where it leaves none, nothing.
-        is_a_persons: Whether a person has written it.
+        note: The current note.
+        lines: The new lines. Lines that do not fit next to the other text are left out.
+        by_user: Whether a user wrote the note.
     """
-    theirs = [part for part in note.split(_PARAGRAPH) if part.strip() and not _OURS.match(part)]
-    ours: list[str] = []
+    other = [part for part in note.split(_PARAGRAPH) if part.strip() and not _OWN_PARAGRAPH.match(part)]
+    own: list[str] = []
     for line in lines:
-        room = _LONGEST_NOTE - len(_PARAGRAPH.join([*theirs, *ours, ""]))
+        room = _MAX_NOTE_LENGTH - len(_PARAGRAPH.join([*other, *own, ""]))
         if len(line) > room:
             break
-        ours.append(line)
-    if not ours:
+        own.append(line)
+    if not own:
         return note
-    return _PARAGRAPH.join([*theirs, *ours] if is_a_persons else [*ours, *theirs])
+    return _PARAGRAPH.join([*other, *own] if by_user else [*own, *other])
 
 
 def _shorten(text: str, length: int) -> str:
@@ -102,17 +102,21 @@ def _shorten(text: str, length: int) -> str:
 
 def _note(dag_run: DagRun) -> None:
     try:
-        tasks = _last_tasks(dag_run)
+        tasks = _finish_tasks(dag_run)
         if tasks:
             _write(dag_run, tasks)
-    except Exception:  # noqa: BLE001  the scheduler has more important things to do
-        _log.warning("The run %s of %s gets no note.", dag_run.run_id, dag_run.dag_id, exc_info=True)
+    except Exception:  # must not interfere with the scheduler
+        log.warning(
+            "Cannot update the note of run %s of DAG %s.", dag_run.run_id, dag_run.dag_id, exc_info=True
+        )
 
 
-def _last_tasks(dag_run: DagRun) -> list[str]:
-    """The tasks of a run that say how an execution has ended."""
+def _finish_tasks(dag_run: DagRun) -> list[str]:
+    """The last tasks of a run's executions, which push their summaries."""
     dag = dag_run.dag
-    return [task.task_id for task in dag.tasks if task.task_type == _OPERATOR] if dag is not None else []
+    if dag is None:
+        return []
+    return [task.task_id for task in dag.tasks if task.task_type == _FINISH_OPERATOR]
 
 
 def _write(dag_run: DagRun, task_ids: Sequence[str]) -> None:
@@ -120,12 +124,12 @@ def _write(dag_run: DagRun, task_ids: Sequence[str]) -> None:
     from sqlalchemy.orm import object_session  # noqa: PLC0415  as above
 
     session = object_session(dag_run)
-    if session is None or _is_being_noted(session, DagRunNote):
+    if session is None or _has_pending_note(session, DagRunNote):
         return
     connection = session.connection()
-    # Not the session's own: its savepoints count as commits, which are forbidden here.
+    # Not session.begin_nested(): the session's savepoints count as commits, which are forbidden here.
     with connection.begin_nested():
-        _hold(connection, dag_run.id)
+        _lock_note(connection, dag_run.id)
         lines = [
             note_text(summary, group=group) for group, summary in _summaries(connection, dag_run, task_ids)
         ]
@@ -134,13 +138,13 @@ def _write(dag_run: DagRun, task_ids: Sequence[str]) -> None:
         session.expire(dag_run, ["dag_run_note"])
 
 
-def _is_being_noted(session: Session, note_type: type) -> bool:
-    """Whether somebody writes a note in this very transaction, of which the database does not know yet."""
+def _has_pending_note(session: Session, note_type: type) -> bool:
+    """Whether the session has changes to a note that are not flushed to the database yet."""
     return any(isinstance(entry, note_type) for entry in (*session.new, *session.dirty, *session.deleted))
 
 
 def _summaries(connection: Connection, dag_run: DagRun, task_ids: Sequence[str]) -> list[tuple[str, Summary]]:
-    """The summary of each execution, with its task group, from those of its last tasks that came to their end."""
+    """Task group and summary of each execution, from the last tasks that have ended."""
     from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415  workers load plugins, too
     from airflow.models.xcom import XComModel  # noqa: PLC0415  as above
     from sqlalchemy import and_, select  # noqa: PLC0415  as above
@@ -163,39 +167,39 @@ def _summaries(connection: Connection, dag_run: DagRun, task_ids: Sequence[str])
     last: dict[str, tuple[str, Summary]] = {}
     for row in connection.execute(query):
         value = XComModel.deserialize_value(row)
-        # With an XCom backend of the deployment's own it may be the name of something elsewhere.
+        # With a custom XCom backend, the value may be a reference to external storage.
         if isinstance(value, dict):
             summary = Summary.read(value)
             last[summary.execution_id] = row.task_id.rpartition(".")[0], summary
-    # Where there is no room for all, failures say more.
+    # Failures first, as they matter most if not all lines fit.
     return sorted(last.values(), key=lambda entry: (entry[1].has_finished, entry[0]))
 
 
-def _hold(connection: Connection, dag_run_id: int) -> None:
-    """Let nobody else write the note until the transaction ends.
+def _lock_note(connection: Connection, dag_run_id: int) -> None:
+    """Lock the note until the transaction ends.
 
-    SQLite has one writer, whom this waits for. It would refuse at once, and for good, what is written on the strength of
-    what was read before somebody else wrote.
+    On SQLite, which has a single writer, this waits for that one. Otherwise, if another connection wrote after this
+    transaction's first read, SQLite would reject this transaction's write immediately, without a chance to retry.
     """
     from airflow.models.dagrun import DagRunNote  # noqa: PLC0415  workers load plugins, too
     from sqlalchemy import update  # noqa: PLC0415  as above
 
-    as_it_is = {DagRunNote.content: DagRunNote.content, DagRunNote.updated_at: DagRunNote.updated_at}
-    connection.execute(update(DagRunNote).where(DagRunNote.dag_run_id == dag_run_id).values(as_it_is))
+    unchanged = {DagRunNote.content: DagRunNote.content, DagRunNote.updated_at: DagRunNote.updated_at}
+    connection.execute(update(DagRunNote).where(DagRunNote.dag_run_id == dag_run_id).values(unchanged))
 
 
 def _store(connection: Connection, dag_run_id: int, lines: Sequence[str]) -> bool:
     from airflow.models.dagrun import DagRunNote  # noqa: PLC0415  workers load plugins, too
     from sqlalchemy import insert, select, update  # noqa: PLC0415  as above
 
-    of_run = DagRunNote.dag_run_id == dag_run_id
-    found = connection.execute(select(DagRunNote.content, DagRunNote.user_id).where(of_run)).one_or_none()
+    is_run = DagRunNote.dag_run_id == dag_run_id
+    found = connection.execute(select(DagRunNote.content, DagRunNote.user_id).where(is_run)).one_or_none()
     old = (found.content or "") if found else ""
-    new = with_lines(old, lines, is_a_persons=bool(found and found.user_id))
+    new = update_note(old, lines, by_user=bool(found and found.user_id))
     if new == old:
         return False
     if found:
-        connection.execute(update(DagRunNote).where(of_run).values(content=new))
+        connection.execute(update(DagRunNote).where(is_run).values(content=new))
     else:
         connection.execute(insert(DagRunNote).values(dag_run_id=dag_run_id, content=new))
     return True

@@ -1,4 +1,4 @@
-"""What OpenLineage is told, in the classes of its own client."""
+"""Lineage for OpenLineage, in the classes of its client."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def failed(name: str) -> FileRecord:
     )
 
 
-def told(lineage: Lineage):
+def serialize(lineage: Lineage):
     """Inputs and outputs as they are sent."""
     facets = lineage.facets()
     return [Serde.to_dict(entry) for entry in facets.inputs], [
@@ -93,7 +93,7 @@ def test_a_task_reports_each_file_and_the_build():
     for record in (finished("a"), failed("b"), finished("c", rows=5)):
         lineage.add(record)
 
-    inputs, outputs = told(lineage)
+    inputs, outputs = serialize(lineage)
 
     assert names(inputs) == [
         ("s3://shop", "orders/a.csv"),
@@ -109,11 +109,11 @@ def test_a_task_reports_each_file_and_the_build():
 
 @pytest.mark.parametrize(("files", "datasets"), [(4, 4), (5, 1), (5000, 1)])
 def test_many_files_are_reported_as_folders_with_totals(files: int, datasets: int):
-    lineage = Lineage(SPEC, most_files=4)
+    lineage = Lineage(SPEC, max_files=4)
     for number in range(files):
         lineage.add(finished(str(number)))
 
-    inputs, outputs = told(lineage)
+    inputs, outputs = serialize(lineage)
 
     assert (len(inputs) - 1, len(outputs)) == (datasets, datasets)
     if datasets == 1:
@@ -126,7 +126,7 @@ def test_many_files_are_reported_as_folders_with_totals(files: int, datasets: in
 def test_a_failed_execution_reports_its_folders_and_what_was_done():
     manifest = make_manifest(finished("a"), failed("b"))
 
-    inputs, outputs = told(Lineage.of_execution(SPEC, manifest))
+    inputs, outputs = serialize(Lineage.of_execution(SPEC, manifest))
 
     assert names(inputs) == [("s3://shop", "orders"), ("s3://models", "repository/totals/v7")]
     assert names(outputs) == [("s3://results", "totals")]
@@ -134,7 +134,7 @@ def test_a_failed_execution_reports_its_folders_and_what_was_done():
 
 
 def test_no_output_is_reported_if_nothing_was_written():
-    inputs, outputs = told(Lineage.of_execution(SPEC, make_manifest(failed("b"))))
+    inputs, outputs = serialize(Lineage.of_execution(SPEC, make_manifest(failed("b"))))
 
     assert names(inputs) == [("s3://models", "repository/totals/v7")]
     assert outputs == []
@@ -150,10 +150,10 @@ def test_no_output_is_reported_if_nothing_was_written():
     ],
 )
 def test_datasets_are_named_by_openlineages_rules(folder: str, name: tuple[str, str]):
-    lineage = Lineage(make_spec("s3://shop/orders", folder), most_files=0)
+    lineage = Lineage(make_spec("s3://shop/orders", folder), max_files=0)
     lineage.add(finished("a"))
 
-    _, outputs = told(lineage)
+    _, outputs = serialize(lineage)
 
     assert names(outputs) == [name]
 

@@ -1,4 +1,4 @@
-"""Where links lead: to a run of this Airflow wherever it is served, and to a folder in its cloud's console."""
+"""Links to a run of this Airflow, and to a folder in the console of its cloud provider."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_two_links_differ():
 
 
 class TaskInstance:
-    """Keeps what is pushed."""
+    """Keeps pushed XComs."""
 
     def __init__(self) -> None:
         self.xcoms: dict[str, str] = {}

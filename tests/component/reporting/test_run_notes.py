@@ -1,4 +1,4 @@
-"""What a note says, and that it leaves alone what people have written."""
+"""The text of notes, and that text by others is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from manifests import make_manifest
 
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Summary
-from airflow_batchexec.reporting.run_notes import note_text, with_lines
+from airflow_batchexec.reporting.run_notes import note_text, update_note
 
 FINISHED = make_manifest(total_files=1022, finished_files=1022, rows=4500, seconds=12.345).summary(
     generation=0
@@ -41,26 +41,26 @@ def test_a_reason_becomes_one_line_that_any_database_accepts():
 def test_lines_go_below_a_users_text_and_above_a_programs():
     note, lines = "asked for by Ada\n\nsee the ticket", ["Execution FAILED: no."]
 
-    assert with_lines(note, lines, is_a_persons=True) == f"{note}\n\nExecution FAILED: no."
-    assert with_lines(note, lines, is_a_persons=False) == f"Execution FAILED: no.\n\n{note}"
+    assert update_note(note, lines, by_user=True) == f"{note}\n\nExecution FAILED: no."
+    assert update_note(note, lines, by_user=False) == f"Execution FAILED: no.\n\n{note}"
 
 
 def test_lines_of_an_earlier_end_are_replaced():
-    before = with_lines("mine", ["Execution a FAILED: no.", "Execution b FINISHED: yes"], is_a_persons=True)
+    before = update_note("mine", ["Execution a FAILED: no.", "Execution b FINISHED: yes"], by_user=True)
 
-    assert with_lines(before, [note_text(FINISHED)], is_a_persons=True) == f"mine\n\n{note_text(FINISHED)}"
+    assert update_note(before, [note_text(FINISHED)], by_user=True) == f"mine\n\n{note_text(FINISHED)}"
 
 
 def test_a_users_text_is_never_shortened():
     theirs = "x" * 990
 
-    assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True) == theirs
+    assert update_note(theirs, ["Execution FAILED: no."], by_user=True) == theirs
     both = ["Execution FAILED: no.", "Execution FAILED: again no."]
-    assert with_lines("x" * 960, both, is_a_persons=True).count("FAILED") == 1
+    assert update_note("x" * 960, both, by_user=True).count("FAILED") == 1
 
 
 def test_a_note_is_unchanged_if_there_is_nothing_to_add():
-    assert with_lines("mine", [], is_a_persons=True) == "mine"
+    assert update_note("mine", [], by_user=True) == "mine"
 
 
 @given(
@@ -68,20 +68,18 @@ def test_a_note_is_unchanged_if_there_is_nothing_to_add():
     lines=st.lists(
         st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), max_size=6
     ),
-    is_a_persons=st.booleans(),
+    by_user=st.booleans(),
 )
-def test_existing_text_stays_and_the_note_fits_its_column(
-    theirs: str, lines: list[str], *, is_a_persons: bool
-):
-    note = with_lines(theirs, lines, is_a_persons=is_a_persons)
+def test_existing_text_stays_and_the_note_fits_its_column(theirs: str, lines: list[str], *, by_user: bool):
+    note = update_note(theirs, lines, by_user=by_user)
 
     assert len(note) <= 1000
     assert [part for part in theirs.split("\n\n") if part.strip()] == [
         part for part in note.split("\n\n") if part.strip() and part not in lines
     ]
-    assert with_lines(note, lines, is_a_persons=is_a_persons) == note
+    assert update_note(note, lines, by_user=by_user) == note
 
 
 @pytest.mark.parametrize("theirs", ["FAILED: I know why", "Execution of the plan", "Executions FAILED: all"])
 def test_only_our_own_lines_are_recognized(theirs: str):
-    assert with_lines(theirs, ["Execution FAILED: no."], is_a_persons=True).startswith(theirs)
+    assert update_note(theirs, ["Execution FAILED: no."], by_user=True).startswith(theirs)
