@@ -1,1 +1,1 @@
-"""The engine: everything an execution does, knowing nothing of Airflow."""
+"""The engine: everything an execution does, independent of Airflow."""

@@ -1,4 +1,4 @@
-"""The last task of an execution, which always runs: the account of every file, and the execution's end."""
+"""The last task of an execution, which always runs: audits the files and ends the execution."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 __all__ = ["FinishExecutionOperator"]
 
-_FROM_OUTSIDE = "Its run, or tasks of it, were ended from outside."
-_LONGEST_NAME = 200
+_TERMINATED_EXTERNALLY = "Its run, or some of its tasks, were terminated externally."
+_MAX_USER_NAME_LENGTH = 200
 
 
 class FinishExecutionOperator(BaseOperator):
-    """Audits an execution, writes its manifest, releases its lock.
+    """Audits an execution, writes its manifest and releases its lock.
 
-    Where it has finished, the asset of its destination folder is updated.
+    If the execution has finished, the asset of its destination folder is updated.
 
     Args:
-        plan_task_id: The task that planned it. What that task left is looked up while this one runs: of an execution
-            that was refused there is only the reason.
-        predict_task_id: The task that is mapped over its files.
-        name: What tells several executions of one run apart; empty where the run is the execution.
-        unless_done_by: Another task of this kind, whose work this one does only where it could not: one that was
-            skipped because somebody ended the run.
+        plan_task_id: The task that planned the execution. Its XComs are pulled at run time: an execution that was
+            refused has only a reason.
+        predict_task_id: The task that is mapped over the files.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
+        unless_done_by: Another task of this type. This one does its work only if that one did not, because it was
+            skipped when the run was terminated.
 
     Returns:
-        The summary: the manifest without its lists of files. It is also the XCom ``summary``, which is there
-        however the execution ended: ``status`` and ``reason`` always, the counts where there was a plan.
+        The summary: the manifest without its lists of files. It is also the XCom ``summary``, which is pushed however
+        the execution ended: ``status`` and ``reason`` always, the counts if there was a plan.
 
     Raises:
-        AirflowFailException: The execution has not finished; the message is its summary.
+        AirflowFailException: The execution did not finish; the message is its summary.
     """
 
     operator_extra_links = (ResultsLink(),)
@@ -98,8 +98,8 @@ class FinishExecutionOperator(BaseOperator):
         value = summary.to_dict()
         ti.xcom_push(SUMMARY_KEY, value)
         if summary.header is None or not summary.has_finished:
-            raise AirflowFailException(_text(summary))
-        self.log.info("%s", _text(summary))
+            raise AirflowFailException(_describe(summary))
+        self.log.info("%s", _describe(summary))
         update_asset(context, summary.header)
         return value
 
@@ -107,31 +107,31 @@ class FinishExecutionOperator(BaseOperator):
         self,
         task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
     ) -> Any:
-        """What OpenLineage is told, also where the execution has failed."""
+        """The facets for OpenLineage, also if the execution failed."""
         return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
 
     def _end(self, context: Context, *, cancelled: str, journal: TaskJournal) -> Summary:
-        """Conclude the execution, and give its summary."""
-        execution = self._plan_of_run(context, cancelled=cancelled)
+        """Conclude the execution and return its summary."""
+        execution = self._pull_execution(context, cancelled=cancelled)
         if execution:
             summary = self._conclude(ExecutionHandle.from_dict(execution), context, cancelled, journal)
         else:
-            summary = self._refusal(context, cancelled)
-        _tell_end(journal, context, summary, self._concluded[1] if self._concluded else None)
+            summary = self._summarize_unplanned(context, cancelled)
+        _report_end(journal, context, summary, self._concluded[1] if self._concluded else None)
         return summary
 
-    def _plan_of_run(self, context: Context, *, cancelled: str) -> Any:
-        """The XCom ``execution`` of this generation's plan; ``None`` where there is none."""
+    def _pull_execution(self, context: Context, *, cancelled: str) -> Any:
+        """The XCom ``execution`` of this generation's plan; ``None`` if there was no plan."""
         if _count_tasks(context, self.plan_task_id, "skipped"):
-            # What is there is what an earlier generation has left.
+            # Any XCom is left over from an earlier generation.
             return None
         plan = UnfinishedPlan(context, task_id=self.plan_task_id, name=self.name, log=self.log)
         if cancelled and not plan.has_ended() and _count_tasks(context, self.plan_task_id, "failed"):
             return plan.end(cancelled)
         return plan.pull(EXECUTION_KEY)
 
-    def _refusal(self, context: Context, cancelled: str) -> Summary:
-        """The summary of an execution that has no plan."""
+    def _summarize_unplanned(self, context: Context, cancelled: str) -> Summary:
+        """The summary of an execution without a plan."""
         from airflow_batchexec.engine.execution.manifest import (  # noqa: PLC0415  not for parsing
             ExecutionStatus,
             Summary,
@@ -141,7 +141,9 @@ class FinishExecutionOperator(BaseOperator):
         skipped = _count_tasks(context, self.plan_task_id, "skipped")
         refused = None if skipped else ti.xcom_pull(task_ids=self.plan_task_id, key=REFUSED_KEY)
         if not refused:
-            reason = cancelled or f"It was ended before it had a plan; see the log of {self.plan_task_id}."
+            reason = (
+                cancelled or f"It was terminated before it was planned; see the log of {self.plan_task_id}."
+            )
             refused = {
                 "error": "ExecutionCancelledError" if skipped or cancelled else "",
                 "reason": reason,
@@ -165,9 +167,9 @@ class FinishExecutionOperator(BaseOperator):
         ResultsLink.show(
             context["ti"], spec.destination.uri, batch_execution_conn_id=handle.batch_execution_conn_id
         )
-        status, reason = self._ended(spec, storage, context, cancelled)
+        status, reason = self._end_status(spec, storage, context, cancelled)
         manifest = conclude(
-            spec=spec, storage=storage, ended_at=time.time(), ended_as=status, ended_because=reason
+            spec=spec, storage=storage, ended_at=time.time(), end_status=status, end_reason=reason
         )
         self._concluded = spec, manifest
         journal.add(
@@ -179,16 +181,16 @@ class FinishExecutionOperator(BaseOperator):
         )
         return manifest.summary(generation=generation(context))
 
-    def _ended(
+    def _end_status(
         self, spec: ExecutionSpec, storage: Storage, context: Context, cancelled_by: str = ""
     ) -> tuple[ExecutionStatus | None, str]:
-        """The status and reason that the files' records alone do not give.
+        """The status and reason, if the files' records alone do not determine them.
 
         Args:
             spec: The execution.
             storage: The destination's storage.
             context: The task's context.
-            cancelled_by: Why somebody has cancelled it, in a sentence; empty where nobody has.
+            cancelled_by: The reason of a cancellation through the REST API, as a sentence; empty if there was none.
         """
         from airflow_batchexec.engine.execution.manifest import ExecutionStatus  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.stop import StopMark  # noqa: PLC0415  as above
@@ -198,37 +200,37 @@ class FinishExecutionOperator(BaseOperator):
             self._end_pods(spec, storage, cancel, context, cancelled_by)
             return ExecutionStatus.CANCELLED, cancelled_by
         cancelled = cancel.read()
-        # One of this task's own is that of an earlier try, which was lost while it waited for pods.
-        if cancelled is not None and cancelled["reason"] != _FROM_OUTSIDE:
+        # A mark that this task set itself is left over from an earlier try that was lost while waiting for pods.
+        if cancelled is not None and cancelled["reason"] != _TERMINATED_EXTERNALLY:
             return ExecutionStatus.CANCELLED, cancelled["reason"]
         mark = StopMark(storage=storage, location=spec.folder.stop(str(generation(context)))).read()
         if mark is None:
-            return self._ended_from_outside(spec, storage, cancel, context)
+            return self._external_end_status(spec, storage, cancel, context)
         if mark["error"] == "JobTimeoutError":
             return ExecutionStatus.TIMEOUT, JobTimeoutError.after(spec.config.execution.job_timeout).message
         return (None, "") if mark["file"] else (ExecutionStatus.FAILED, mark["reason"])
 
-    def _ended_from_outside(
+    def _external_end_status(
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context
     ) -> tuple[ExecutionStatus | None, str]:
-        """Where no pod has failed, some may have been lost, or somebody may have ended tasks or the run."""
+        """The status and reason if no pod failed; pods may be lost, or the run or its tasks terminated."""
         from airflow_batchexec.engine.execution.manifest import ExecutionStatus  # noqa: PLC0415  not for parsing
 
-        # One question, where all is well.
+        # A single request in the common case.
         ended = _count_tasks(context, self.predict_task_id, "skipped", "failed")
         skipped = ended and _count_tasks(context, self.predict_task_id, "skipped")
         if ended:
-            self._end_pods(spec, storage, cancel, context, _FROM_OUTSIDE)
+            self._end_pods(spec, storage, cancel, context, _TERMINATED_EXTERNALLY)
         timeout = spec.config.execution.job_timeout
         if timeout and time.time() > dag_run_start(context) + timeout:
             return ExecutionStatus.TIMEOUT, JobTimeoutError.after(spec.config.execution.job_timeout).message
-        # Only a mark makes a pod skip its files, so it was somebody else.
-        return (ExecutionStatus.CANCELLED, _FROM_OUTSIDE) if skipped else (None, "")
+        # Without a mark, pods do not skip their tasks, so something external did.
+        return (ExecutionStatus.CANCELLED, _TERMINATED_EXTERNALLY) if skipped else (None, "")
 
     def _end_pods(
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context, reason: str
     ) -> None:
-        """Airflow says at once that a task has failed, but its process may hear of it only at its next heartbeat."""
+        """Terminate pods whose tasks have failed, as their processes may not notice until their next heartbeat."""
         from airflow_batchexec.engine.execution.lifecycle import wait_for_pods  # noqa: PLC0415  not for parsing
 
         failed = _count_tasks(context, self.predict_task_id, "failed")
@@ -245,16 +247,18 @@ class FinishExecutionOperator(BaseOperator):
 
 
 def _cancelled_by(journal: TaskJournal, context: Context) -> str:
-    """Why the execution was cancelled through the REST API, in a sentence; empty where it was not."""
+    """The reason of a cancellation through the REST API, as a sentence; empty if there was none."""
     row = journal.get(CANCELLED_ROW)
     if not isinstance(row, dict) or row.get("generation") != generation(context):
         return ""
-    by = "".join(letter if letter.isprintable() else " " for letter in str(row.get("by") or "somebody"))
-    return f"It was cancelled by {by[:_LONGEST_NAME]}."
+    by = "".join(
+        letter if letter.isprintable() else " " for letter in str(row.get("by") or "an unknown user")
+    )
+    return f"It was cancelled by {by[:_MAX_USER_NAME_LENGTH]}."
 
 
-def _tell_end(journal: TaskJournal, context: Context, summary: Summary, manifest: Manifest | None) -> None:
-    """Leave the row ``ended``, and say how it has."""
+def _report_end(journal: TaskJournal, context: Context, summary: Summary, manifest: Manifest | None) -> None:
+    """Write the row ``ended`` and the journal entry for the end."""
     from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
     from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  as above
 
@@ -287,7 +291,7 @@ def _tell_end(journal: TaskJournal, context: Context, summary: Summary, manifest
 
 
 def _count_tasks(context: Context, task_id: str, *states: str) -> int:
-    """How many instances of a task of this run are in one of these states."""
+    """Count the instances of a task of this run in the given states."""
     ti = context["ti"]
     count: int = ti.get_ti_count(
         dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], states=list(states)
@@ -295,7 +299,7 @@ def _count_tasks(context: Context, task_id: str, *states: str) -> int:
     return count
 
 
-def _text(summary: Summary) -> str:
+def _describe(summary: Summary) -> str:
     header = summary.header
     start = f"Execution {summary.execution_id}"
     if header is None:

@@ -118,10 +118,10 @@ class PlanExecutionOperator(BaseOperator):
             instances=settings.instance_table(),
             open_storage=hook.open_storage,
             allowed=settings.allowed_locations(),
-            pods_by_default=0,
-            most_shares=settings.max_mapped_tasks(),
-            share_files=not self.map_per_file,
-            purchase_option_by_default=settings.default_purchase_option(),
+            default_pods=0,
+            max_shards=settings.max_mapped_tasks(),
+            map_per_file=self.map_per_file,
+            default_purchase_option=settings.default_purchase_option(),
             admit=admission(self.placement, config),
         )
         spec, plan = prepared.spec, prepared.plan
@@ -134,7 +134,7 @@ class PlanExecutionOperator(BaseOperator):
             spec.build.build_id,
             spec.instance,
             f", {spec.purchase_option}" if spec.purchase_option else "",
-            len(prepared.places),
+            len(prepared.shards),
         )
         for file in plan.skipped[:_MAX_NAMED_SKIPPED]:
             self.log.info("Skipped %s: it %s.", file.file, file.reason)
@@ -152,7 +152,7 @@ class PlanExecutionOperator(BaseOperator):
         )
         ti.xcom_push(EXECUTION_KEY, handle.to_dict())
         _report(journal, prepared, generation(context))
-        return [share.to_descriptor() for share in prepared.places]
+        return [shard.to_descriptor() for shard in prepared.shards]
 
 
 def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
@@ -168,7 +168,7 @@ def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
         **build,
         instance=spec.instance.name,
         purchase_option=spec.purchase_option,
-        shares=spec.shares,
+        shares=spec.shards,
         pods=spec.pods,
         source=spec.root.uri,
         destination=spec.destination.uri,
@@ -178,12 +178,12 @@ def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
         journal.add("skipped", file=skipped.file, reason=skipped.reason)
     if len(plan.skipped) > _MAX_NAMED_SKIPPED:
         journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
-    share_of = {task.file: index for index, share in enumerate(prepared.shares) for task in share}
-    rows = pack_in_rows([[task.file, share_of[task.file]] for task in plan.tasks], most_bytes=_MAX_ROW_BYTES)
+    shard_of = {task.file: index for index, tasks in enumerate(prepared.shard_tasks) for task in tasks}
+    rows = pack_in_rows([[task.file, shard_of[task.file]] for task in plan.tasks], most_bytes=_MAX_ROW_BYTES)
     planned = {
         "generation": generation,
         "total_files": spec.total_files,
-        "shares": spec.shares,
+        "shares": spec.shards,
         **build,
         "files_rows": len(rows),
     }

@@ -1,4 +1,4 @@
-"""One attempt of an execution's mapped task: the files of a shard of the plan, through one predictor."""
+"""One attempt of a mapped task of an execution: sends the files of a shard through one predictor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["ShardAttempt"]
 
 
 class ShardAttempt:
-    """One attempt of the mapped task: carries out what ``shard_steps`` decides.
+    """One attempt of a mapped task: performs the steps that ``shard_steps`` decides on.
 
     Args:
         execution: The XCom ``execution`` of the task ``plan``.
@@ -43,7 +43,7 @@ class ShardAttempt:
         log: The task's log.
 
     Attributes:
-        lineage: What has been read and written.
+        lineage: The lineage of the files read and written.
     """
 
     def __init__(self, *, execution: Any, shard: Any, context: Context, log: Logger) -> None:
@@ -56,7 +56,7 @@ class ShardAttempt:
             self._read_plan(execution, shard)
 
     def _read_plan(self, execution: Any, shard: Any) -> None:
-        from airflow_batchexec.engine.execution.plan import Share, read_tasks  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.plan import Shard, read_tasks  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  as above
         from airflow_batchexec.engine.execution.stop import StopMark, StopWatch  # noqa: PLC0415  as above
 
@@ -64,9 +64,9 @@ class ShardAttempt:
         self._hook, self._storage, folder = self._handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
         self.lineage = Lineage(self._spec)
-        place = Share.from_descriptor(shard)
-        tasks = read_tasks(self._storage.read(folder.plan, start=place.offset, length=place.length))
-        # Within a round a file is always in the same shard, so no task reads what the others have written.
+        lines = Shard.from_descriptor(shard)
+        tasks = read_tasks(self._storage.read(folder.plan, start=lines.offset, length=lines.length))
+        # Within a round, a file is always in the same shard, so a task needs only its own records.
         self._ledger = folder.ledger(self._spec.round_id).join(str(self._ti.map_index))
         self._stop = StopMark(storage=self._storage, location=folder.stop(str(self._generation)))
         cancel = StopMark(storage=self._storage, location=folder.cancel)
@@ -87,20 +87,20 @@ class ShardAttempt:
             job_timeout=self._spec.config.execution.job_timeout,
             started_at=dag_run_start(self._context),
         )
-        self._mapped_per_file = place.files == 1
-        name = tasks[0].file if place.files == 1 else f"pod {self._ti.map_index}: {place.files} files"
-        label_map_index(self._context, name)
+        self._mapped_per_file = lines.files == 1
+        label = tasks[0].file if lines.files == 1 else f"pod {self._ti.map_index}: {lines.files} files"
+        label_map_index(self._context, label)
 
     def run(self) -> None:
-        """Predict what is to be done.
+        """Predict the files that have no result yet.
 
         Raises:
-            AirflowSkipException: The execution has ended; nothing was begun.
+            AirflowSkipException: The execution has ended; no file was started.
             AirflowException: A file failed, or the task was terminated.
         """
         with self._journaled(), self._watch:
             while True:
-                step = next_step(self._look(), now=time.time())
+                step = next_step(self._current_state(), now=time.time())
                 if isinstance(step, Read):
                     self._read()
                 elif isinstance(step, Predict):
@@ -112,14 +112,14 @@ class ShardAttempt:
     def kill(self) -> None:
         """End the predictor because the task is being terminated; may be called from a signal handler.
 
-        The file that it had is recorded as cancelled. Others go on: the task may be about to be tried again, on
-        another worker or because it was cleared.
+        Its current file is recorded as cancelled. Other tasks continue: this one may be about to run again, on another
+        worker or because it was cleared.
         """
         self._killed = ExecutionCancelledError("Its task was terminated.")
         self._session.end(self._killed)
 
-    def _look(self) -> Seen:
-        """What is known by now."""
+    def _current_state(self) -> Seen:
+        """The input for the next decision."""
         return replace(
             self._seen,
             stopped=self._watch.is_set(),
@@ -129,7 +129,7 @@ class ShardAttempt:
         )
 
     def _read(self) -> None:
-        """Take the lock again if the execution had ended and was cleared; read what earlier attempts have done."""
+        """Read the records of earlier attempts; reacquire the lock in case the execution had ended and was cleared."""
         from airflow_batchexec.engine.execution import lock  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.ledger import latest, read_ledger  # noqa: PLC0415  as above
 
@@ -212,7 +212,7 @@ class ShardAttempt:
         return record
 
     def _end(self, step: Skip | Finish | Fail) -> None:
-        """Raise what the task ends with, if it is not a success."""
+        """Raise the exception that the task ends with, unless it succeeded."""
         if isinstance(step, Skip):
             self._skip_siblings()
             raise AirflowSkipException(step.reason)
@@ -221,9 +221,7 @@ class ShardAttempt:
         if isinstance(step, Finish):
             if self._seen.tried is None:
                 self._report_progress(len(self._seen.files))
-                self._log.info(
-                    "All %d files have been finished by an earlier attempt.", len(self._seen.files)
-                )
+                self._log.info("All %d files were finished by earlier attempts.", len(self._seen.files))
             return
         self._journal_failure(step)
         if step.record_cancelled and step.error is not None:
@@ -233,14 +231,14 @@ class ShardAttempt:
         raise (AirflowException if step.retry else AirflowFailException)(step.message) from step.error
 
     def _journal_failure(self, step: Fail) -> None:
-        """Add what is not in the record of a file: a failure without one, and not the mere end of the task."""
+        """Add a failure that no file's record contains, unless the task was merely terminated."""
         if step.error is None or "file" in step.error.details:
             return
         if self._seen.error is not None or not step.record_cancelled:
             self._journal.add_failure(step.error)
 
     def _record_cancelled(self, reason: BatchExecError) -> None:
-        """Without this, the audit would not know that a task was ended before its predictor had a file."""
+        """Record a task that was terminated before it started a file, which the audit could not see otherwise."""
         from airflow_batchexec.engine.execution.ledger import (  # noqa: PLC0415  not for parsing
             FileRecord,
             FileStatus,
@@ -268,23 +266,23 @@ class ShardAttempt:
         self._journal.add_record(record)
 
     def _writer_name(self, *parts: str) -> str:
-        """A name that no other writer of this shard's ledger has."""
+        """A name unique among all writers of this shard's ledger."""
         return "-".join([str(self._generation), str(self._ti.try_number), *parts, uuid.uuid4().hex[:6]])
 
     def _report_progress(self, finished: int) -> None:
-        """Report how many files have finished, unless each task has one."""
-        if self._spec.shares < self._spec.total_files:
+        """Report the number of finished files, unless every task has a single file."""
+        if self._spec.shards < self._spec.total_files:
             self._journal.set_progress(self._finished_before + finished)
 
     def _skip_siblings(self) -> None:
-        """Skip what is not queued yet, so that it need not be started to find that the execution has ended."""
+        """Skip tasks that are not queued yet, which would otherwise start only to find that the execution has ended."""
         if self._mapped_per_file:
             others = [index for index in range(self._spec.total_files) if index != self._ti.map_index]
             internals.skip_mapped_tasks(self._ti.task_id, others)
 
     @contextmanager
     def _journaled(self, *, until_closed: bool = True) -> Iterator[None]:
-        """Add what fails the task to the journal, and close it."""
+        """Add a failure of the task to the journal, then close it."""
         try:
             yield
         except BatchExecError as error:

@@ -5,8 +5,8 @@ Rows of the task's state store, by key:
 ============================== ===================================================================================
 journal-<generation>-<try>-<n> a list of entries, as ``engine/journal/entries.py`` describes them
 planned                        of plan: generation, total_files, shares, model_id, build_id, files_rows
-files-<n>                      of plan: packed pairs of file and index of share; ``files_rows`` says how many count
-progress                       of predict, where the plan has fewer shares than files: generation, finished
+files-<n>                      of plan: packed pairs of file and index of shard; ``files_rows`` says how many count
+progress                       of predict, where the plan has fewer shards than files: generation, finished
 ended                          of finish: generation, status, reason; of a planned execution also total_files,
                                finished_files, rows, not_finished (packed: status by file)
 cancelled                      of finish, written by whoever cancels the run: generation, by, at

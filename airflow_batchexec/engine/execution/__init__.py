@@ -1,1 +1,1 @@
-"""An execution: what it is, what it writes into its destination, how it begins and ends."""
+"""An execution: its definition, the documents that it writes to its destination, its start and its end."""

@@ -1,7 +1,7 @@
-"""How execution ids are made.
+"""Generation of execution ids.
 
 An id names a run of an execution DAG, a folder in the destination and the owner of a lock. Ids that must be found
-again are made of what stays the same, not drawn at random.
+again are derived from stable values rather than random.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TASK_DIGITS = 8
 
 
 def local_id() -> str:
-    """For an execution on this machine: ``local-<UTC time>-<random>``."""
+    """The id of an execution on this machine: ``local-<UTC time>-<random>``."""
     return f"local-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def id_in_run(*, dag_id: str, run_id: str, name: str) -> str:
-    """For an execution in an Airflow run.
+    """The id of an execution in an Airflow run.
 
     Args:
         dag_id: The DAG.
@@ -42,10 +42,10 @@ def id_in_run(*, dag_id: str, run_id: str, name: str) -> str:
 def operator_id(
     *, dag_id: str, task_id: str, run_id: str, map_index: int | None, max_tries: int, attempt: int
 ) -> str:
-    """For an execution that a task starts.
+    """The id of an execution that a task starts.
 
-    A retry of the task makes the same ids in the same order, so it finds what was started before. A clear makes
-    others: it increases ``max_tries``, which nothing else does.
+    A retry of the task generates the same ids in the same order, so it finds the execution that an earlier try started.
+    A clear leads to different ids: it increases ``max_tries``, and nothing else does.
 
     Args:
         dag_id: The task's DAG.
@@ -53,7 +53,7 @@ def operator_id(
         run_id: The task's run.
         map_index: The task's map index; ``None`` or -1 if it is not mapped.
         max_tries: The task instance's ``max_tries``.
-        attempt: 1 for the task's first execution; one more after each that ended without success.
+        attempt: 1 for the task's first execution; one more after each one that ended without success.
     """
     parts = [dag_id, task_id, run_id]
     if map_index is not None and map_index >= 0:
@@ -64,7 +64,7 @@ def operator_id(
 
 
 def single_file_id(*, dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
-    """For a task that predicts one file; nothing is stored under this id.
+    """The id for a task that predicts a single file; nothing is stored under it.
 
     Args:
         dag_id: The task's DAG.
@@ -76,7 +76,7 @@ def single_file_id(*, dag_id: str, task_id: str, run_id: str, map_index: int) ->
 
 
 def rest_prefix(identity: str) -> str:
-    """What the ids of all executions with an identity begin with.
+    """The common prefix of the ids of all executions with an identity.
 
     Args:
         identity: The digest of the execution's six values.
@@ -85,13 +85,13 @@ def rest_prefix(identity: str) -> str:
 
 
 def next_rest_id(prefix: str, taken: Iterable[str]) -> str:
-    """For an execution that is started through the REST API.
+    """The id of an execution that is started through the REST API.
 
-    Two equal requests at the same moment make the same id, and the database accepts one of them.
+    Two concurrent equal requests get the same id, and the database accepts only one of them.
 
     Args:
-        prefix: What :func:`rest_prefix` gives.
-        taken: The ids with this prefix.
+        prefix: The prefix from :func:`rest_prefix`.
+        taken: The existing ids with this prefix.
     """
     numbers = [int(end) for run_id in taken if (end := run_id.removeprefix(prefix)).isdecimal()]
     return f"{prefix}{max(numbers, default=0) + 1}"

@@ -1,7 +1,7 @@
-"""What happened to each file: records, how they are kept while an execution runs, and how they are read back.
+"""The ledger: the records of what happened to each file while an execution runs.
 
-Records are written in segments, ``<writer>-<number>.jsonl``, in a folder for each share: a writer puts what has come up
-since its last segment into the next, at most once a second. So a file that takes long is known to have started, a
+Records are written in segments, ``<writer>-<number>.jsonl``, in one folder per shard. At most once a second, a writer
+puts its new records into its next segment. So the start of a slow file is visible while the file is predicted, a
 thousand quick files cost a handful of objects, and no two writers ever touch the same object.
 """
 
@@ -31,7 +31,7 @@ _READ_THREADS = 16
 
 
 class FileStatus(StrEnum):
-    """What became of one file."""
+    """The status of one file."""
 
     STARTED = "STARTED"
     FINISHED = "FINISHED"
@@ -43,7 +43,7 @@ class FileStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """An input or result as it was read or published."""
+    """An input as it was read, or a result as it was published."""
 
     uri: Annotated[str, Field(description="Its URI.")]
     size_bytes: Annotated[int, Field(description="Its size, in bytes.")]
@@ -52,7 +52,7 @@ class StoredFile:
 
     @classmethod
     def of(cls, info: ObjectInfo, *, rows: int) -> StoredFile:
-        """An object of so many rows."""
+        """Describe an object with the given number of rows."""
         return cls(info.location.uri, info.size_bytes, info.etag, rows)
 
 
@@ -62,8 +62,8 @@ class FileRecord:
 
     file: Annotated[str, Field(description="The path of the input file, below the source folder.")]
     etag: Annotated[str, Field(description="The etag of the input file when the execution was planned.")]
-    status: Annotated[FileStatus, Field(description="What became of it; never STARTED in a manifest.")]
-    pod: Annotated[str, Field(description="The pod that had it; not set if it was not started.")] = ""
+    status: Annotated[FileStatus, Field(description="Its status; never STARTED in a manifest.")]
+    pod: Annotated[str, Field(description="The pod that processed it; not set if it was not started.")] = ""
     attempt: Annotated[
         int, Field(description="The attempt of its task, from 1; not set if it was not started.")
     ] = 0
@@ -73,7 +73,7 @@ class FileRecord:
             description="When this was recorded, in seconds since the epoch (UTC); not set if it was not started."
         ),
     ] = 0.0
-    generation: Annotated[int, Field(description="How often the run had been cleared.")] = 0
+    generation: Annotated[int, Field(description="How many times the run had been cleared.")] = 0
     input: Annotated[StoredFile | None, Field(description="The input file as it was read.")] = None
     output: Annotated[StoredFile | None, Field(description="The result as it was published.")] = None
     seconds: Annotated[
@@ -81,7 +81,7 @@ class FileRecord:
         Field(description="The seconds of each step: fetch, read, predict, write, publish."),
     ] = field(default_factory=dict)
     peak_memory_bytes: Annotated[
-        int, Field(description="The most memory that the pod had used until then, in bytes.")
+        int, Field(description="The peak memory usage of the pod until then, in bytes.")
     ] = 0
     reason: Annotated[str, Field(description="Why it has no result.")] = ""
     error: Annotated[str, Field(description="The name of the error.")] = ""
@@ -112,15 +112,15 @@ _UNSET: dict[str, Any] = {
 
 
 class LedgerWriter:
-    """Keeps the records of one pod. Usable from several threads; :meth:`close` writes what is left.
+    """Writes the records of one pod. Thread-safe; :meth:`close` writes the remaining records.
 
     Args:
-        storage: Where the ledger lies.
-        folder: The round's folder.
-        writer: A name that no other writer of the round has, attempts included.
+        storage: The storage of the ledger.
+        folder: The folder to write segments to.
+        writer: A name unique among all writers of the folder, across attempts.
 
     Raises:
-        StorageError: From ``close``, or from the next ``add`` after a segment could not be written.
+        StorageError: Raised by ``close`` or the next ``add`` after a segment could not be written.
     """
 
     def __init__(self, *, storage: Storage, folder: Location, writer: str) -> None:
@@ -136,17 +136,17 @@ class LedgerWriter:
         self._thread.start()
 
     def add(self, record: FileRecord) -> None:
-        """Record something; it is stored within about a second."""
+        """Add a record; it is stored within about a second."""
         with self._condition:
             if self._error is not None:
                 raise self._error
             if self._closing:
-                raise RuntimeError(f"{record.file}: the ledger is closed, so this record would be lost.")
+                raise RuntimeError(f"{record.file}: the ledger is closed; this record would be lost.")
             self._pending.append(record)
             self._condition.notify()
 
     def close(self) -> None:
-        """Store everything that was added."""
+        """Store all added records."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -163,7 +163,7 @@ class LedgerWriter:
                 records, self._pending = self._pending, []
             try:
                 self._write(records)
-            except BaseException as error:  # noqa: BLE001  handed to whoever adds or closes
+            except BaseException as error:  # noqa: BLE001  raised by the next add or close
                 with self._condition:
                     self._error = error
                 return
@@ -177,7 +177,7 @@ class LedgerWriter:
 
 
 def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
-    """Every record below a folder of the ledger, in the order in which they were made."""
+    """Read all records below a folder of the ledger, in the order in which they were made."""
     segments = [info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl")]
     contents = parallel_map(storage.read, segments, threads=_READ_THREADS, name="ledger")
     records = [
@@ -188,22 +188,22 @@ def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
 
 
 def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
-    """The last word on each file: of its last attempt the end, or where there is none yet the start.
+    """The latest record of each file: the end of its last attempt, or its start if it has not ended.
 
-    Attempts are told apart by their number and not by time: the clocks of two workers may differ.
+    Attempts are ordered by number, not by time: the clocks of two workers may differ.
     """
     last: dict[str, FileRecord] = {}
     for record in records:
         known = last.get(record.file)
-        if known is None or _age(record) >= _age(known):
+        if known is None or _order(record) >= _order(known):
             last[record.file] = record
     return last
 
 
-def _age(record: FileRecord) -> tuple[int, int, bool, float]:
+def _order(record: FileRecord) -> tuple[int, int, bool, float]:
     return record.generation, record.attempt, record.status is not FileStatus.STARTED, record.at
 
 
 def now() -> float:
-    """The clock that records are stamped with, in seconds since the epoch."""
+    """The time for new records, in seconds since the epoch."""
     return time.time()

@@ -1,6 +1,6 @@
-"""An execution's beginning and end: what is decided and written before the first file, and after the last.
+"""The start and end of an execution: what is decided and written before the first file and after the last.
 
-``spec.py`` lists the documents that this writes.
+``spec.py`` lists the documents that this module writes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from airflow_batchexec.engine.execution.manifest import MANIFEST_VERSION, Execut
 from airflow_batchexec.engine.execution.plan import (
     FileTask,
     Plan,
-    Share,
+    Shard,
     SkippedFile,
     make_plan,
-    make_shares,
+    make_shards,
     read_tasks,
-    shares_document,
+    shards_document,
 )
 from airflow_batchexec.engine.execution.resolution import resolve
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
@@ -51,27 +51,28 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "conclude", "prepare", "read_manifest", "wait_for_pods"]
 
 _STAT_THREADS = 16
-# How long an execution that was cancelled may take to release its lock, and how often one looks.
-_CANCEL_SECONDS = 60.0
-_LOOK_SECONDS = 0.5
-_GOING_ON = {FileStatus.STARTED, FileStatus.FINISHED}
+# How long to wait for a cancelled execution to release its lock.
+_CANCEL_TIMEOUT_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+# A pod may continue after a file with one of these statuses; after any other, it ends.
+_ACTIVE_POD_STATUSES = {FileStatus.STARTED, FileStatus.FINISHED}
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An execution that may begin.
+    """An execution that is ready to start.
 
     Attributes:
-        spec: What was decided.
-        plan: The file tasks, and what was skipped.
-        shares: The file tasks of each mapped task.
-        places: Where each share lies in the plan document.
+        spec: The specification.
+        plan: The file tasks and the skipped files.
+        shards: The position of each mapped task's shard in the plan document.
+        shard_tasks: The file tasks of each shard.
     """
 
     spec: ExecutionSpec
     plan: Plan
-    shares: Sequence[Sequence[FileTask]]
-    places: Sequence[Share]
+    shards: Sequence[Shard]
+    shard_tasks: Sequence[Sequence[FileTask]]
 
 
 def prepare(
@@ -85,37 +86,38 @@ def prepare(
     instances: InstanceTable,
     open_storage: Callable[[Location], Storage],
     allowed: AllowedLocations,
-    pods_by_default: int,
-    most_shares: int,
-    share_files: bool = True,
-    purchase_option_by_default: str = "",
+    default_pods: int,
+    max_shards: int,
+    map_per_file: bool = False,
+    default_purchase_option: str = "",
     admit: Callable[[Instance, str], None] = lambda _instance, _purchase_option: None,
 ) -> Prepared:
-    """Validate everything, list the source, take the lock, and write the plan. Touches no input and no result.
+    """Validate the request, list the source, acquire the lock and write the plan. Touches no input and no result.
 
-    An execution that is refused leaves nothing in the destination, so the lock is the first thing written to it.
+    A refused execution leaves nothing in the destination, so the lock is the first thing written to it.
 
     Args:
         config: The request.
-        owner: Who will hold the lock.
-        owner_state: Finds out whether the owner of a lock still runs.
-        round_id: A name for this planning.
-        started_at: When the execution began, in seconds since the epoch.
-        repository: Where builds come from.
-        instances: The instances of this deployment.
-        open_storage: Opens the storage that a location lies in.
-        allowed: Which locations may be touched.
-        pods_by_default: How many pods there are where neither request nor deployment says; 0 for no limit.
-        most_shares: How many mapped tasks there may be.
-        share_files: Whether fewer pods than files means a share of several files each.
-        purchase_option_by_default: The purchase option where neither request nor deployment says; empty for none.
-        admit: Refuses, with a ``ConfigurationError``, the instance and purchase option that this execution would have.
+        owner: The owner to acquire the lock for.
+        owner_state: Determines whether the owner of a lock is still running.
+        round_id: The name of this round of planning, unique within the execution.
+        started_at: When the execution started, in seconds since the epoch.
+        repository: The model repository.
+        instances: The available instances.
+        open_storage: Opens the storage of a location.
+        allowed: The locations that executions may use.
+        default_pods: The number of pods if neither the request nor the deployment sets it; 0 for no limit.
+        max_shards: The maximum number of mapped tasks.
+        map_per_file: Whether to put each file in its own shard even if there are fewer pods than files.
+        default_purchase_option: The purchase option if neither the request nor the deployment sets it; empty for none.
+        admit: Raises a ``ConfigurationError`` if the resolved instance and purchase option are not available.
 
     Raises:
-        ConfigurationError: A field is wrong.
-        RepositoryError: There is no such build.
-        PlanningError: There is nothing to do, results would collide, or a twin is running.
-        ExecutionCancelledError: It was ended before it began.
+        ConfigurationError: A field is invalid.
+        RepositoryError: The build does not exist.
+        PlanningError: There are no input files, results would collide, or an execution with the same identity is
+            running.
+        ExecutionCancelledError: The execution was cancelled before it was planned.
         StorageError: A folder cannot be listed or written.
     """
     source = canonical(config.source, field="source_folder")
@@ -127,8 +129,8 @@ def prepare(
         config,
         repository=repository,
         instances=instances,
-        pods_by_default=pods_by_default,
-        purchase_option_by_default=purchase_option_by_default,
+        default_pods=default_pods,
+        default_purchase_option=default_purchase_option,
     )
     admit(resolved.instance, resolved.purchase_option)
     plan = make_plan(
@@ -139,10 +141,10 @@ def prepare(
         output_type=config.execution.output_file_type,
     )
     _check_links(plan, destination, allowed)
-    shares = make_shares(
-        tasks=plan.tasks, pods=resolved.pods if share_files else None, most_shares=most_shares
+    shard_tasks = make_shards(
+        tasks=plan.tasks, pods=None if map_per_file else resolved.pods, max_shards=max_shards
     )
-    document, places = shares_document(shares)
+    document, shards = shards_document(shard_tasks)
     spec = ExecutionSpec(
         execution_id=owner.execution_id,
         round_id=round_id,
@@ -159,38 +161,40 @@ def prepare(
         total_files=len(plan.tasks),
         total_bytes=sum(task.size_bytes for task in plan.tasks),
         skipped_files=len(plan.skipped),
-        shares=len(shares),
+        shards=len(shards),
     )
     storage = open_storage(destination)
     cancel = StopMark(storage=storage, location=spec.folder.cancel)
     _refuse_if_cancelled(cancel)
-    taken = _take_lock(storage, spec, owner_state)
+    acquired = _acquire_lock(storage, spec, owner_state)
     try:
         _write_documents(storage, spec, document, plan)
-        # Whoever ended the execution before it had a plan may not have been seen by any pod.
+        # No pod watches for a cancellation that arrived during planning.
         _refuse_if_cancelled(cancel)
     except BaseException as error:
-        if taken or isinstance(error, ExecutionCancelledError):
-            _give_up(storage, spec)
+        if acquired or isinstance(error, ExecutionCancelledError):
+            _roll_back(storage, spec)
         raise
-    return Prepared(spec, plan, shares, places)
+    return Prepared(spec, plan, shards, shard_tasks)
 
 
 def _refuse_if_cancelled(cancel: StopMark) -> None:
     mark = cancel.read()
     if mark is not None:
-        # It has done its work. Whoever clears the run means to go on.
+        # Once it has taken effect, it must not cancel the run again after a clear.
         cancel.remove()
         raise ExecutionCancelledError(mark["reason"])
 
 
-def _take_lock(storage: Storage, spec: ExecutionSpec, owner_state: Callable[[LockOwner], OwnerState]) -> bool:
-    """Take the lock; one whose holder is being cancelled is waited for.
+def _acquire_lock(
+    storage: Storage, spec: ExecutionSpec, owner_state: Callable[[LockOwner], OwnerState]
+) -> bool:
+    """Acquire the lock, waiting for its holder if that is being cancelled.
 
     Raises:
-        ExecutionRunningError: A twin is running.
+        ExecutionRunningError: An execution with the same identity is running.
     """
-    deadline = time.monotonic() + _CANCEL_SECONDS
+    deadline = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
     while True:
         try:
             return lock.acquire(storage=storage, location=spec.lock, owner=spec.owner, state_of=owner_state)
@@ -200,15 +204,15 @@ def _take_lock(storage: Storage, spec: ExecutionSpec, owner_state: Callable[[Loc
                 raise
             folder = ExecutionFolder(spec.destination, holder)
             if StopMark(storage=storage, location=folder.cancel).read() is None:
-                # It may have ended since it was found to hold the lock.
+                # The holder may have ended since the first attempt.
                 return lock.acquire(
                     storage=storage, location=spec.lock, owner=spec.owner, state_of=owner_state
                 )
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _write_documents(storage: Storage, spec: ExecutionSpec, document: bytes, plan: Plan) -> None:
-    """The specification after what it speaks of; the mark of an earlier success goes when all else is there."""
+    """Write the specification after the documents that it refers to, then delete an earlier ``_SUCCESS``."""
     folder = spec.folder
     storage.write(folder.plan, document)
     if plan.skipped:
@@ -218,8 +222,8 @@ def _write_documents(storage: Storage, spec: ExecutionSpec, document: bytes, pla
     storage.delete(folder.success)
 
 
-def _give_up(storage: Storage, spec: ExecutionSpec) -> None:
-    """Half a plan must not be taken for one. What fails here follows from the failure that the caller is told of."""
+def _roll_back(storage: Storage, spec: ExecutionSpec) -> None:
+    """Delete an incomplete plan. Storage errors are ignored: the caller raises the one that caused them."""
     folder = spec.folder
     with suppress(StorageError):
         for location in (folder.spec, folder.plan, folder.skipped):
@@ -232,19 +236,19 @@ def conclude(
     spec: ExecutionSpec,
     storage: Storage,
     ended_at: float,
-    ended_as: ExecutionStatus | None = None,
-    ended_because: str = "",
+    end_status: ExecutionStatus | None = None,
+    end_reason: str = "",
 ) -> Manifest:
-    """Audit an execution and write its manifest; on success ``_SUCCESS`` after it. Then release the lock.
+    """Audit an execution, write its manifest and, on success, ``_SUCCESS``. Then release the lock.
 
-    A mark that somebody cancelled it has done its work then, or came too late, and is taken away: a clear means to go on.
+    The cancel mark is deleted: it has taken effect or came too late, and must not cancel the run again after a clear.
 
     Args:
         spec: The execution.
         storage: The destination's storage.
         ended_at: When it ended, in seconds since the epoch.
-        ended_as: The status of an execution that was ended from outside.
-        ended_because: The reason for that.
+        end_status: The status, if the records alone do not determine it; see :func:`audit`.
+        end_reason: The reason for ``end_status``.
 
     Returns:
         The manifest.
@@ -260,18 +264,18 @@ def conclude(
         name="stat",
     )
     results = {task.file: info for task, info in zip(finished, found, strict=True)}
-    account = audit(
-        tasks=tasks, records=records, results=results, ended_as=ended_as, ended_because=ended_because
+    audited = audit(
+        tasks=tasks, records=records, results=results, end_status=end_status, end_reason=end_reason
     )
     skipped = _read_skipped(storage, folder) if spec.skipped_files else ()
-    manifest = _manifest(spec, account, skipped, ended_at)
-    # This may be done a second time, after the lock was released: then the mark is that of a twin that has begun since.
-    mark_is_ours = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
-    if not manifest.has_finished and mark_is_ours:
-        # An execution that had finished may have been cleared, and failed since.
+    manifest = _make_manifest(spec, audited, skipped, ended_at)
+    # If this is a repeated call, another execution may hold the lock by now; then ``_SUCCESS`` belongs to that one.
+    owns_success = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
+    if not manifest.has_finished and owns_success:
+        # The execution may have finished, been cleared, and then failed.
         storage.delete(folder.success)
     storage.write(folder.manifest, manifest.to_json())
-    if manifest.has_finished and mark_is_ours:
+    if manifest.has_finished and owns_success:
         mark = {
             "execution_id": manifest.execution_id,
             "finished_files": manifest.finished_files,
@@ -281,7 +285,7 @@ def conclude(
         storage.write(folder.success, (json.dumps(mark) + "\n").encode())
     staging = storage.staging(folder.location)
     if staging is not None:
-        # What pods that were killed had not published.
+        # Pods that were killed leave unpublished results.
         shutil.rmtree(staging, ignore_errors=True)
     storage.delete(folder.cancel)
     lock.release(storage=storage, location=spec.lock, owner=spec.owner)
@@ -291,17 +295,17 @@ def conclude(
 def wait_for_pods(
     *, spec: ExecutionSpec, storage: Storage, generation: int, pods: int, seconds: float
 ) -> bool:
-    """Wait until pods that were told to end have said so: until then, one of them may still publish a result.
+    """Wait until terminated pods have recorded their end; until then, they may still publish results.
 
     Args:
         spec: The execution.
         storage: The destination's storage.
-        generation: How often the run has been cleared.
-        pods: How many there are.
-        seconds: How long to wait at most. A pod that was lost says nothing.
+        generation: How many times the run has been cleared.
+        pods: The number of pods.
+        seconds: The maximum time to wait. Pods that were lost never record an end.
 
     Returns:
-        Whether all have said so.
+        Whether all pods have recorded their end.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -309,35 +313,35 @@ def wait_for_pods(
         ended = {
             record.pod
             for record in latest(records).values()
-            if record.generation == generation and record.status not in _GOING_ON
+            if record.generation == generation and record.status not in _ACTIVE_POD_STATUSES
         }
         if len(ended) >= pods:
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def read_manifest(storage: Storage, folder: ExecutionFolder) -> Manifest:
-    """The manifest of an execution that has ended.
+    """Read the manifest of an execution that has ended.
 
     Raises:
-        ObjectNotFoundError: There is none yet.
+        ObjectNotFoundError: The execution has no manifest yet.
         ConfigurationError: A newer release wrote it, in a version that this one cannot read.
         ObjectChangedError: It is damaged.
     """
     return Manifest.read(storage.read(folder.manifest), folder.manifest.uri)
 
 
-def _manifest(
-    spec: ExecutionSpec, account: Audit, skipped: Sequence[SkippedFile], ended_at: float
+def _make_manifest(
+    spec: ExecutionSpec, audited: Audit, skipped: Sequence[SkippedFile], ended_at: float
 ) -> Manifest:
     execution = spec.config.execution
     return Manifest(
         version=MANIFEST_VERSION,
         execution_id=spec.execution_id,
-        status=account.status,
-        reason=account.reason,
+        status=audited.status,
+        reason=audited.reason,
         model_id=spec.build.model_id,
         build_id=spec.build.build_id,
         source=spec.root.uri,
@@ -349,14 +353,14 @@ def _manifest(
         started_at=spec.started_at,
         ended_at=ended_at,
         seconds=round(ended_at - spec.started_at, 3),
-        total_files=len(account.records),
-        finished_files=account.finished_files,
-        failed_files=account.failed_files,
-        not_started_files=account.not_started_files,
+        total_files=len(audited.records),
+        finished_files=audited.finished_files,
+        failed_files=audited.failed_files,
+        not_started_files=audited.not_started_files,
         skipped_files=len(skipped),
-        rows_in=account.rows_in,
-        rows=account.rows_out,
-        files=account.records,
+        rows_in=audited.rows_in,
+        rows=audited.rows_out,
+        files=audited.records,
         skipped=tuple(skipped),
     )
 
@@ -373,15 +377,15 @@ def _stat(storage: Storage, location: Location) -> ObjectInfo | None:
 
 
 def _check_links(plan: Plan, destination: Location, allowed: AllowedLocations) -> None:
-    """On disk, a symbolic link in an allowed folder may lead out of all that are.
+    """Check that no symbolic link in an allowed folder leads out of the allowed locations.
 
     Raises:
-        LocationError: One does.
+        LocationError: A link does.
     """
-    places = [(plan.root.join(task.file), "source_folder") for task in plan.tasks]
+    locations = [(plan.root.join(task.file), "source_folder") for task in plan.tasks]
     folders = {destination.join(task.result).parent for task in plan.tasks}
-    places += [(folder, "destination_folder") for folder in sorted(folders)]
-    for place, field in places:
-        # The roots are resolved for every check, so only what a link leads to is checked.
-        if place.scheme is Scheme.FILE and os.path.realpath(place.key) != place.key:
-            allowed.check(place, field=field)
+    locations += [(folder, "destination_folder") for folder in sorted(folders)]
+    for location, field in locations:
+        # Every check resolves the allowed roots, so check only paths that contain a link.
+        if location.scheme is Scheme.FILE and os.path.realpath(location.key) != location.key:
+            allowed.check(location, field=field)

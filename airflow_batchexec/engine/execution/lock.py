@@ -1,8 +1,8 @@
-"""The lock against a twin: an object in the destination that one execution of each identity can hold.
+"""The execution lock: an object in the destination that only one execution of each identity can hold.
 
-It is created with create-if-absent, so of several executions at once exactly one gets it, whoever started them and
-wherever they run. It says who holds it. The lock of an owner that has ended is taken over; one whose owner's state
-cannot be found out is not.
+It is created with create-if-absent, so exactly one of several concurrent executions acquires it, regardless of how and
+where they were started. It names its owner. The lock of an owner that has ended is taken over; a lock whose owner's
+state cannot be determined is not.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 FOLDER = "locks"
-"""Where the locks lie, beside the folders of the executions."""
-_ATTEMPTS = 10
+"""The folder of the locks, next to the folders of the executions."""
+_MAX_ATTEMPTS = 10
 
 
 class OwnerState(StrEnum):
-    """What is known of a lock's owner."""
+    """The state of a lock's owner."""
 
     RUNNING = "RUNNING"
     ENDED = "ENDED"
@@ -54,16 +54,16 @@ class OwnerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who holds a lock.
+    """The owner of a lock.
 
     Attributes:
         execution_id: The execution.
-        deployment: Which Airflow it runs in: two of them may have runs of the same name.
-        dag_id: Its DAG; empty for an execution on one machine.
-        run_id: Its DAG run.
-        host: For an execution on one machine, the machine …
-        pid: … the process …
-        started: … and when that process started, in seconds since the epoch: a pid may be used again.
+        deployment: The Airflow deployment: two deployments may have runs with the same id.
+        dag_id: The DAG; empty for a local execution.
+        run_id: The DAG run.
+        host: The host of a local execution.
+        pid: The process of a local execution.
+        started: When that process started, in seconds since the epoch, because process ids are reused.
     """
 
     execution_id: str
@@ -76,7 +76,7 @@ class LockOwner:
 
     @classmethod
     def this_process(cls, execution_id: str) -> LockOwner:
-        """An execution on this machine, by this process."""
+        """The owner for a local execution by this process."""
         import psutil  # noqa: PLC0415  an execution in Airflow never needs it here
 
         return cls(
@@ -87,7 +87,7 @@ class LockOwner:
         )
 
     def is_same_execution(self, other: LockOwner) -> bool:
-        """Whether both speak of one execution, which may hold its lock from several processes."""
+        """Whether both are the same execution, which may hold its lock from several processes."""
         return (self.execution_id, self.deployment, self.dag_id) == (
             other.execution_id,
             other.deployment,
@@ -96,7 +96,7 @@ class LockOwner:
 
     @property
     def place(self) -> str:
-        """Where the owner runs, for a person to look."""
+        """Where the owner runs, for error messages."""
         if self.dag_id:
             airflow = f" of {self.deployment}" if self.deployment else ""
             return f"DAG {self.dag_id}, run {self.run_id}{airflow}"
@@ -104,7 +104,7 @@ class LockOwner:
 
 
 def lock_location(destination: Location, identity: Identity) -> Location:
-    """Where the lock of an identity lies."""
+    """The location of the lock for an identity."""
     return destination.join(f"_batchexec/{FOLDER}/{identity.digest}.json")
 
 
@@ -115,22 +115,22 @@ def acquire(
     owner: LockOwner,
     state_of: Callable[[LockOwner], OwnerState],
 ) -> bool:
-    """Take the lock; whoever holds it already keeps it.
+    """Acquire the lock. Does nothing if the same execution already holds it.
 
     Args:
-        storage: Where the lock lies.
+        storage: The lock's storage.
         location: The lock.
-        owner: Who takes it.
-        state_of: Finds out whether another owner still runs.
+        owner: The owner to acquire it for.
+        state_of: Determines whether another owner is still running.
 
     Returns:
-        Whether it was taken; ``False`` where the same execution had it before.
+        ``True`` if the lock was acquired, ``False`` if the same execution already held it.
 
     Raises:
-        ExecutionRunningError: Another execution holds it, and has not ended or may not have.
+        ExecutionRunningError: The lock is held by another execution that is running, or whose state is unknown.
     """
     data = json.dumps(asdict(owner)).encode()
-    for _ in range(_ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         try:
             storage.create(location, data)
         except ObjectExistsError:
@@ -144,19 +144,20 @@ def acquire(
                 return False
             state = state_of(holder)
             if state is not OwnerState.ENDED:
-                raise _running(holder, state, location)
+                raise _running_error(holder, state, location)
             storage.replace(location, data, etag=etag)
         except (ObjectNotFoundError, ObjectChangedError):
-            # It was released, or taken over by another, since it was read: look again.
+            # The lock was released or taken over since it was read: retry.
             continue
         return True
     raise ExecutionRunningError(
-        f"The lock {location.uri} changes hands too fast to be taken; try again.", uri=location.uri
+        f"The lock {location.uri} changed owners during every attempt to acquire it; try again.",
+        uri=location.uri,
     )
 
 
 def release(*, storage: Storage, location: Location, owner: LockOwner) -> None:
-    """Give the lock back; a lock that another holds is left alone."""
+    """Release the lock if this execution holds it."""
     try:
         content, etag = storage.read_with_etag(location)
         holder = _read_owner(content, location)
@@ -167,7 +168,7 @@ def release(*, storage: Storage, location: Location, owner: LockOwner) -> None:
 
 
 def is_held_by_another(*, storage: Storage, location: Location, owner: LockOwner) -> bool:
-    """Whether another execution holds the lock, or may."""
+    """Whether another execution holds the lock, or might: its owner may be unreadable."""
     try:
         return not _read_owner(storage.read(location), location).is_same_execution(owner)
     except ObjectNotFoundError:
@@ -177,7 +178,7 @@ def is_held_by_another(*, storage: Storage, location: Location, owner: LockOwner
 
 
 def local_owner_state(owner: LockOwner) -> OwnerState:
-    """Whether an execution on one machine still runs; of other owners nothing is known here."""
+    """The state of a local execution on this host; UNKNOWN for all other owners."""
     if owner.dag_id or owner.host != socket.gethostname():
         return OwnerState.UNKNOWN
     import psutil  # noqa: PLC0415  most executions meet no lock
@@ -195,13 +196,13 @@ def _read_owner(content: bytes, location: Location) -> LockOwner:
         return LockOwner(**json.loads(content))
     except (ValueError, TypeError) as error:
         raise ExecutionRunningError(
-            f"{location.uri} does not say who holds it. If no execution with the same model, build, source and "
+            f"The lock {location.uri} does not name its owner. If no execution with the same model, build, source and "
             f"destination is running, delete it.",
             uri=location.uri,
         ) from error
 
 
-def _running(holder: LockOwner, state: OwnerState, location: Location) -> ExecutionRunningError:
+def _running_error(holder: LockOwner, state: OwnerState, location: Location) -> ExecutionRunningError:
     text = (
         f"An execution with the same model, build, source and destination is running: {holder.execution_id} "
         f"({holder.place})."
@@ -209,6 +210,7 @@ def _running(holder: LockOwner, state: OwnerState, location: Location) -> Execut
     if state is OwnerState.UNKNOWN:
         text = (
             f"The execution {holder.execution_id} ({holder.place}), with the same model, build, source and "
-            f"destination, may be running; from here that cannot be seen. If it is not, delete {location.uri}."
+            f"destination, may be running; its state cannot be determined from here. If it is not running, "
+            f"delete {location.uri}."
         )
     return ExecutionRunningError(text, execution_id=holder.execution_id, uri=location.uri)

@@ -80,7 +80,7 @@ class ManifestHeader(BaseModel):
         return self.status is ExecutionStatus.FINISHED
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as JSON values; what an older release did not write stays out."""
+        """The document as JSON values, without fields that an older release did not write."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -115,14 +115,16 @@ class Manifest(ManifestHeader):
             version = document.get("version") if isinstance(document, dict) else None
             if isinstance(version, int) and version > MANIFEST_VERSION:
                 raise ConfigurationError(
-                    f"{uri} has version {version} of the manifest, and this release reads versions up to "
+                    f"{uri} has version {version} of the manifest, but this release reads only versions up to "
                     f"{MANIFEST_VERSION}. Upgrade airflow-provider-batchexec.",
                     field="version",
                     uri=uri,
                 )
             return cls.model_validate(document)
         except ValidationError as error:
-            raise ObjectChangedError(f"{uri} is not a valid manifest: {_first(error)}.", uri=uri) from error
+            raise ObjectChangedError(
+                f"{uri} is not a valid manifest: {_first_error(error)}.", uri=uri
+            ) from error
         except ValueError as error:
             raise ObjectChangedError(f"{uri} is not a valid manifest: {error}.", uri=uri) from error
 
@@ -139,7 +141,7 @@ class Manifest(ManifestHeader):
         """The XCom ``summary`` of the execution.
 
         Args:
-            generation: How often the run had been cleared.
+            generation: How many times the run had been cleared.
         """
         return Summary(
             execution_id=self.execution_id,
@@ -158,9 +160,9 @@ class Summary:
         execution_id: The execution.
         status: How it ended.
         reason: Why it did not finish; empty if it did.
-        generation: How often the run had been cleared.
-        header: The manifest without its lists of files; ``None`` if the execution was refused or ended before it had
-            a plan.
+        generation: How many times the run had been cleared.
+        header: The manifest without its lists of files; ``None`` if the execution was refused or ended before it was
+            planned.
     """
 
     execution_id: str
@@ -176,7 +178,7 @@ class Summary:
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Summary:
-        """Parse the value of the XCom, also one that an earlier release pushed. Unknown fields are ignored.
+        """Parse the value of the XCom, including one pushed by an earlier release. Unknown fields are ignored.
 
         Raises:
             ValueError: The value is not a summary.
@@ -190,7 +192,7 @@ class Summary:
                 header=ManifestHeader.model_validate(value) if "total_files" in value else None,
             )
         except KeyError as error:
-            raise ValueError(f"The summary of an execution has no {error}.") from error
+            raise ValueError(f"The summary of the execution lacks the key {error}.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The value of the XCom, as JSON values."""
@@ -211,8 +213,8 @@ def schema_text() -> str:
     return json.dumps({**_SCHEMA, "title": schema["title"], **schema}, indent=2) + "\n"
 
 
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, with the path of the field."""
+def _first_error(error: ValidationError) -> str:
+    """The first validation error, with the path of its field."""
     first = error.errors(include_url=False)[0]
     path = ".".join(map(str, first["loc"]))
     return f"{path}: {first['msg']}" if path else first["msg"]

@@ -1,6 +1,6 @@
-"""What an execution will do, decided before any file is touched: which files, under which names, in which shares.
+"""The plan of an execution, made before any file is touched: the input files, the names of results, and the shards.
 
-Pure: takes a listing, gives a plan.
+Pure functions: they turn a listing into a plan.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FileTask",
     "Plan",
-    "Share",
+    "Shard",
     "SkippedFile",
     "make_plan",
-    "make_shares",
+    "make_shards",
     "read_tasks",
-    "shares_document",
+    "shards_document",
 ]
 
-# What a file costs beyond its size, in bytes that take as long: with it, many tiny files also spread evenly.
+# The fixed cost per file, in bytes that take as long to process; makes many tiny files spread evenly, too.
 _FILE_OVERHEAD_BYTES = 64 << 10
 
 
@@ -55,7 +55,7 @@ class FileTask:
     result: str
 
     def to_json(self) -> str:
-        """One line of the plan document."""
+        """The file task as a line of the plan document."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
@@ -76,13 +76,13 @@ class SkippedFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All file tasks, largest first, and what was left out.
+    """All file tasks, largest first, and the skipped files.
 
     Attributes:
-        root: The folder that every ``file`` is relative to: the source folder, or the folder of a source that is one
-            file.
-        tasks: What is to be done.
-        skipped: What is not, and why.
+        root: The folder that every ``file`` is relative to: the source folder, or the parent folder of a source that is
+            a single file.
+        tasks: The file tasks.
+        skipped: The skipped files, with reasons.
     """
 
     root: Location
@@ -91,13 +91,13 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """The file tasks of one pod, as their place in the plan document.
+class Shard:
+    """The file tasks of one mapped task, as a range of the plan document.
 
     Attributes:
-        offset: Where its lines begin, in bytes.
-        length: How long they are, in bytes.
-        files: How many they are.
+        offset: The offset of its lines, in bytes.
+        length: The length of its lines, in bytes.
+        files: The number of its file tasks.
     """
 
     offset: int
@@ -105,11 +105,11 @@ class Share:
     files: int
 
     def to_descriptor(self) -> list[int]:
-        """The smallest thing that a mapped task can be given: every one of them is sent the whole list."""
+        """A minimal descriptor, because every mapped task pulls the whole list of them."""
         return [self.offset, self.length, self.files]
 
     @classmethod
-    def from_descriptor(cls, descriptor: Sequence[Any]) -> Share:
+    def from_descriptor(cls, descriptor: Sequence[Any]) -> Shard:
         """The inverse of ``to_descriptor``."""
         return cls(*(int(number) for number in descriptor))
 
@@ -125,16 +125,16 @@ def make_plan(
     """Turn the source folder's listing into file tasks.
 
     Args:
-        listing: Everything that lies below ``source``; or, where ``source`` is one file, that file.
-        source: The source folder, or the one file.
+        listing: Everything below ``source``, or just the file if ``source`` is a single file.
+        source: The source folder, or a single file.
         destination: The destination folder.
-        input_type: The type of the files to take.
-        output_type: The type of the results.
+        input_type: The file type of the inputs.
+        output_type: The file type of the results.
 
     Raises:
-        NoInputFilesError: There is no file of the type.
-        LocationError: A file of the type has a path that no result can have.
-        ResultCollisionError: Two inputs would give one result, or a result would overwrite an input.
+        NoInputFilesError: The source has no files of the input type.
+        LocationError: The path of an input is not valid for a result.
+        ResultCollisionError: Two inputs map to one result, or a result would overwrite an input.
     """
     tasks: list[FileTask] = []
     skipped: list[SkippedFile] = []
@@ -143,7 +143,7 @@ def make_plan(
         if info.location == source:
             root = source.parent
         file = root.relative(info.location)
-        reason = _reason_to_skip(file, info, destination, root, input_type)
+        reason = _skip_reason(file, info, destination, root, input_type)
         if reason:
             skipped.append(SkippedFile(_printable(file) or ".", reason))
         else:
@@ -152,78 +152,78 @@ def make_plan(
                 FileTask(file, info.size_bytes, info.etag, result_name(file, input_type, output_type))
             )
     if not tasks:
-        raise _no_input_files(source, input_type, skipped)
+        raise _no_input_files_error(source, input_type, skipped)
     _check_results(tasks, root, destination)
     tasks.sort(key=lambda task: (-task.size_bytes, task.file))
     return Plan(root, tuple(tasks), tuple(skipped))
 
 
-def make_shares(*, tasks: Sequence[FileTask], pods: int | None, most_shares: int) -> list[list[FileTask]]:
-    """Deal file tasks out to mapped tasks: one file each, or where there are fewer pods than files, one share a pod.
+def make_shards(*, tasks: Sequence[FileTask], pods: int | None, max_shards: int) -> list[list[FileTask]]:
+    """Distribute file tasks among shards: one file per shard, or one shard per pod if there are fewer pods than files.
 
-    Every task is in exactly one share, no share is empty, and the largest share is at most one file heavier than it
-    need be (each file goes to the lightest share, largest first).
+    Every task is in exactly one shard, and no shard is empty. Each file goes to the lightest shard, largest file first,
+    so the heaviest shard exceeds the optimum by at most one file.
 
     Args:
         tasks: The file tasks, largest first.
-        pods: How many pods there are; ``None`` or 0 for one mapped task per file.
-        most_shares: How many mapped tasks there may be at the most.
+        pods: The number of pods; ``None`` or 0 for one shard per file.
+        max_shards: The maximum number of shards.
     """
-    count = min(len(tasks), most_shares, pods or len(tasks))
+    count = min(len(tasks), max_shards, pods or len(tasks))
     if count == len(tasks):
         return [[task] for task in tasks]
-    shares: list[list[FileTask]] = [[] for _ in range(count)]
+    shards: list[list[FileTask]] = [[] for _ in range(count)]
     lightest = [(0, index) for index in range(count)]
     for task in tasks:
         weight, index = heapq.heappop(lightest)
-        shares[index].append(task)
+        shards[index].append(task)
         heapq.heappush(lightest, (weight + task.size_bytes + _FILE_OVERHEAD_BYTES, index))
-    return shares
+    return shards
 
 
-def shares_document(shares: Sequence[Sequence[FileTask]]) -> tuple[bytes, list[Share]]:
-    """The plan document, a line per file task with each share's lines together, and where each share lies in it."""
+def shards_document(shard_tasks: Sequence[Sequence[FileTask]]) -> tuple[bytes, list[Shard]]:
+    """The plan document, with one line per file task grouped by shard, and the position of each shard in it."""
     document = bytearray()
-    places = []
-    for share in shares:
-        lines = "".join(task.to_json() + "\n" for task in share).encode()
-        places.append(Share(len(document), len(lines), len(share)))
+    shards = []
+    for tasks in shard_tasks:
+        lines = "".join(task.to_json() + "\n" for task in tasks).encode()
+        shards.append(Shard(len(document), len(lines), len(tasks)))
         document += lines
-    return bytes(document), places
+    return bytes(document), shards
 
 
 def read_tasks(document: bytes) -> tuple[FileTask, ...]:
-    """The file tasks of a plan document, or of a share's part of it."""
+    """Parse the file tasks of a plan document, or of one shard's range of it."""
     return tuple(FileTask.from_json(line) for line in document.splitlines())
 
 
-def _reason_to_skip(
+def _skip_reason(
     file: str, info: ObjectInfo, destination: Location, root: Location, input_type: FileType
 ) -> str | None:
     if not file or file.endswith("/"):
-        return "is the mark of a folder"
-    if reason := _reason_to_hide(file):
+        return "is a folder marker"
+    if reason := _hidden_reason(file):
         return reason
     if destination != root and root.contains(destination) and destination.contains(info.location):
-        return "lies in the destination folder"
+        return "is in the destination folder"
     if match_suffix(file, input_type) is None:
-        return f"is no {input_type.value} file ({', '.join(SUFFIXES[input_type])})"
+        return f"is not a {input_type.value} file ({', '.join(SUFFIXES[input_type])})"
     return None
 
 
-def _reason_to_hide(file: str) -> str | None:
+def _hidden_reason(file: str) -> str | None:
     *folders, name = file.split("/")
     for folder in folders:
-        # '.' and '..' are no names: a path that holds them is refused, not hidden.
+        # Paths with '.' or '..' are refused, not hidden.
         if folder.startswith((".", "_")) and folder not in {".", ".."}:
-            return f"lies in the folder {_printable(folder)}, whose name starts with {folder[0]!r}"
+            return f"is in the folder {_printable(folder)}, whose name starts with {folder[0]!r}"
     if name.startswith("."):
         return "is hidden"
     return "has a name that starts with '_'" if name.startswith("_") else None
 
 
 def _printable(file: str) -> str:
-    """Documents are UTF-8; a name on disk need not be."""
+    """Escape what cannot be encoded as UTF-8; file names on disk may contain any bytes."""
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -232,14 +232,14 @@ def _check_path(file: str, source: Location) -> None:
         check_relative_path(file, field="source_folder")
     except LocationError as error:
         raise LocationError(
-            f"{_printable(error.message)} No result can be named like this file of {source.uri}: rename it, or let its "
-            f"name start with '_' to have it skipped.",
+            f"{_printable(error.message)} A result cannot have the name of this file of {source.uri}: rename it, or "
+            f"prefix its name with '_' to skip it.",
             field="source_folder",
             file=_printable(file),
         ) from error
 
 
-def _no_input_files(
+def _no_input_files_error(
     source: Location, input_type: FileType, skipped: Sequence[SkippedFile]
 ) -> NoInputFilesError:
     if not skipped:
@@ -248,7 +248,7 @@ def _no_input_files(
         )
     first = skipped[0]
     return NoInputFilesError(
-        f"source_folder: {source.uri} holds no {input_type.value} file; {len(skipped)} "
+        f"source_folder: {source.uri} contains no {input_type.value} files; {len(skipped)} "
         f"file{'s were' if len(skipped) > 1 else ' was'} skipped ({first.file} {first.reason}).",
         field="source_folder",
         uri=source.uri,
@@ -260,7 +260,7 @@ def _check_results(tasks: Sequence[FileTask], root: Location, destination: Locat
     for task in tasks:
         if task.result in by_result:
             raise ResultCollisionError(
-                f"{by_result[task.result]} and {task.file} would both give {task.result} in "
+                f"{by_result[task.result]} and {task.file} would both produce {task.result} in "
                 f"{destination.uri}: rename one of them.",
                 files=[by_result[task.result], task.file],
             )
@@ -272,15 +272,15 @@ def _check_results(tasks: Sequence[FileTask], root: Location, destination: Locat
         result = destination.join(task.result)
         if result in inputs:
             raise ResultCollisionError(
-                f"destination_folder: the result of {task.file} would overwrite the input {result.uri}. Take another "
-                f"destination folder or output file type.",
+                f"destination_folder: the result of {task.file} would overwrite the input {result.uri}. Use a "
+                f"different destination folder or output file type.",
                 field="destination_folder",
                 files=[task.file],
             )
 
 
 def _check_folders(by_result: Mapping[str, str], destination: Location) -> None:
-    """On disk, ``a.csv`` cannot be a result and the folder of another; in a bucket it can."""
+    """Check that no result is also the folder of another one, which is possible in a bucket but not on disk."""
     for result, file in by_result.items():
         for folder in PurePosixPath(result).parents:
             if str(folder) in by_result:

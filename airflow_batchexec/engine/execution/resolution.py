@@ -1,6 +1,7 @@
-"""What a request leaves open, decided: the build, and what its pods are made of.
+"""Resolution of what a request leaves open: the build, and the instance, purchase option and number of its pods.
 
-The request goes before the model's deployment, and that before what this Airflow or this machine has by default.
+The request takes precedence over the model's deployment, which takes precedence over the defaults of this Airflow or
+machine.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ __all__ = ["Resolution", "resolve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What was decided.
+    """The resolved values.
 
     Attributes:
-        build: The build that predicts.
-        instance: What each pod may use.
-        purchase_option: ``spot`` or ``on-demand``; empty where nobody has said.
-        pods: How many pods there are at most; 0 for no limit.
+        build: The build.
+        instance: The instance of each pod.
+        purchase_option: ``spot`` or ``on-demand``; empty if not set.
+        pods: The maximum number of pods; 0 for no limit.
     """
 
     build: Build
@@ -39,21 +40,21 @@ def resolve(
     *,
     repository: ModelRepository,
     instances: InstanceTable,
-    pods_by_default: int = 0,
-    purchase_option_by_default: str = "",
+    default_pods: int = 0,
+    default_purchase_option: str = "",
 ) -> Resolution:
-    """Decide what the request leaves open.
+    """Resolve what the request leaves open.
 
     Args:
         config: The request.
-        repository: Where builds come from.
-        instances: The instances of this deployment.
-        pods_by_default: How many pods there are where neither request nor deployment says; 0 for no limit.
-        purchase_option_by_default: The purchase option where neither says; empty for none.
+        repository: The model repository.
+        instances: The available instances.
+        default_pods: The number of pods if neither the request nor the deployment sets it; 0 for no limit.
+        default_purchase_option: The purchase option if neither sets it; empty for none.
 
     Raises:
-        ConfigurationError: There is no such instance.
-        RepositoryError: There is no such build, or none is deployed.
+        ConfigurationError: The instance does not exist.
+        RepositoryError: The build does not exist, or none is deployed.
     """
     execution, resources = config.execution, config.resources
     build, deployment = repository.resolve(execution.model_id, execution.build_id or None)
@@ -68,7 +69,7 @@ def resolve(
     purchase_option = (
         config.advanced_options.purchase_option
         or (deployment.purchase_option if deployment else None)
-        or purchase_option_by_default
+        or default_purchase_option
     )
-    pods = resources.pods or (deployment.pods if deployment else None) or pods_by_default
+    pods = resources.pods or (deployment.pods if deployment else None) or default_pods
     return Resolution(build=build, instance=instance, purchase_option=purchase_option, pods=pods)

@@ -1,16 +1,16 @@
-"""What an execution knows of itself, and where it keeps it.
+"""The specification of an execution, and the locations of its documents.
 
-Everything that an execution knows of itself lies in ``<destination>/_batchexec/<execution_id>/``::
+All documents of an execution are in ``<destination>/_batchexec/<execution_id>/``::
 
-    execution.json        the specification: configuration, build, instance, where everything lies
-    plan.jsonl            a line per file task
-    skipped.jsonl         what was listed and is no input, and why
-    ledger/<round>/…      what happened to each file, a folder for each share
-    stop-<generation>     begin no further file: one has failed for good
-    cancel                end all that is at work: somebody has ended the execution
-    manifest.json         the account of all files, at the end
+    execution.json        the specification: configuration, build, instance, locations
+    plan.jsonl            the file tasks, one per line
+    skipped.jsonl         the listed files that are not inputs, and why
+    ledger/<round>/…      what happened to each file, one folder per shard
+    stop-<generation>     a file has failed for good: start no more files
+    cancel                the execution was cancelled: terminate the pods
+    manifest.json         the report on all files, written at the end
 
-``<destination>/_SUCCESS`` is written after all of this, and only where every file has its result.
+``<destination>/_SUCCESS`` is written last, and only if every file has its result.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ __all__ = ["FORMAT_VERSION", "ExecutionFolder", "ExecutionSpec", "read_spec"]
 
 FORMAT_VERSION = 1
 """The version of the specification document."""
-# Airflow's default pattern for run ids: an execution's id is the id of its run.
+# Keys of the document that differ from the attributes.
+_KEYS = {"shards": "shares"}
+# Airflow's default pattern for run ids, because an execution's id is the id of its run.
 _EXECUTION_ID = re.compile(r"[A-Za-z0-9_.~:+-]{1,250}")
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFolder:
-    """Where the documents of one execution lie.
+    """The locations of an execution's documents.
 
     Raises:
-        ConfigurationError: The execution id is no plain name.
+        ConfigurationError: The execution id is invalid.
     """
 
     destination: Location
@@ -53,8 +55,8 @@ class ExecutionFolder:
     def __post_init__(self) -> None:
         if not _EXECUTION_ID.fullmatch(self.execution_id) or self.execution_id in {".", "..", lock.FOLDER}:
             raise ConfigurationError(
-                f"execution_id: {self.execution_id!r} is no execution's id: it holds up to 250 letters, digits and "
-                f"_ . ~ : + - only, and is neither '.', '..' nor {lock.FOLDER!r}.",
+                f"execution_id: {self.execution_id!r} is not a valid execution id. Use 1 to 250 letters, digits and "
+                f"_ . ~ : + - but not '.', '..' or {lock.FOLDER!r}.",
                 field="execution_id",
             )
 
@@ -75,54 +77,54 @@ class ExecutionFolder:
 
     @property
     def skipped(self) -> Location:
-        """The files that are no input."""
+        """The files that are not inputs."""
         return self.location.join("skipped.jsonl")
 
     @property
     def manifest(self) -> Location:
-        """The account at the end."""
+        """The manifest, written at the end."""
         return self.location.join("manifest.json")
 
     @property
     def success(self) -> Location:
-        """The mark that whoever reads the results waits for."""
+        """The marker that consumers of the results wait for."""
         return self.destination.join("_SUCCESS")
 
     def ledger(self, round_id: str) -> Location:
-        """The ledger of one round; planning anew begins a new one."""
+        """The ledger of one round of planning."""
         return self.location.join(f"ledger/{round_id}")
 
     @property
     def cancel(self) -> Location:
-        """The mark that somebody has ended the execution; its end takes the mark away."""
+        """The mark that the execution was cancelled; deleted when the execution ends."""
         return self.location.join("cancel")
 
     def stop(self, generation: str) -> Location:
-        """The mark that no further file is begun; a clear begins a new generation."""
+        """The mark after which no more files are started; a clear starts a new generation."""
         return self.location.join(f"stop-{generation}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSpec:
-    """Everything that is decided before the first file; holds names of secrets, never secrets.
+    """Everything that is decided before the first file. Contains the names of secrets, never their values.
 
     Attributes:
         execution_id: The execution.
-        round_id: Which planning this is.
+        round_id: The round of planning.
         config: The request.
-        build: The build that it resolved to.
-        instance: What each pod may use.
-        purchase_option: ``spot`` or ``on-demand``, how the machines are bought; empty where nobody has said.
-        pods: How many pods there are at most; 0 where Airflow's own limits decide.
-        source: The folder, or the one file, that is read.
+        build: The resolved build.
+        instance: The instance of each pod.
+        purchase_option: ``spot`` or ``on-demand``, how the machines are bought; empty if not set.
+        pods: The maximum number of pods; 0 if only Airflow's own limits apply.
+        source: The source folder, or a single source file.
         root: The folder that file tasks are relative to.
         destination: The destination folder.
-        owner: Who holds the lock.
-        started_at: When the execution began, in seconds since the epoch; ``job_timeout`` counts from here.
-        total_files: File tasks.
-        total_bytes: The size of all inputs.
-        skipped_files: Files that are no input.
-        shares: Mapped tasks; 0 in documents of versions that did not say.
+        owner: The owner of the lock.
+        started_at: When the execution started, in seconds since the epoch; ``job_timeout`` counts from here.
+        total_files: The number of file tasks.
+        total_bytes: The total size of the inputs, in bytes.
+        skipped_files: The number of files that are not inputs.
+        shards: The number of mapped tasks; 0 in documents from releases that did not write it.
     """
 
     execution_id: str
@@ -140,21 +142,21 @@ class ExecutionSpec:
     total_bytes: int
     skipped_files: int
     purchase_option: str = ""
-    shares: int = 0
+    shards: int = 0
 
     @property
     def folder(self) -> ExecutionFolder:
-        """Where its documents lie."""
+        """The locations of its documents."""
         return ExecutionFolder(self.destination, self.execution_id)
 
     @property
     def pods_at_once(self) -> int:
-        """How many pods may work at the same time: without a limit, one per file."""
+        """The maximum number of concurrent pods: without a limit, one per file."""
         return min(self.pods or self.total_files, self.total_files)
 
     @property
     def lock(self) -> Location:
-        """Where its lock lies."""
+        """The location of its lock."""
         identity = Identity.of(
             model_id=self.build.model_id,
             build_id=self.build.build_id,
@@ -165,7 +167,7 @@ class ExecutionSpec:
 
     def to_json(self) -> bytes:
         """The specification document."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {_KEYS.get(name, name): getattr(self, name) for name in self.__slots__}
         values |= {
             "version": FORMAT_VERSION,
             "config": self.config.fields(),
@@ -183,6 +185,7 @@ class ExecutionSpec:
         """The inverse of ``to_json``."""
         values = json.loads(data)
         del values["version"]
+        values |= {name: values.pop(key) for name, key in _KEYS.items() if key in values}
         values |= {
             "config": ExecutionConfig.from_fields(**values["config"]),
             "build": Build.from_dict(values["build"]),
@@ -196,9 +199,9 @@ class ExecutionSpec:
 
 
 def read_spec(storage: Storage, folder: ExecutionFolder) -> ExecutionSpec:
-    """The specification of a prepared execution.
+    """Read the specification of a prepared execution.
 
     Raises:
-        ObjectNotFoundError: It has not been prepared.
+        ObjectNotFoundError: The execution has not been prepared.
     """
     return ExecutionSpec.from_json(storage.read(folder.spec))

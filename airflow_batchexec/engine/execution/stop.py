@@ -1,7 +1,7 @@
-"""The marks that end an execution early, and the watch that every pod keeps for them.
+"""The marks that end an execution early, and the watch that polls for them in every pod's task.
 
-Two objects in the execution's folder: ``stop-<generation>``, left by the first pod that fails for good, after which no
-further file is begun; and ``cancel``, left by whoever ends the execution from outside, after which the pods end too.
+Two objects in the execution's folder: ``stop-<generation>``, set by the first pod that fails for good, after which no
+more files are started; and ``cancel``, set when the execution is cancelled, after which the pods are terminated too.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["StopMark", "StopWatch"]
 
-_LOOK_SECONDS = 1.0
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
 
 
 class StopMark:
-    """An object whose being there ends an execution, and which says why.
+    """An object whose existence ends an execution, and whose content is the reason.
 
     Args:
         storage: The destination's storage.
-        location: Where the mark lies.
+        location: The mark.
     """
 
     def __init__(self, *, storage: Storage, location: Location) -> None:
@@ -44,10 +45,10 @@ class StopMark:
         self._location = location
 
     def set(self, error: BatchExecError) -> bool:
-        """Leave the mark, with the reason.
+        """Set the mark, with the error as the reason.
 
         Returns:
-            Whether it was this call that left it.
+            Whether this call set it; ``False`` if it was already set.
         """
         reason = {
             "error": type(error).__name__,
@@ -61,7 +62,7 @@ class StopMark:
         return True
 
     def read(self) -> dict[str, Any] | None:
-        """What was left first: ``error``, ``reason``, ``file``; ``None`` where there is no mark."""
+        """The content of the mark: ``error``, ``reason`` and ``file``; ``None`` if it is not set."""
         try:
             mark: dict[str, Any] = json.loads(self._storage.read(self._location))
         except ObjectNotFoundError:
@@ -69,22 +70,22 @@ class StopMark:
         return mark
 
     def remove(self) -> None:
-        """Take the mark away; none is no error."""
+        """Delete the mark, if it is set."""
         self._storage.delete(self._location)
 
 
 class StopWatch:
-    """Looks for an execution's marks, at once and then every second, from a thread of its own.
+    """Polls for an execution's marks: on entry, then every second from a background thread.
 
-    A look that fails is repeated: an execution does not end because its destination could not be read for a moment.
+    Failed polls are retried, so that a transient storage error does not end an execution.
 
     Args:
-        stop: The mark after which no further file is begun.
-        cancel: The mark after which nothing goes on.
-        on_cancel: Is called once, from the watching thread, when the execution has been cancelled.
+        stop: The mark after which no more files are started.
+        cancel: The mark after which the pods are terminated.
+        on_cancel: Called once, from the background thread or on entry, when the execution has been cancelled.
 
     Attributes:
-        cancelled: Why the execution was cancelled; ``None`` while it is not.
+        cancelled: Why the execution was cancelled; ``None`` if it was not.
     """
 
     def __init__(
@@ -93,38 +94,40 @@ class StopWatch:
         self._stop = stop
         self._cancel = cancel
         self._on_cancel = on_cancel
-        self._found = threading.Event()
-        self._left = threading.Event()
+        self._stop_requested = threading.Event()
+        self._exited = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stop-watch", daemon=True)
         self.cancelled: ExecutionCancelledError | None = None
 
     def __enter__(self) -> Self:
-        self._look()
+        self._poll()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        # A look at a destination that does not answer takes long, and nobody waits for what it sees any more.
-        self._thread.join(_LOOK_SECONDS)
+        self._exited.set()
+        # Do not wait for a poll of an unresponsive destination: its outcome no longer matters.
+        self._thread.join(_POLL_SECONDS)
 
     def is_set(self) -> bool:
-        """Whether no further file is to be begun."""
-        return self._found.is_set()
+        """Whether to start no more files."""
+        return self._stop_requested.is_set()
 
     def _watch(self) -> None:
-        # Also after a stop: a file that another pod still works on may have to be cancelled.
-        while self.cancelled is None and not self._left.wait(_LOOK_SECONDS):
+        # Continue after a stop: a file that is still being predicted may have to be cancelled.
+        while self.cancelled is None and not self._exited.wait(_POLL_SECONDS):
             try:
-                self._look()
+                self._poll()
             except (BatchExecError, ValueError) as error:
-                _log.warning("Whether the execution has been ended could not be seen: %s", error)
+                log.warning(
+                    "Cannot check whether the execution was stopped or cancelled; retrying: %s", error
+                )
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         mark = self._cancel.read()
         if mark is not None:
             self.cancelled = ExecutionCancelledError(mark["reason"])
-            self._found.set()
+            self._stop_requested.set()
             self._on_cancel(self.cancelled)
-        elif not self._found.is_set() and self._stop.read() is not None:
-            self._found.set()
+        elif not self._stop_requested.is_set() and self._stop.read() is not None:
+            self._stop_requested.set()

@@ -1,1 +1,1 @@
-"""Files through predictors: the pipeline, a whole execution on this machine, one file alone."""
+"""Running predictors: the file pipeline, local executions, and single files."""

@@ -1,4 +1,4 @@
-"""When an execution exceeds its ``job_timeout``."""
+"""The deadline that an execution's ``job_timeout`` sets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["JobDeadline"]
 
 @dataclass(frozen=True, slots=True)
 class JobDeadline:
-    """The moment at which an execution's ``job_timeout`` ends.
+    """The time at which an execution exceeds its ``job_timeout``.
 
     Attributes:
-        job_timeout: Seconds; 0 for no limit.
-        at: The moment, on ``time.monotonic``'s clock; ``None`` for no limit.
+        job_timeout: The timeout, in seconds; 0 for no limit.
+        at: The deadline, on the clock of ``time.monotonic``; ``None`` for no limit.
     """
 
     job_timeout: float = 0.0
@@ -24,7 +24,7 @@ class JobDeadline:
 
     @classmethod
     def of(cls, job_timeout: float, *, elapsed: float = 0.0) -> JobDeadline:
-        """The deadline of an execution that began ``elapsed`` seconds ago."""
+        """The deadline of an execution that started ``elapsed`` seconds ago."""
         return cls(job_timeout, time.monotonic() + job_timeout - elapsed) if job_timeout else cls()
 
     def has_passed(self) -> bool:
@@ -32,5 +32,5 @@ class JobDeadline:
         return self.at is not None and time.monotonic() >= self.at
 
     def error(self, *, file: str = "") -> JobTimeoutError:
-        """The error to raise once it has passed."""
+        """The error to raise once the deadline has passed."""
         return JobTimeoutError.after(self.job_timeout, file=file)

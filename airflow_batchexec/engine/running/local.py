@@ -1,6 +1,6 @@
-"""A whole execution on this machine, with no server: the command line's local file mode.
+"""Executions on this machine, without a server: the command line's local file mode.
 
-One thread per pod takes file tasks from one queue, largest first, so that no pod is idle while another has work.
+One thread per pod takes file tasks from a shared queue, largest first, so that no pod is idle while files are left.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["LocalExecution", "Observer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """What whoever started an execution wants to hear of it; called from the pods' threads.
+    """Callbacks for the progress of an execution; called from the pods' threads.
 
     Attributes:
-        planned: The execution is prepared and its pods are about to start.
-        recorded: A file has started or ended.
-        printed: A pod printed something: (pod, stream, line).
+        planned: Called when the execution is prepared, before its pods start.
+        recorded: Called when a file has started or ended.
+        printed: Called for each line that a pod prints, with (pod, stream, line).
     """
 
     planned: Callable[[Prepared], None] = lambda _: None
@@ -55,13 +55,13 @@ class LocalExecution:
     """One execution on this machine.
 
     Args:
-        execution_id: Its name.
+        execution_id: The execution id.
         config: The request.
-        repository: Where builds come from.
-        instances: The instances there are.
-        open_storage: Opens the storage that a location lies in.
-        allowed: Which locations may be touched.
-        observer: What to tell of it.
+        repository: The model repository.
+        instances: The available instances.
+        open_storage: Opens the storage of a location.
+        allowed: The locations that the execution may use.
+        observer: Callbacks for its progress.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class LocalExecution:
         self._allowed = allowed
         self._observer = observer or Observer()
         self._lock = threading.Lock()
-        self._finished = 0
+        self._finished_files = 0
         self._error: BatchExecError | None = None
         self._crash: BaseException | None = None
         self._stopping = threading.Event()
 
     def prepare(self) -> Prepared:
-        """Validate and plan; no file is touched.
+        """Validate the request and write the plan; touches no input and no result.
 
         Raises:
             BatchExecError: The execution is refused.
@@ -104,15 +104,15 @@ class LocalExecution:
             instances=self._instances,
             open_storage=self._open_storage,
             allowed=self._allowed,
-            pods_by_default=1,
-            most_shares=1,
+            default_pods=1,
+            max_shards=1,
         )
 
     def run(self, prepared: Prepared) -> Manifest:
-        """Predict everything, and give the manifest; a file that fails ends the execution, not this call.
+        """Predict all files and return the manifest. A file that fails ends the execution without raising.
 
-        A ``KeyboardInterrupt`` cancels the execution: its pods are ended, nothing partial is left, and the manifest
-        says so; it is then raised again.
+        A ``KeyboardInterrupt`` cancels the execution: its pods are terminated, no partial result is left, and the
+        manifest is written with the status CANCELLED. Then the interrupt is raised again.
         """
         spec = prepared.spec
         storage = self._open_storage(spec.destination)
@@ -122,14 +122,14 @@ class LocalExecution:
             self._predict(prepared)
         except BatchExecError as error:
             self._stop(error)
-        except BaseException as error:  # noqa: BLE001  raised again below, when the execution has been concluded
-            self._stop(_cancelled_by(error))
+        except BaseException as error:  # noqa: BLE001  raised again below, after the execution is concluded
+            self._stop(_as_batch_exec_error(error))
             interrupt = error
-        status, reason = self._end()
-        manifest = conclude(spec=spec, storage=storage, ended_at=now(), ended_as=status, ended_because=reason)
-        for ending in (interrupt, self._crash):
-            if ending is not None:
-                raise ending
+        status, reason = self._end_status()
+        manifest = conclude(spec=spec, storage=storage, ended_at=now(), end_status=status, end_reason=reason)
+        for exception in (interrupt, self._crash):
+            if exception is not None:
+                raise exception
         return manifest
 
     def _predict(self, prepared: Prepared) -> None:
@@ -152,33 +152,33 @@ class LocalExecution:
         ]
         with ThreadPoolExecutor(count, thread_name_prefix="pod") as threads:
             try:
-                # Not Thread.join: before Python 3.13, one that is interrupted takes the thread for ended.
+                # Not Thread.join: before Python 3.13, an interrupted join treats the thread as ended.
                 wait([threads.submit(self._guard, session, build_folder, tasks) for session in sessions])
             except BaseException as error:
-                self._end_sessions(sessions, _cancelled_by(error))
+                self._end_sessions(sessions, _as_batch_exec_error(error))
                 raise
-        if self._error is None and deadline.has_passed() and self._finished < spec.total_files:
+        if self._error is None and deadline.has_passed() and self._finished_files < spec.total_files:
             self._stop(deadline.error())
 
     def _end_sessions(self, sessions: Sequence[PredictorSession], error: BatchExecError) -> None:
         self._stop(error)
-        # All at once: each may take its time to end.
-        enders = [
+        # In parallel, because each may take a while to end.
+        threads = [
             threading.Thread(target=session.end, args=[error], name=f"end-{session.name}")
             for session in sessions
         ]
-        for ender in enders:
-            ender.start()
-        for ender in enders:
-            ender.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def _stop(self, error: BatchExecError) -> None:
         with self._lock:
             self._error = self._error or error
         self._stopping.set()
 
-    def _end(self) -> tuple[ExecutionStatus | None, str]:
-        """The status and reason that the records alone do not give."""
+    def _end_status(self) -> tuple[ExecutionStatus | None, str]:
+        """The status and reason, if the records alone do not determine them."""
         error = self._error
         if isinstance(error, JobTimeoutError):
             # Without the file at which it was noticed.
@@ -191,21 +191,21 @@ class LocalExecution:
         return None, ""
 
     def _guard(self, session: PredictorSession, *args: Any) -> None:
-        """A predictor's thread: whatever ends it ends the execution, and none of it is swallowed."""
+        """Run a predictor's thread: any exception ends the execution, and none is swallowed."""
         try:
             error = self._work(session, *args)
             if error is not None:
                 self._stop(error)
         except BatchExecError as error:
             self._stop(error)
-        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+        except BaseException as error:  # noqa: BLE001  raised again by the waiting thread
             self._crash = error
-            self._stop(_cancelled_by(error))
+            self._stop(_as_batch_exec_error(error))
 
     def _work(
         self, session: PredictorSession, build_folder: Path, tasks: queue.SimpleQueue[FileTask]
     ) -> BatchExecError | None:
-        """Start the predictor and take file tasks until none is left; give the error of the first that fails."""
+        """Start the predictor and process file tasks until none is left or one fails; return the error of that one."""
         spec, name = session.spec, session.name
         storage = self._open_storage(spec.destination)
         if self._stopping.is_set():
@@ -216,7 +216,7 @@ class LocalExecution:
             ledger.add(entry)
             if entry.status is FileStatus.FINISHED:
                 with self._lock:
-                    self._finished += 1
+                    self._finished_files += 1
             elif entry.status is not FileStatus.STARTED:
                 self._stopping.set()
             self._observer.recorded(entry)
@@ -240,7 +240,7 @@ class LocalExecution:
         return lambda _file, stream, line: self._observer.printed(pod, stream, line)
 
 
-def _cancelled_by(error: BaseException) -> BatchExecError:
+def _as_batch_exec_error(error: BaseException) -> BatchExecError:
     if isinstance(error, KeyboardInterrupt):
         return ExecutionCancelledError("It was interrupted.")
     return BatchExecError(f"{type(error).__name__}: {error}")

@@ -1,6 +1,6 @@
-"""File tasks through one pod, as a pipeline: while a file is predicted, the next is fetched and the last published.
+"""The file pipeline of one pod: while a file is predicted, the next one is fetched and the previous one published.
 
-Every file that a pod begins ends in one record, whatever happens. The first file that fails is the last one begun.
+Every started file gets exactly one final record, whatever happens. No file is started after the first failure.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ __all__ = ["FileRoute", "Limits", "run_files"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRoute:
-    """Where files come from and go to.
+    """The storages, folders and file types of inputs and results.
 
     Attributes:
         source: The storage of the inputs.
         root: The folder that file tasks are relative to.
-        input_type: The type of the inputs.
+        input_type: The file type of the inputs.
         destination: The storage of the results.
         results: The folder of the results.
-        output_type: The type of the results.
-        scratch: A folder on this machine for fetched inputs.
-        staging: A folder on this machine for results that are not published yet.
-        prefetch: Whether fetching takes time, so that it pays to fetch a file ahead.
+        output_type: The file type of the results.
+        scratch: A local folder for fetched inputs.
+        staging: A local folder for results that are not published yet.
+        prefetch: Whether to fetch a file ahead, which pays off if fetching copies data.
     """
 
     source: Storage
@@ -67,14 +67,14 @@ class FileRoute:
     def of(
         cls, spec: ExecutionSpec, *, source: Storage, destination: Storage, scratch: Path, name: str
     ) -> FileRoute:
-        """An execution's route.
+        """The route of an execution's files.
 
         Args:
             spec: The execution.
             source: The storage of its source folder.
             destination: The storage of its destination folder.
-            scratch: The pod's own folder on this machine.
-            name: A name that no other route through these folders has.
+            scratch: The pod's local scratch folder.
+            name: A name unique among all routes that stage results in the same folder.
         """
         execution = spec.config.execution
         staging = destination.staging(spec.folder.location) or scratch
@@ -97,8 +97,8 @@ class Limits:
 
     Attributes:
         file_timeout: Seconds for reading, predicting and writing one file; 0 for no limit.
-        job: When the execution exceeds its ``job_timeout``.
-        should_stop: Whether to begin no further file, asked before each.
+        job: The deadline of the execution's ``job_timeout``.
+        should_stop: Whether to start no more files; called before each file.
     """
 
     file_timeout: float = 0.0
@@ -108,7 +108,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _Job:
-    """One file on its way."""
+    """A file in the pipeline."""
 
     task: FileTask
     number: int
@@ -128,19 +128,19 @@ def run_files(
     limits: Limits,
     record: Callable[[FileRecord], None],
 ) -> BatchExecError | None:
-    """Send file tasks through a pod until they are over, one fails, or it is time to stop.
+    """Process file tasks with a pod until none is left, one fails, or a limit is reached.
 
     Args:
-        tasks: The file tasks; each is taken only when it is about to be fetched.
+        tasks: The file tasks; each is consumed only when its file is about to be fetched.
         pod: A pod that has loaded its build.
-        attempt: Which attempt this is, for the records.
-        generation: How often the run had been cleared, for the records.
+        attempt: The number of this attempt, for the records.
+        generation: How many times the run had been cleared, for the records.
         route: Where files come from and go to.
         limits: When to stop.
-        record: Is given each file's start and its end, from threads of this function's own.
+        record: Called with a record of each file's start and end, from several threads.
 
     Returns:
-        Why the first failing file failed; ``None`` where none did.
+        The error of the first failing file; ``None`` if none failed.
     """
     pipeline = _Pipeline(
         pod=pod, attempt=attempt, generation=generation, route=route, limits=limits, record=record
@@ -174,15 +174,15 @@ class _Pipeline:
         self._limits = limits
         self._record = record
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="files")
-        self._taken = 0
+        self._jobs = 0
 
     def run(self, tasks: Iterator[FileTask]) -> BatchExecError | None:
         publishing: Future[BatchExecError | None] | None = None
         error: BatchExecError | None = None
-        fetching = self._take(tasks)
+        fetching = self._fetch_next(tasks)
         while fetching is not None and error is None and not self._limits.should_stop():
             job, fetched = fetching
-            fetching = self._take(tasks) if self._route.prefetch else None
+            fetching = self._fetch_next(tasks) if self._route.prefetch else None
             error = self._predict(job, fetched)
             if publishing is not None:
                 error = publishing.result() or error
@@ -190,7 +190,7 @@ class _Pipeline:
             if job.answer is not None:
                 publishing = self._threads.submit(self._publish, job)
             if error is None and not self._route.prefetch:
-                fetching = self._take(tasks)
+                fetching = self._fetch_next(tasks)
         if publishing is not None:
             error = publishing.result() or error
         return error
@@ -198,14 +198,14 @@ class _Pipeline:
     def shut_down(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _take(self, tasks: Iterator[FileTask]) -> tuple[_Job, Future[None]] | None:
+    def _fetch_next(self, tasks: Iterator[FileTask]) -> tuple[_Job, Future[None]] | None:
         if self._limits.should_stop():
             return None
         task = next(tasks, None)
         if task is None:
             return None
-        self._taken += 1
-        job = _Job(task, self._taken)
+        self._jobs += 1
+        job = _Job(task, self._jobs)
         return job, self._threads.submit(self._fetch, job)
 
     def _fetch(self, job: _Job) -> None:
@@ -216,24 +216,24 @@ class _Pipeline:
         job.seconds["fetch"] = time.perf_counter() - started
 
     def _predict(self, job: _Job, fetched: Future[None]) -> BatchExecError | None:
-        """Fetch, read, predict and write one file; ``job.answer`` is there where that succeeded."""
+        """Fetch, read, predict and write one file; sets ``job.answer`` on success."""
         task, route = job.task, self._route
-        self._record(self._note(job, FileStatus.STARTED))
+        self._record(self._make_record(job, FileStatus.STARTED))
         output = route.staging / f"{job.number}{SUFFIXES[route.output_type][0]}"
         job.output_path = output
         try:
             with disk_errors("process", task.file):
                 fetched.result()
                 assert job.input_path is not None
-                job.answer = self._ask(job, job.input_path, output)
+                job.answer = self._request_prediction(job, job.input_path, output)
         except DeadlineExceeded:
-            return self._fail(job, self._timeout(task))
+            return self._fail(job, self._timeout_error(task))
         except BatchExecError as error:
             return self._fail(job, error)
         job.seconds.update(job.answer.seconds)
         return None
 
-    def _ask(self, job: _Job, input_path: Path, output: Path) -> Prediction:
+    def _request_prediction(self, job: _Job, input_path: Path, output: Path) -> Prediction:
         limits, route = self._limits, self._route
         deadlines = [] if limits.job.at is None else [limits.job.at]
         if limits.file_timeout:
@@ -260,7 +260,7 @@ class _Pipeline:
         self._discard_input(job)
         source = StoredFile(route.root.join(task.file).uri, task.size_bytes, task.etag, answer.rows_in)
         self._record(
-            self._note(
+            self._make_record(
                 job, FileStatus.FINISHED, input=source, output=StoredFile.of(info, rows=answer.rows_out)
             )
         )
@@ -273,7 +273,7 @@ class _Pipeline:
         elif isinstance(error, ExecutionCancelledError):
             status = FileStatus.CANCELLED
         self._record(
-            self._note(
+            self._make_record(
                 job,
                 status,
                 reason=error.message,
@@ -288,25 +288,25 @@ class _Pipeline:
         return error
 
     def _discard_input(self, job: _Job) -> None:
-        """Make room on the scratch disk; a local input is the user's own file and stays."""
+        """Free the scratch disk; an input that is read in place is the user's own file and stays."""
         if job.input_path is not None and job.input_path.parent == self._route.scratch:
             job.input_path.unlink(missing_ok=True)
 
-    def _timeout(self, task: FileTask) -> BatchExecError:
+    def _timeout_error(self, task: FileTask) -> BatchExecError:
         limits = self._limits
         if limits.job.has_passed():
             return limits.job.error(file=task.file)
         return FileTimeoutError(
-            f"{task.file}: it took longer than file_timeout, {limits.file_timeout:g} s; its pod has been ended.",
+            f"{task.file}: exceeded the file_timeout of {limits.file_timeout:g} s; its pod was terminated.",
             file=task.file,
         )
 
-    def _note(
+    def _make_record(
         self,
         job: _Job,
         status: FileStatus,
         *,
-        input: StoredFile | None = None,  # noqa: A002  the record's own word
+        input: StoredFile | None = None,  # noqa: A002  the name of the record's field
         output: StoredFile | None = None,
         reason: str = "",
         error: str = "",

@@ -1,4 +1,4 @@
-"""One predictor and the files that go through it: what local mode and the tasks in Airflow have in common."""
+"""A predictor and the files that it processes: shared by local mode and the tasks in Airflow."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = ["PredictorSession", "scratch_folder"]
 
 
 class PredictorSession:
-    """Starts a predictor, sends files through it, and removes all that is left of it.
+    """Starts a predictor, sends files through it, and cleans up after it.
 
     Args:
         spec: The execution.
-        name: How records and logs call the predictor.
+        name: The name of the predictor in records and logs.
         on_line: Receives each line that the model prints, as (file, stream, line); the file is empty while the build
             is loaded. Called from several threads.
-        deadline: When the execution exceeds its ``job_timeout``.
-        predictors_on_machine: How many predictors share this machine's cores; ``None`` if the instance's cores are
-            reserved for this one.
-        load_timeout_seconds: How long loading the build may take.
+        deadline: The deadline of the execution's ``job_timeout``.
+        predictors_on_machine: The number of predictors that share this machine's cores; ``None`` if the instance's
+            cores are reserved for this one.
+        load_timeout_seconds: The maximum time to load the build.
         scratch_root: Where the scratch folder is created; ``None`` for the system's temporary folder.
     """
 
@@ -66,13 +66,13 @@ class PredictorSession:
 
     @contextmanager
     def started(self, build_folder: Path) -> Iterator[None]:
-        """Start the predictor and load its build; nothing of it is left afterwards.
+        """Start the predictor and load its build; on exit, end the predictor and remove its scratch folder.
 
         Args:
-            build_folder: The build on this machine.
+            build_folder: The local folder of the build.
 
         Raises:
-            BatchExecError: The build does not load, or :meth:`end` was called; then its reason.
+            BatchExecError: The build cannot be loaded, or :meth:`end` was called; then its reason.
             JobTimeoutError: The deadline passed before the build was loaded.
         """
         with scratch_folder(self._scratch_root) as scratch:
@@ -97,18 +97,18 @@ class PredictorSession:
         generation: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> BatchExecError | None:
-        """Send file tasks through the started predictor until none is left, one fails, or it is time to stop.
+        """Process file tasks with the started predictor until none is left, one fails, or it is time to stop.
 
         Args:
-            tasks: The file tasks; each is taken only when its file is about to be fetched.
+            tasks: The file tasks; each is consumed only when its file is about to be fetched.
             route: Where files come from and go to.
-            record: Receives the start and the end of each file, from several threads.
-            attempt: Which attempt this is, for the records.
-            generation: How often the run had been cleared, for the records.
-            should_stop: Asked before each file: whether to begin no further one.
+            record: Called with a record of each file's start and end, from several threads.
+            attempt: The number of this attempt, for the records.
+            generation: How many times the run had been cleared, for the records.
+            should_stop: Whether to start no more files; called before each file.
 
         Returns:
-            Why the first failing file failed; ``None`` if none did.
+            The error of the first failing file; ``None`` if none failed.
         """
         assert self._pod is not None
         return run_files(
@@ -133,7 +133,7 @@ class PredictorSession:
 
     @property
     def load_seconds(self) -> float:
-        """How long loading the build took."""
+        """The time that loading the build took, in seconds."""
         return self._pod.load_seconds if self._pod else 0.0
 
     def end(self, reason: BatchExecError) -> None:
@@ -163,13 +163,13 @@ class PredictorSession:
 
 @contextmanager
 def scratch_folder(root: Path | None = None) -> Iterator[Path]:
-    """A folder on this machine that is removed afterwards.
+    """Create a local folder that is removed on exit.
 
     Args:
         root: Where to create it; ``None`` for the system's temporary folder.
 
     Raises:
-        StorageError: It cannot be created.
+        StorageError: The folder cannot be created.
     """
     with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
         folder = Path(tempfile.mkdtemp(prefix="batchexec-", dir=root))
@@ -180,7 +180,7 @@ def scratch_folder(root: Path | None = None) -> Iterator[Path]:
 
 
 def _threads(spec: ExecutionSpec, predictors_on_machine: int | None) -> int:
-    """How many threads a predictor's libraries may use: two that each used every core would be slower than one."""
+    """The number of threads for a predictor's libraries: oversubscribed cores would slow down every predictor."""
     threads = math.ceil(spec.instance.cpus)
     if predictors_on_machine is not None:
         threads = min(threads, len(os.sched_getaffinity(0)) // predictors_on_machine)

@@ -1,7 +1,7 @@
-"""One file through a pod, with no plan before it and no account after it.
+"""Prediction of a single file, without a plan or a manifest.
 
-Nothing but the result is ever written to the destination: it is staged in the pod's scratch folder, and published from
-there. On disk that is a rename where both are on one file system, else a copy beside the final name and a rename.
+Nothing but the result is ever written to the destination. It is staged in the pod's scratch folder and published from
+there: on disk with a rename if both are on one file system, otherwise with a copy next to the final name and a rename.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["PreparedFile", "predict_file", "prepare_file"]
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A file that may be predicted.
+    """A file that is ready to be predicted.
 
     Attributes:
-        spec: What was decided: an execution of one file, of which nothing is written down.
-        task: The file, as it was found.
+        spec: The specification of an execution of this one file; it is not stored.
+        task: The file task.
     """
 
     spec: ExecutionSpec
@@ -55,34 +55,34 @@ def prepare_file(
     open_storage: Callable[[Location], Storage],
     allowed: AllowedLocations,
 ) -> PreparedFile:
-    """Validate everything, and look at the file. Writes nothing.
+    """Validate the request and look up the file. Writes nothing.
 
     Args:
-        config: The request, as ``file_config`` gives it.
-        owner: Who predicts the file; no lock is taken.
-        started_at: When that began, in seconds since the epoch.
-        repository: Where builds come from.
-        instances: The instances of this deployment.
-        open_storage: Opens the storage that a location lies in.
-        allowed: Which locations may be touched.
+        config: The request, as returned by ``file_config``.
+        owner: The owner of the execution; no lock is acquired.
+        started_at: When the task started, in seconds since the epoch.
+        repository: The model repository.
+        instances: The available instances.
+        open_storage: Opens the storage of a location.
+        allowed: The locations that executions may use.
 
     Raises:
-        ConfigurationError: A field is wrong, or ``file`` is a folder.
-        RepositoryError: There is no such build.
+        ConfigurationError: A field is invalid, or ``file`` is a folder.
+        RepositoryError: The build does not exist.
         ResultCollisionError: The result would overwrite the file.
-        StorageError: The file is missing, or cannot be reached.
+        StorageError: The file does not exist or cannot be accessed.
     """
-    asked = config.source
-    # Its own name, also where it is a link: the result is named after it.
-    source = canonical(asked.parent, field="file").join(asked.name)
+    requested = config.source
+    # Do not resolve the file itself if it is a link: the result is named after the link.
+    source = canonical(requested.parent, field="file").join(requested.name)
     destination = canonical(config.destination, field="destination_folder")
     allowed.check(source, field="file")
     allowed.check(destination, field="destination_folder")
     result = result_of(source, config.execution.output_file_type)
-    for place in (source, canonical(source, field="file")):
-        refuse_overwriting(place, result=destination.join(result))
+    for location in (source, canonical(source, field="file")):
+        refuse_overwriting(location, result=destination.join(result))
     resolved = resolve(config, repository=repository, instances=instances)
-    info = _look_at(open_storage(source), source)
+    info = _stat(open_storage(source), source)
     spec = ExecutionSpec(
         execution_id=owner.execution_id,
         round_id="",
@@ -113,27 +113,27 @@ def predict_file(
     destination: Storage,
     record: Callable[[FileRecord], None],
 ) -> FileRecord:
-    """Send the file through a pod, and publish the result, whole or not at all.
+    """Predict the file and publish the result atomically.
 
     Args:
         prepared: The file.
-        session: A session whose predictor has been started.
-        attempt: Which attempt this is, for the records.
-        generation: How often the run had been cleared, for the records.
+        session: A session with a started predictor.
+        attempt: The number of this attempt, for the records.
+        generation: How many times the run had been cleared, for the records.
         source: The storage of the file.
         destination: The storage of the result.
-        record: Is given the file's start and its end, from threads of this function's own.
+        record: Called with a record of the file's start and end, from several threads.
 
     Returns:
         The record of its end.
 
     Raises:
-        BatchExecError: It has no result; why.
+        BatchExecError: The file failed.
     """
     spec = prepared.spec
     records: list[FileRecord] = []
 
-    def keep(entry: FileRecord) -> None:
+    def keep_and_record(entry: FileRecord) -> None:
         records.append(entry)
         record(entry)
 
@@ -152,24 +152,24 @@ def predict_file(
             scratch=session.scratch / "inputs",
             staging=session.scratch / "results",
         ),
-        record=keep,
+        record=keep_and_record,
     )
     if error is not None:
         raise error
     return records[-1]
 
 
-def _look_at(storage: Storage, location: Location) -> ObjectInfo:
+def _stat(storage: Storage, location: Location) -> ObjectInfo:
     try:
         return storage.stat(location)
     except ObjectNotFoundError:
         if _is_folder(storage, location):
             raise ConfigurationError(
-                f"file: {location.uri} is a folder. One file is expected; a folder of them is an execution.",
+                f"file: {location.uri} is a folder, not a file. To predict all files of a folder, start an execution.",
                 field="file",
             ) from None
         raise ObjectNotFoundError(
-            f"file: there is no file {location.uri}.", field="file", uri=location.uri
+            f"file: {location.uri} does not exist.", field="file", uri=location.uri
         ) from None
 
 
@@ -179,5 +179,5 @@ def _is_folder(storage: Storage, location: Location) -> bool:
     try:
         return any(True for _ in storage.list(location))
     except StorageError:
-        # Whoever may read a file need not be allowed to list.
+        # Permission to read a file does not imply permission to list.
         return False

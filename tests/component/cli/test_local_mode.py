@@ -392,7 +392,7 @@ def test_unreadable_files_are_reported_with_the_reason(workspace, name, write, r
 def test_a_file_over_its_timeout_fails_the_execution(workspace):
     workspace.order(a="hang", b="fine")
     done = workspace.run("obedient", "-P", f"MARK={workspace.mark}", code=FAILED, file_timeout=1)
-    assert "timeout a.csv: it took longer than file_timeout, 1 s" in done.stderr
+    assert "timeout a.csv: exceeded the file_timeout of 1 s" in done.stderr
     (manifest,) = workspace.manifests()
     assert manifest["status"] == "FAILED"
     assert [file["status"] for file in manifest["files"]] == ["TIMEOUT", "NOT_STARTED"]
@@ -496,7 +496,7 @@ def test_an_identical_execution_is_refused_while_the_first_runs(workspace):
         ("double", {"source_folder": "file://../in"}, "source_folder: "),
         ("double", {"input_file_type": None}, "input_file_type: it is required"),
         ("double", {"input_file_type": "xlsx"}, "input_file_type: 'xlsx'"),
-        ("double", {"input_file_type": "parquet"}, "holds no PARQUET file"),
+        ("double", {"input_file_type": "parquet"}, "contains no PARQUET files"),
         ("double", {"instance": "huge"}, "instance: "),
         ("double", {"file_timeout": -1}, "file_timeout: "),
         ("double", {"pods": "many"}, "--pods"),
@@ -532,7 +532,7 @@ def test_two_inputs_with_the_same_result_are_refused(workspace):
     workspace.write(a="value\n1\n")
     (workspace.source / "a.csv.gz").write_bytes(b"")
     done = workspace.run("double", code=REFUSED)
-    assert "a.csv and a.csv.gz would both give a.csv" in done.stderr
+    assert "a.csv and a.csv.gz would both produce a.csv" in done.stderr
     assert not workspace.results.exists()
 
 

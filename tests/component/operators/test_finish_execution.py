@@ -60,8 +60,8 @@ def spec(tmp_path: Path) -> ExecutionSpec:
         instances=InstanceTable(),
         open_storage=lambda _: LocalStorage(),
         allowed=AllowedLocations((Location.parse("file:///"),)),
-        pods_by_default=0,
-        most_shares=1,
+        default_pods=0,
+        max_shards=1,
     )
     spec, (task,) = prepared.spec, prepared.plan.tasks
     ledger = LedgerWriter(storage=LocalStorage(), folder=spec.folder.ledger("0"), writer="0")
@@ -83,7 +83,7 @@ def ended(
         dag_id="d", run_id="r", get_ti_count=lambda *, states, **_: sum(instances.get(s, 0) for s in states)
     )
     context: Any = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0)}
-    return finish._ended(spec, storage, context, cancelled_by)
+    return finish._end_status(spec, storage, context, cancelled_by)
 
 
 def cancel_mark(spec: ExecutionSpec) -> StopMark:
@@ -135,7 +135,7 @@ def test_a_cancel_through_the_api_overrides_a_pods_failure(spec: ExecutionSpec):
         ({"generation": 2, "by": "maria", "at": 1.0}, "It was cancelled by maria."),
         ({"generation": 2, "by": "two\nlines\x1b[31m", "at": 1.0}, "It was cancelled by two lines [31m."),
         ({"generation": 2, "by": "x" * 10_000}, f"It was cancelled by {'x' * 200}."),
-        ({"generation": 2}, "It was cancelled by somebody."),
+        ({"generation": 2}, "It was cancelled by an unknown user."),
         ({"generation": 1, "by": "maria", "at": 1.0}, ""),
         ("maria", ""),
         (None, ""),

@@ -298,14 +298,14 @@ def test_default_args_of_the_dag_do_not_affect_an_execution_in_it(by_hand: ByHan
 @pytest.mark.parametrize(
     ("order", "reason"),
     [
-        ("missing", "file: there is no file file://"),
+        ("missing", "missing.csv does not exist."),
         ("folder", "is a folder"),
         ("no type", "input_file_type: cannot be inferred from 'odd.data'"),
         ("damaged", "not.parquet: is not a PARQUET file"),
         ("not allowed", "file: file:///etc/passwd may not be used here"),
         ("overwriting", "destination_folder: the result would overwrite the input"),
         ("no build", "b9"),
-        ("hangs", "late.csv: it took longer than file_timeout, 1 s"),
+        ("hangs", "late.csv: exceeded the file_timeout of 1 s"),
         ("greedy", "of memory, more than its instance"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The audit: every file accounted for, and FINISHED only where every result is there."""
+"""The audit: every file is accounted for, and an execution is FINISHED only if every result exists."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def found(file, size=20):
     return ObjectInfo(OUT.join(file), size, "o")
 
 
-def account(*records, unstarted=(), missing=(), **ended):
+def audit_of(*records, unstarted=(), missing=(), **end):
     files = [entry.file for entry in records] + list(unstarted)
     return audit(
         tasks=[task(file) for file in files],
         records={entry.file: entry for entry in records},
         results={entry.file: None if entry.file in missing else found(entry.file) for entry in records},
-        **ended,
+        **end,
     )
 
 
 # ---- the status
 
 
-def test_an_execution_has_finished_where_every_result_is_there():
-    done = account(record("a.csv"), record("b.csv", rows=0))
+def test_an_execution_is_finished_if_every_result_exists():
+    done = audit_of(record("a.csv"), record("b.csv", rows=0))
     assert (done.status, done.reason) == (ExecutionStatus.FINISHED, "")
     assert (done.finished_files, done.failed_files, done.not_started_files) == (2, 0, 0)
     assert (done.rows_in, done.rows_out) == (5, 3)
@@ -63,44 +63,44 @@ def test_an_execution_has_finished_where_every_result_is_there():
 @pytest.mark.parametrize(
     ("results", "error", "state"),
     [
-        ({"a.csv": None}, "ObjectNotFoundError", "is not there"),
-        ({}, "ObjectNotFoundError", "is not there"),
-        ({"a.csv": found("a.csv", 7)}, "ObjectChangedError", "has 7 bytes"),
+        ({"a.csv": None}, "ObjectNotFoundError", "is now missing"),
+        ({}, "ObjectNotFoundError", "is now missing"),
+        ({"a.csv": found("a.csv", 7)}, "ObjectChangedError", "now has 7 bytes"),
     ],
 )
-def test_a_result_that_was_lost_or_changed_fails_the_execution(results, error, state):
-    account = audit(tasks=[task("a.csv")], records={"a.csv": record("a.csv")}, results=results)
-    assert account.status is ExecutionStatus.FAILED
-    assert account.records[0].error == error
-    assert account.reason == (
-        "1 of 1 file failed: a.csv: Its result s3://delays/out/a.csv was published with 20 bytes and now "
-        f"{state}: something else writes to the destination."
+def test_a_missing_or_changed_result_fails_the_execution(results, error, state):
+    audited = audit(tasks=[task("a.csv")], records={"a.csv": record("a.csv")}, results=results)
+    assert audited.status is ExecutionStatus.FAILED
+    assert audited.records[0].error == error
+    assert audited.reason == (
+        "1 of 1 file failed: a.csv: Its result s3://delays/out/a.csv was published with 20 bytes and "
+        f"{state}: something else is writing to the destination."
     )
 
 
-def test_a_record_of_another_content_does_not_count():
-    stale = account(record("a.csv", etag="e0"))
+def test_a_record_with_another_etag_is_ignored():
+    stale = audit_of(record("a.csv", etag="e0"))
     assert stale.status is ExecutionStatus.FAILED
     assert stale.records[0].status is FileStatus.NOT_STARTED
 
 
 def test_a_start_without_an_end_is_a_failure():
-    lost = account(record("a.csv", FileStatus.STARTED))
+    lost = audit_of(record("a.csv", FileStatus.STARTED))
     assert lost.records[0].status is FileStatus.FAILED
     assert lost.records[0].error == "PodDiedError"
     assert "killed or lost" in lost.reason
 
 
-def test_an_execution_that_was_ended_after_its_last_file_has_finished():
-    done = account(record("a.csv"), ended_as=ExecutionStatus.TIMEOUT, ended_because="Too late.")
+def test_an_execution_terminated_after_its_last_file_is_finished():
+    done = audit_of(record("a.csv"), end_status=ExecutionStatus.TIMEOUT, end_reason="Too late.")
     assert (done.status, done.reason) == (ExecutionStatus.FINISHED, "")
 
 
-# ---- the reason, as it is read
+# ---- the reason
 
 
-def test_a_failure_is_told_with_the_files_that_were_left():
-    failed = account(
+def test_the_reason_names_failed_cancelled_and_not_started_files():
+    failed = audit_of(
         record("a.csv"),
         record("b.csv", FileStatus.FAILED, reason="b.csv: predict raised ValueError: no column 'x'."),
         record("c.csv", FileStatus.CANCELLED, reason="Another file failed."),
@@ -114,8 +114,8 @@ def test_a_failure_is_told_with_the_files_that_were_left():
     assert (failed.finished_files, failed.failed_files, failed.not_started_files) == (1, 2, 2)
 
 
-def test_of_many_files_three_are_named():
-    failed = account(
+def test_the_reason_names_at_most_three_files():
+    failed = audit_of(
         *(record(f"{n}.csv", FileStatus.FAILED, reason="It is broken.") for n in range(5)),
         unstarted=[f"{n}.csv" for n in range(5, 12)],
     )
@@ -125,29 +125,27 @@ def test_of_many_files_three_are_named():
     )
 
 
-def test_a_file_that_took_too_long_fails_the_execution():
-    late = account(
-        record("a.csv", FileStatus.TIMEOUT, reason="a.csv: it took longer than file_timeout (5 s).")
-    )
+def test_a_file_timeout_fails_the_execution():
+    late = audit_of(record("a.csv", FileStatus.TIMEOUT, reason="a.csv: exceeded the file_timeout of 5 s."))
     assert late.status is ExecutionStatus.FAILED
-    assert late.reason == "1 of 1 file failed: a.csv: it took longer than file_timeout (5 s)."
+    assert late.reason == "1 of 1 file failed: a.csv: exceeded the file_timeout of 5 s."
 
 
-def test_a_failure_without_a_reason_still_reads():
-    assert account(record("a.csv", FileStatus.TIMEOUT)).reason == "1 of 1 file failed: a.csv: timeout."
+def test_a_failure_without_a_reason_is_described_by_its_status():
+    assert audit_of(record("a.csv", FileStatus.TIMEOUT)).reason == "1 of 1 file failed: a.csv: timeout."
 
 
 @pytest.mark.parametrize(
     "status", [ExecutionStatus.CANCELLED, ExecutionStatus.TIMEOUT, ExecutionStatus.FAILED]
 )
-def test_an_execution_that_was_ended_from_outside_says_why_first(status):
-    ended = account(
+def test_the_reason_of_an_external_end_comes_first(status):
+    ended = audit_of(
         record("a.csv"),
         record("b.csv", FileStatus.CANCELLED, reason="It was interrupted."),
         record("c.csv", FileStatus.FAILED, reason="It is broken."),
         unstarted=["d.csv"],
-        ended_as=status,
-        ended_because="The job_timeout of 5 s is over.",
+        end_status=status,
+        end_reason="The job_timeout of 5 s is over.",
     )
     assert ended.status is status
     assert ended.reason == (
@@ -159,7 +157,7 @@ def test_an_execution_that_was_ended_from_outside_says_why_first(status):
 # ---- the invariant
 
 FILES = [f"{n}.csv" for n in range(6)]
-words = st.builds(
+entries = st.builds(
     record, st.sampled_from(FILES), st.sampled_from(FileStatus), etag=st.sampled_from(["e1", "e1", "e0"])
 )
 ends = st.none() | st.sampled_from(
@@ -169,25 +167,25 @@ ends = st.none() | st.sampled_from(
 
 @given(
     st.lists(st.sampled_from(FILES), min_size=1, unique=True),
-    st.lists(words),
+    st.lists(entries),
     st.dictionaries(st.sampled_from(FILES), st.none() | st.sampled_from([19, 20])),
     ends,
 )
-def test_listed_is_finished_and_failed_and_not_started(files, records, present, ended_as):
-    account = audit(
+def test_listed_equals_finished_plus_failed_plus_not_started(files, records, present, end_status):
+    audited = audit(
         tasks=[task(file) for file in files],
         records={entry.file: entry for entry in records},
         results={file: None if size is None else found(file, size) for file, size in present.items()},
-        ended_as=ended_as,
-        ended_because="It was ended.",
+        end_status=end_status,
+        end_reason="It was ended.",
     )
-    assert [entry.file for entry in account.records] == files
-    assert len(files) == account.finished_files + account.failed_files + account.not_started_files
-    assert FileStatus.STARTED not in {entry.status for entry in account.records}
-    complete = account.finished_files == len(files)
-    assert (account.status is ExecutionStatus.FINISHED) is complete
-    assert (account.reason == "") is complete
+    assert [entry.file for entry in audited.records] == files
+    assert len(files) == audited.finished_files + audited.failed_files + audited.not_started_files
+    assert FileStatus.STARTED not in {entry.status for entry in audited.records}
+    complete = audited.finished_files == len(files)
+    assert (audited.status is ExecutionStatus.FINISHED) is complete
+    assert (audited.reason == "") is complete
     if complete:
         assert all(present.get(file) == 20 for file in files)
-    elif ended_as is not None:
-        assert account.status is ended_as
+    elif end_status is not None:
+        assert audited.status is end_status

@@ -1,4 +1,4 @@
-"""Execution ids: which ones are equal, and that Airflow and a destination accept them."""
+"""Execution ids: which ones are equal, and that they are valid for Airflow and a destination."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ names = st.text(min_size=1, max_size=250)
 
 
 @given(names, names, names, st.integers(-1, 5000), st.integers(0, 99), st.integers(1, 99))
-def test_airflow_and_a_destination_accept_the_id_of_an_operators_execution(
-    dag, name, run, index, tries, attempt
-):
+def test_operator_ids_are_valid_for_airflow_and_a_destination(dag, name, run, index, tries, attempt):
     execution_id = operator_id(
         dag_id=dag, task_id=name, run_id=run, map_index=index, max_tries=tries, attempt=attempt
     )
@@ -45,21 +43,21 @@ def test_airflow_and_a_destination_accept_the_id_of_an_operators_execution(
         {"dag_id": "d.t", "task_id": "", "run_id": "r"},
     ],
 )
-def test_other_tasks_cleared_tasks_and_further_attempts_have_other_ids(other):
+def test_operator_ids_differ_by_task_clear_and_attempt(other):
     assert operator_id(**{**TASK, **other}) != operator_id(**TASK)
 
 
-def test_an_unmapped_task_is_the_same_with_and_without_a_map_index():
+def test_a_missing_map_index_equals_minus_one():
     assert operator_id(**{**TASK, "map_index": None}) == operator_id(**TASK)
 
 
-def test_an_execution_that_is_its_run_has_the_runs_id_and_a_named_one_another():
+def test_an_unnamed_execution_has_the_id_of_its_run():
     assert id_in_run(dag_id="d", run_id="r", name="") == "r"
     assert id_in_run(dag_id="d", run_id="r", name="first") == "d.first.r"
 
 
 @given(st.sets(st.integers(1, 10_000)), st.lists(st.text()))
-def test_the_next_rest_id_is_after_all_that_are_taken(numbers, others):
+def test_the_next_rest_id_follows_the_highest_taken_one(numbers, others):
     prefix = rest_prefix("0123456789abcdef0123")
     taken = [*(f"{prefix}{number}" for number in numbers), *(f"{prefix}x{other}" for other in others)]
     assert next_rest_id(prefix, taken) == f"rest__0123456789abcdef__{max(numbers, default=0) + 1}"

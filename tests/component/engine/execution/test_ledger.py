@@ -1,4 +1,4 @@
-"""The ledger: nothing that was recorded is lost, and each file has one last word."""
+"""The ledger: no record is lost, and each file has one latest record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_batchexec.exceptions import AccessDeniedError
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 sizes = st.integers(0, 2**60)
 stored_files = st.builds(StoredFile, uri=texts, size_bytes=sizes, etag=texts, rows=sizes)
-# Times as ``to_dict`` gives them: whole microseconds.
+# Durations as ``to_dict`` returns them: whole microseconds.
 microseconds = st.integers(0, 10**9).map(lambda number: round(number / 1_000_000, 6))
 records = st.builds(
     FileRecord,
@@ -64,27 +64,27 @@ def folder(tmp_path):
 
 
 @given(records)
-def test_a_record_and_its_json_are_inverses(entry):
+def test_a_record_survives_a_round_trip_through_json(entry):
     values = json.loads(json.dumps(entry.to_dict()))
     assert FileRecord.from_dict(values) == entry
 
 
-def test_a_record_that_says_little_takes_little_room():
+def test_unset_fields_are_left_out():
     entry = FileRecord(file="day.csv", etag="", status=FileStatus.NOT_STARTED)
     assert entry.to_dict() == {"file": "day.csv", "etag": "", "status": "NOT_STARTED"}
     assert FileRecord.from_dict(entry.to_dict()) == entry
 
 
-def test_a_stored_file_of_no_rows_and_no_bytes_is_kept():
+def test_an_empty_stored_file_is_kept():
     entry = replace(record(), output=StoredFile("s3://b/x", 0, "", 0))
     assert entry.to_dict()["output"] == {"uri": "s3://b/x", "size_bytes": 0, "etag": "", "rows": 0}
 
 
-def test_times_are_kept_to_the_microsecond():
+def test_durations_are_rounded_to_microseconds():
     assert replace(record(), seconds={"read": 0.12345678}).to_dict()["seconds"] == {"read": 0.123457}
 
 
-def test_an_object_becomes_a_stored_file():
+def test_a_stored_file_describes_an_object():
     info = ObjectInfo(Location.parse("s3://b/x.csv"), 7, "tag")
     assert StoredFile.of(info, rows=3) == StoredFile("s3://b/x.csv", 7, "tag", 3)
 
@@ -92,7 +92,7 @@ def test_an_object_becomes_a_stored_file():
 # ---- the writer
 
 
-def test_what_was_added_is_there_after_close(folder):
+def test_all_added_records_are_stored_after_close(folder):
     writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
     entries = [record(f"{number}.csv", at=float(number)) for number in range(500)]
     for entry in entries:
@@ -102,7 +102,7 @@ def test_what_was_added_is_there_after_close(folder):
 
 
 class Watched(LocalStorage):
-    """Tells when a segment has been written."""
+    """Signals when a segment has been written."""
 
     def __init__(self):
         self.written = threading.Semaphore(0)
@@ -113,7 +113,7 @@ class Watched(LocalStorage):
         return info
 
 
-def test_a_start_can_be_read_while_the_file_is_predicted(folder):
+def test_a_start_is_readable_before_the_writer_is_closed(folder):
     storage = Watched()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     started = record(status=FileStatus.STARTED)
@@ -126,14 +126,14 @@ def test_a_start_can_be_read_while_the_file_is_predicted(folder):
     assert read_ledger(storage, folder) == [started, ended]
 
 
-def test_many_quick_records_cost_few_segments(folder):
+def test_many_quick_records_are_batched_in_few_segments(folder):
     storage, before = LocalStorage(), time.monotonic()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     for number in range(1000):
         writer.add(record(f"{number}.csv"))
     writer.close()
     names = [info.location.name for info in storage.list(folder)]
-    # At once, then one a second, and what is left.
+    # One immediately, then one per second, and one for the remaining records.
     assert len(names) <= 2 + int(time.monotonic() - before)
     assert names == [f"pod-1-{number:06d}.jsonl" for number in range(len(names))]
 
@@ -146,7 +146,7 @@ def test_a_writer_without_records_writes_nothing(folder):
     assert read_ledger(LocalStorage(), folder) == []
 
 
-def test_several_threads_and_writers_lose_nothing(folder):
+def test_concurrent_threads_and_writers_lose_no_records(folder):
     storage = LocalStorage()
     writers = [LedgerWriter(storage=storage, folder=folder, writer=f"pod-{n}") for n in range(3)]
 
@@ -165,7 +165,7 @@ def test_several_threads_and_writers_lose_nothing(folder):
     assert sorted(files) == sorted(f"{number}-{count}.csv" for number in range(9) for count in range(100))
 
 
-def test_a_record_after_close_is_refused_rather_than_lost(folder):
+def test_adding_a_record_after_close_raises(folder):
     writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
     writer.close()
     with pytest.raises(RuntimeError, match=r"day\.csv: the ledger is closed"):
@@ -176,61 +176,61 @@ class Refusing(LocalStorage):
     """A destination that has become unwritable."""
 
     def __init__(self):
-        self.asked = threading.Event()
+        self.write_attempted = threading.Event()
 
     def write(self, location, data):
-        self.asked.set()
+        self.write_attempted.set()
         raise AccessDeniedError(f"Cannot write {location.uri}.", uri=location.uri)
 
 
-def test_a_ledger_that_cannot_be_written_is_heard_of(folder):
+def test_write_errors_are_raised_by_close_and_add(folder):
     storage = Refusing()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     writer.add(record())
-    assert storage.asked.wait(120)
+    assert storage.write_attempted.wait(120)
     with pytest.raises(AccessDeniedError):
         writer.close()
     with pytest.raises(AccessDeniedError):
         writer.add(record())
 
 
-def test_what_else_lies_in_the_folder_is_no_segment(folder):
+def test_other_files_in_the_folder_are_ignored(folder):
     storage = LocalStorage()
     storage.write(folder.join("notes.txt"), b"not a record")
     storage.write(folder.join("pod-1-000000.jsonl"), json.dumps(record().to_dict()).encode())
     assert read_ledger(storage, folder) == [record()]
 
 
-# ---- the last word
+# ---- the latest record
 
 
 @pytest.mark.parametrize(
     ("first", "second", "last"),
     [
         (record(status=FileStatus.STARTED), record(at=2.0), FileStatus.FINISHED),
-        # Both were recorded within one tick of the clock.
+        # Both records have the same timestamp.
         (record(status=FileStatus.STARTED), record(), FileStatus.FINISHED),
         (record(status=FileStatus.FAILED), record(status=FileStatus.STARTED, attempt=2), FileStatus.STARTED),
         (record(status=FileStatus.FAILED), record(attempt=2, at=2.0), FileStatus.FINISHED),
         # The second worker's clock is behind.
         (record(status=FileStatus.FAILED, at=9.0), record(attempt=2, at=2.0), FileStatus.FINISHED),
-        # The run was cleared, and the attempts were counted anew.
+        # The run was cleared, which restarts the numbering of attempts.
         (record(attempt=2), record(status=FileStatus.STARTED, generation=1), FileStatus.STARTED),
         (record(attempt=2), record(status=FileStatus.FAILED, generation=1), FileStatus.FAILED),
         (record(status=FileStatus.CANCELLED), record(status=FileStatus.FAILED, at=2.0), FileStatus.FAILED),
     ],
 )
-def test_the_last_attempt_has_the_last_word_in_whichever_order_it_is_read(first, second, last):
+def test_the_last_attempt_wins_in_any_order(first, second, last):
     assert latest([first, second])["day.csv"].status is last
     if (first.attempt, first.status) != (second.attempt, second.status):
         assert latest([second, first])["day.csv"].status is last
 
 
 @given(st.lists(records, max_size=12))
-def test_every_file_has_one_last_word_of_its_highest_attempt(entries):
-    words = latest(entries)
-    assert set(words) == {entry.file for entry in entries}
-    for file, word in words.items():
-        attempts = [(entry.generation, entry.attempt) for entry in entries if entry.file == file]
-        assert (word.generation, word.attempt) == max(attempts)
-        assert word in entries
+def test_every_file_has_one_latest_record_of_its_highest_attempt(entries):
+    last = latest(entries)
+    assert set(last) == {entry.file for entry in entries}
+    for file, entry in last.items():
+        attempts = [(other.generation, other.attempt) for other in entries if other.file == file]
+        assert (entry.generation, entry.attempt) == max(attempts)
+        assert entry in entries

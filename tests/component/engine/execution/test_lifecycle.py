@@ -1,4 +1,4 @@
-"""An execution's beginning and end: what is written, in which order, and what a refused one leaves behind."""
+"""The start and end of an execution: what is written, in which order, and what a refused one leaves behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DOCUMENTS = ["execution.json", "plan.jsonl", "skipped.jsonl"]
 
 
 class Recording(LocalStorage):
-    """Remembers what was changed, in order; fails, where it is told to, like a disk that is full."""
+    """Records changes in order; fails at ``full_at`` like a full disk."""
 
     def __init__(self, full_at=None):
         self.changes = []
@@ -97,8 +97,8 @@ class World:
     def prepare(
         self, execution_id="first", *, ended=(), allowed=EVERYWHERE, owner=None, started_at=100.0, **fields
     ):
-        share_files = fields.pop("share_files", True)
-        more = {name: fields.pop(name) for name in ("admit", "purchase_option_by_default") if name in fields}
+        names = ("admit", "default_purchase_option", "map_per_file")
+        options = {name: fields.pop(name) for name in names if name in fields}
         return prepare(
             config=self.config(**fields),
             owner=owner or LockOwner(execution_id),
@@ -111,14 +111,13 @@ class World:
             instances=InstanceTable(),
             open_storage=lambda _: self.storage,
             allowed=allowed,
-            pods_by_default=0,
-            most_shares=1000,
-            share_files=share_files,
-            **more,
+            default_pods=0,
+            max_shards=1000,
+            **options,
         )
 
     def record(self, spec, *statuses, **values):
-        """Do the first tasks of the plan as pods would: publish results and keep the ledger."""
+        """Process the first tasks of the plan like pods: publish results and write the ledger."""
         ledger = LedgerWriter(storage=self.storage, folder=spec.folder.ledger(spec.round_id), writer="pod-0")
         tasks = read_tasks(self.storage.read(spec.folder.plan))
         for task, status in zip(tasks, statuses, strict=False):
@@ -132,10 +131,10 @@ class World:
             ledger.add(entry)
         ledger.close()
 
-    def conclude(self, spec, ended_at=107.5, **ended):
-        return conclude(spec=spec, storage=self.storage, ended_at=ended_at, **ended)
+    def conclude(self, spec, ended_at=107.5, **end):
+        return conclude(spec=spec, storage=self.storage, ended_at=ended_at, **end)
 
-    def left(self):
+    def destination_paths(self):
         """Every file and folder in the destination."""
         return sorted(str(p.relative_to(self.destination)) for p in self.destination.rglob("*"))
 
@@ -148,10 +147,10 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-# ---- the beginning
+# ---- the start
 
 
-def test_everything_that_is_decided_is_written_down(world):
+def test_preparing_writes_all_documents(world):
     world.put("a.csv", "sub/b.csv", "notes.txt")
     prepared = world.prepare(pods=2, parameters={"A": "b"}, output_file_type="parquet")
     folder = prepared.spec.folder
@@ -166,7 +165,7 @@ def test_everything_that_is_decided_is_written_down(world):
     assert {task.result for task in prepared.plan.tasks} == {"a.parquet", "sub/b.parquet"}
 
 
-def test_the_specification_and_its_json_are_inverses(world):
+def test_the_specification_survives_a_round_trip_through_json(world):
     world.put("a.csv")
     owner = LockOwner("x", host="h", pid=3, started=1.25)
     spec = world.prepare(owner=owner, instance="tiny", cpus=0.5, build_id="v1", file_timeout=3).spec
@@ -174,7 +173,21 @@ def test_the_specification_and_its_json_are_inverses(world):
     assert json.loads(spec.to_json())["config"]["file_timeout"] == 3
 
 
-def test_the_specification_is_written_last_and_an_old_mark_goes_before_any_result(world):
+def test_the_specification_document_has_the_same_keys_as_in_earlier_releases(world):
+    world.put("a.csv", "b.csv")
+    spec = world.prepare(pods=1).spec
+    document = json.loads(spec.to_json())
+    assert list(document) == [
+        *("execution_id", "round_id", "config", "build", "instance", "pods", "source", "root", "destination"),
+        *("owner", "started_at", "total_files", "total_bytes", "skipped_files", "purchase_option", "shares"),
+        "version",
+    ]
+    assert document["shares"] == spec.shards == 1
+    del document["shares"]
+    assert ExecutionSpec.from_json(json.dumps(document).encode()) == replace(spec, shards=0)
+
+
+def test_the_specification_is_written_last_before_an_old_success_marker_is_deleted(world):
     world.put("a.csv", "notes.txt")
     world.destination.mkdir()
     (world.destination / "_SUCCESS").write_text("{}")
@@ -190,7 +203,7 @@ def test_the_specification_is_written_last_and_an_old_mark_goes_before_any_resul
     assert not (world.destination / "_SUCCESS").exists()
 
 
-def test_a_source_that_is_one_file(world):
+def test_a_source_that_is_a_single_file(world):
     world.put("day.csv")
     prepared = world.prepare(source_folder=f"file://{world.source}/day.csv", output_file_type="feather")
     assert prepared.spec.root == Location.of_path(world.source)
@@ -200,22 +213,23 @@ def test_a_source_that_is_one_file(world):
 
 
 @pytest.mark.parametrize(
-    ("requested", "deployed", "pods", "shares"),
+    ("requested", "deployed", "pods", "shards"),
     [(0, "", 0, 5), (2, "", 2, 2), (0, "pods = 3\n", 3, 3), (2, "pods = 3\n", 2, 2), (9, "", 9, 5)],
 )
-def test_pods_come_from_the_request_before_the_deployment(world, requested, deployed, pods, shares):
+def test_the_number_of_pods_is_the_requests_else_the_deployments(world, requested, deployed, pods, shards):
     world.deploy(f'build_id = "v1"\n{deployed}')
     world.put(*(f"{n}.csv" for n in range(5)))
     prepared = world.prepare(pods=requested)
-    assert (prepared.spec.pods, len(prepared.shares), len(prepared.places)) == (pods, shares, shares)
+    assert (prepared.spec.pods, prepared.spec.shards) == (pods, shards)
+    assert len(prepared.shards) == len(prepared.shard_tasks) == shards
 
 
-def test_where_something_else_limits_the_pods_each_file_is_a_share(world):
+def test_mapping_per_file_makes_each_file_a_shard_regardless_of_pods(world):
     world.put("a.csv", "b.csv", "c.csv")
-    assert len(world.prepare(pods=1, share_files=False).shares) == 3
+    assert len(world.prepare(pods=1, map_per_file=True).shards) == 3
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(
@@ -258,8 +272,8 @@ def test_a_destination_that_is_the_source_is_refused_and_left_as_it_was(world):
 
 
 @pytest.mark.parametrize("where", ["source", "destination"])
-def test_another_name_of_a_folder_is_seen_to_be_the_folder(world, where):
-    """Through a link, the destination would overwrite its source."""
+def test_links_are_resolved_before_source_and_destination_are_compared(world, where):
+    """Without that, the destination would overwrite its source through a link."""
     world.put("a.csv")
     (world.path / "link").symlink_to(world.source)
     fields = {"destination_folder": f"file://{world.source}", f"{where}_folder": f"file://{world.path}/link"}
@@ -267,7 +281,7 @@ def test_another_name_of_a_folder_is_seen_to_be_the_folder(world, where):
         world.prepare(**fields)
 
 
-def test_a_twin_under_another_name_of_its_folder_is_refused(world):
+def test_an_execution_with_the_same_identity_through_a_link_is_refused(world):
     world.put("a.csv")
     world.prepare("first")
     (world.path / "link").symlink_to(world.source)
@@ -276,7 +290,7 @@ def test_a_twin_under_another_name_of_its_folder_is_refused(world):
 
 
 @pytest.mark.parametrize("where", ["source_folder", "destination_folder"])
-def test_a_loop_of_links_is_refused_by_its_field(world, where):
+def test_a_loop_of_links_is_refused(world, where):
     world.put("a.csv")
     (world.path / "loop").symlink_to(world.path / "loop")
     with pytest.raises(LocationError) as caught:
@@ -288,26 +302,26 @@ def test_a_loop_of_links_is_refused_by_its_field(world, where):
 @pytest.mark.parametrize(
     "execution_id", ["..", ".", "", "../x", "a/b", "/etc", "a\0b", "a b", "x" * 251, "locks", "ä", "a\n"]
 )
-def test_an_execution_id_is_a_plain_name(world, execution_id):
+def test_an_invalid_execution_id_is_refused(world, execution_id):
     with pytest.raises(ConfigurationError) as caught:
         ExecutionFolder(Location.of_path(world.destination), execution_id)
     assert caught.value.details["field"] == "execution_id"
 
 
 @pytest.mark.parametrize("execution_id", ["manual__2026-01-01T00:00:00+00:00_x~1", "...", ".a", "x" * 250])
-def test_a_run_id_is_an_execution_id(world, execution_id):
+def test_any_valid_run_id_is_a_valid_execution_id(world, execution_id):
     folder = ExecutionFolder(Location.of_path(world.destination), execution_id)
     assert folder.location.parent == folder.destination.join("_batchexec")
 
 
-# ---- which locations are allowed
+# ---- allowed locations
 
 
 def allowed_only(*paths):
     return AllowedLocations(tuple(Location.of_path(path) for path in paths))
 
 
-def test_what_is_allowed_is_done(world):
+def test_allowed_locations_are_accepted(world):
     world.put("a.csv")
     world.prepare(allowed=allowed_only(world.source, world.destination))
 
@@ -315,7 +329,7 @@ def test_what_is_allowed_is_done(world):
 @pytest.mark.parametrize(
     ("missing", "field"), [("source", "source_folder"), ("destination", "destination_folder")]
 )
-def test_a_folder_that_is_not_allowed_is_refused_by_its_field(world, missing, field):
+def test_a_folder_that_is_not_allowed_is_refused(world, missing, field):
     world.put("a.csv")
     allowed = allowed_only(world.destination if missing == "source" else world.source)
     with pytest.raises(LocationError) as caught:
@@ -331,7 +345,7 @@ def outside(world):
     return secret
 
 
-def test_a_folder_that_is_a_link_out_of_what_is_allowed_is_refused(world):
+def test_a_source_folder_that_links_out_of_the_allowed_locations_is_refused(world):
     outside(world)
     (world.source / "link").symlink_to(world.path / "secret")
     with pytest.raises(LocationError):
@@ -341,7 +355,7 @@ def test_a_folder_that_is_a_link_out_of_what_is_allowed_is_refused(world):
 
 
 @pytest.mark.parametrize("target", ["secret/x.csv", "secret"])
-def test_an_input_that_is_a_link_out_of_what_is_allowed_is_refused(world, target):
+def test_an_input_that_links_out_of_the_allowed_locations_is_refused(world, target):
     outside(world)
     world.put("a.csv")
     (world.source / ("link.csv" if target.endswith(".csv") else "link")).symlink_to(world.path / target)
@@ -351,17 +365,17 @@ def test_an_input_that_is_a_link_out_of_what_is_allowed_is_refused(world, target
     assert not world.destination.exists()
 
 
-def test_a_result_folder_that_is_a_link_out_of_what_is_allowed_is_refused(world):
+def test_a_result_folder_that_links_out_of_the_allowed_locations_is_refused(world):
     outside(world)
     world.put("sub/a.csv")
     world.destination.mkdir()
     (world.destination / "sub").symlink_to(world.path / "secret" / "sub")
     with pytest.raises(LocationError, match="destination_folder: "):
         world.prepare(allowed=allowed_only(world.source, world.destination))
-    assert world.left() == ["sub"]
+    assert world.destination_paths() == ["sub"]
 
 
-def test_a_link_within_what_is_allowed_is_followed(world):
+def test_a_link_within_the_allowed_locations_is_followed(world):
     world.put("a.csv")
     (world.source / "b.csv").symlink_to(world.source / "a.csv")
     prepared = world.prepare(allowed=allowed_only(world.source, world.destination))
@@ -371,19 +385,19 @@ def test_a_link_within_what_is_allowed_is_followed(world):
 # ---- the lock
 
 
-def test_a_twin_is_refused_and_the_first_is_unharmed(world):
+def test_a_second_execution_is_refused_and_the_first_is_unaffected(world):
     world.put("a.csv")
     first = world.prepare("first").spec
-    before = world.left()
+    before = world.destination_paths()
     with pytest.raises(ExecutionRunningError) as caught:
         world.prepare("second", file_timeout=9)
     assert caught.value.details["execution_id"] == "first"
-    assert world.left() == before
+    assert world.destination_paths() == before
     assert read_spec(world.storage, first.folder) == first
 
 
 @pytest.mark.parametrize("difference", ["build", "source"])
-def test_an_execution_that_differs_in_its_identity_may_run_at_the_same_time(world, difference):
+def test_executions_with_different_identities_may_run_concurrently(world, difference):
     world.put("a.csv", "sub/b.csv")
     build = world.path / "models/delay/v2"
     build.mkdir()
@@ -394,7 +408,7 @@ def test_an_execution_that_differs_in_its_identity_may_run_at_the_same_time(worl
     assert len(world.locks()) == 2
 
 
-def test_naming_the_live_build_makes_no_other_identity(world):
+def test_naming_the_live_build_does_not_change_the_identity(world):
     world.put("a.csv")
     world.prepare("first")
     with pytest.raises(ExecutionRunningError):
@@ -420,7 +434,7 @@ def test_planning_again_keeps_the_lock(world):
 @pytest.mark.parametrize(
     "full_at", [("write", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
 )
-def test_a_disk_that_fills_up_while_planning_leaves_no_half_plan_and_no_lock(world, full_at):
+def test_a_disk_that_fills_up_during_planning_leaves_neither_plan_nor_lock(world, full_at):
     world.put("a.csv", "notes.txt")
     world.destination.mkdir()
     (world.destination / "_SUCCESS").write_text("{}")
@@ -432,21 +446,21 @@ def test_a_disk_that_fills_up_while_planning_leaves_no_half_plan_and_no_lock(wor
     ]
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_nothing(world):
+def test_a_disk_that_is_already_full_leaves_nothing(world):
     world.put("a.csv")
     first = world.prepare("first").spec
     world.conclude(first)
-    before = world.left()
+    before = world.destination_paths()
     world.storage = Recording(("create", first.lock.name))
     with pytest.raises(DiskFullError):
         world.prepare("second")
-    assert world.left() == before
+    assert world.destination_paths() == before
 
 
 # ---- the end
 
 
-def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world):
+def test_a_finished_execution_writes_its_manifest_and_then_the_success_marker(world):
     world.put("a.csv", "b.csv", "notes.txt")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED, FileStatus.FINISHED)
@@ -471,12 +485,12 @@ def test_a_finished_execution_says_so_in_its_manifest_and_then_in_the_mark(world
     assert (manifest.rows, manifest.rows_in) == (4, 6)
     assert [record.status for record in manifest.files] == [FileStatus.FINISHED] * 2
     assert manifest.skipped[0].file == "notes.txt"
-    mark = json.loads((world.destination / "_SUCCESS").read_text())
-    assert mark == manifest.model_dump(include={"execution_id", "finished_files", "rows", "manifest"})
+    marker = json.loads((world.destination / "_SUCCESS").read_text())
+    assert marker == manifest.model_dump(include={"execution_id", "finished_files", "rows", "manifest"})
     assert world.locks() == []
 
 
-def test_a_failed_execution_accounts_for_every_file_and_sets_no_mark(world):
+def test_a_failed_execution_accounts_for_every_file_without_a_success_marker(world):
     world.put("a.csv", "b.csv", "c.csv", "d.csv")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED, FileStatus.FAILED, FileStatus.STARTED, reason="It is broken.")
@@ -491,7 +505,7 @@ def test_a_failed_execution_accounts_for_every_file_and_sets_no_mark(world):
     assert world.locks() == []
 
 
-def test_an_execution_that_fails_after_it_had_succeeded_loses_its_mark(world):
+def test_an_execution_that_fails_after_it_had_finished_loses_its_success_marker(world):
     """A finished run whose task is cleared is not planned again."""
     world.put("a.csv")
     spec = world.prepare().spec
@@ -505,17 +519,17 @@ def test_an_execution_that_fails_after_it_had_succeeded_loses_its_mark(world):
 
 
 @pytest.mark.parametrize("status", [ExecutionStatus.TIMEOUT, ExecutionStatus.CANCELLED])
-def test_an_execution_that_was_ended_from_outside(world, status):
+def test_an_externally_terminated_execution_has_the_given_status_and_reason(world, status):
     world.put("a.csv", "b.csv")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED)
-    manifest = world.conclude(spec, ended_as=status, ended_because="It is over.")
+    manifest = world.conclude(spec, end_status=status, end_reason="It is over.")
     assert manifest.status is status
     assert manifest.reason == "It is over. 1 file was not started: b.csv."
     assert not (world.destination / "_SUCCESS").exists()
 
 
-def test_a_cancel_that_comes_as_the_execution_ends_does_not_lie_in_wait_for_its_next_clear(world):
+def test_a_late_cancel_does_not_affect_the_next_clear(world):
     world.put("a.csv")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED)
@@ -525,7 +539,7 @@ def test_a_cancel_that_comes_as_the_execution_ends_does_not_lie_in_wait_for_its_
     assert cancel.read() is None
 
 
-def test_ending_twice_gives_the_same(world):
+def test_concluding_twice_gives_the_same_manifest(world):
     world.put("a.csv")
     spec = world.prepare().spec
     world.record(spec, FileStatus.FINISHED)
@@ -533,7 +547,7 @@ def test_ending_twice_gives_the_same(world):
 
 
 @pytest.mark.parametrize("status", [FileStatus.FINISHED, FileStatus.FAILED])
-def test_an_end_that_is_repeated_leaves_the_mark_to_a_twin_that_has_begun_since(world, status):
+def test_a_repeated_end_does_not_touch_the_marker_and_lock_of_a_later_execution(world, status):
     world.put("a.csv")
     first = world.prepare("first").spec
     world.record(first, status)
@@ -565,7 +579,7 @@ def test_an_execution_holds_its_lock_until_its_manifest_is_written(world):
     assert spec.lock.parent.name == lock.FOLDER
 
 
-# ---- what the machines are
+# ---- purchase option and placement
 
 
 @pytest.mark.parametrize(
@@ -583,24 +597,24 @@ def test_the_purchase_option_is_the_requests_else_the_deployments_else_the_confi
     world.put("a.csv")
     world.deploy(f'build_id = "v1"\npurchase_option = "{deployed}"\n' if deployed else 'build_id = "v1"\n')
 
-    spec = world.prepare(purchase_option=requested, purchase_option_by_default=configured).spec
+    spec = world.prepare(purchase_option=requested, default_purchase_option=configured).spec
 
     assert read_spec(world.storage, spec.folder).purchase_option == resolved
     assert world.conclude(spec).purchase_option == resolved
 
 
-def test_machines_that_an_execution_does_not_fit_on_refuse_it_and_nothing_is_left(world):
+def test_an_execution_that_is_not_admitted_leaves_nothing(world):
     world.put("a.csv")
     world.deploy('build_id = "v1"\ninstance = "large"\n')
-    asked = []
+    admitted = []
 
     def admit(instance, purchase_option):
-        asked.append((instance.name, instance.cpus, purchase_option))
+        admitted.append((instance.name, instance.cpus, purchase_option))
         raise ConfigurationError("cpus: too many.", field="cpus")
 
     with pytest.raises(ConfigurationError, match=r"^cpus: too many"):
         world.prepare(admit=admit, cpus=12, purchase_option="spot")
 
-    assert asked == [("large", 12, "spot")]
+    assert admitted == [("large", 12, "spot")]
     assert world.storage.changes == []
     assert not world.destination.exists()

@@ -1,4 +1,4 @@
-"""The lock against a twin: of all who want it one has it, and it never outlives its owner for long."""
+"""The execution lock: at most one execution holds it, and the lock of an ended owner is taken over."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ except ExecutionRunningError:
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.server)])
 def place(request, tmp_path):
-    """A storage, and where in it a lock would lie."""
+    """A storage and the location of a lock in it."""
     if request.param == "local":
         return LocalStorage(), lock_location(Location.of_path(tmp_path / "out"), IDENTITY)
     server = request.getfixturevalue("s3_server")
@@ -68,7 +68,7 @@ def place(request, tmp_path):
     return storage, lock_location(Location.parse(f"s3://{server.make_bucket()}/{uuid4().hex}"), IDENTITY)
 
 
-def state(ended=(), unknown=()):
+def make_state_of(ended=(), unknown=()):
     def state_of(owner):
         if owner.execution_id in ended:
             return OwnerState.ENDED
@@ -79,7 +79,7 @@ def state(ended=(), unknown=()):
 
 def take(place, owner, state_of=None):
     storage, location = place
-    return acquire(storage=storage, location=location, owner=owner, state_of=state_of or state())
+    return acquire(storage=storage, location=location, owner=owner, state_of=state_of or make_state_of())
 
 
 def holder(place):
@@ -88,7 +88,7 @@ def holder(place):
 
 
 def contend(place, state_of):
-    """Sixteen threads want the lock at once; those who got it."""
+    """Let sixteen threads compete for the lock; return the winners."""
     barrier = threading.Barrier(16)
     winners, losers = [], []
 
@@ -110,19 +110,19 @@ def contend(place, state_of):
     return winners
 
 
-def test_of_many_threads_one_takes_the_lock(place):
-    (winner,) = contend(place, state())
+def test_only_one_of_many_threads_acquires_the_lock(place):
+    (winner,) = contend(place, make_state_of())
     assert holder(place) == LockOwner(winner)
 
 
-def test_of_many_threads_one_takes_the_lock_of_an_owner_that_has_ended(place):
+def test_only_one_of_many_threads_takes_over_the_lock_of_an_ended_owner(place):
     take(place, LockOwner("ended"))
-    (winner,) = contend(place, state(ended={"ended"}))
+    (winner,) = contend(place, make_state_of(ended={"ended"}))
     assert holder(place) == LockOwner(winner)
 
 
 @pytest.mark.parametrize("before", [None, "ended"])
-def test_of_many_processes_one_takes_the_lock(tmp_path, before):
+def test_only_one_of_many_processes_acquires_the_lock(tmp_path, before):
     place = LocalStorage(), lock_location(Location.of_path(tmp_path / "out"), IDENTITY)
     if before:
         take(place, LockOwner(before))
@@ -141,23 +141,23 @@ def test_of_many_processes_one_takes_the_lock(tmp_path, before):
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        answers = [process.communicate(timeout=120)[0].strip() for process in processes]
+        outcomes = [process.communicate(timeout=120)[0].strip() for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert sorted(answers) == ["refused"] * 7 + ["taken"]
-    assert holder(place).execution_id == f"execution-{answers.index('taken')}"
+    assert sorted(outcomes) == ["refused"] * 7 + ["taken"]
+    assert holder(place).execution_id == f"execution-{outcomes.index('taken')}"
 
 
-def test_whoever_holds_the_lock_keeps_it(place):
+def test_acquiring_a_held_lock_again_is_a_no_op(place):
     owner = LockOwner("scheduled__1", dag_id="d", run_id="scheduled__1")
     assert take(place, owner) is True
     assert take(place, owner) is False
     assert holder(place) == owner
 
 
-def test_a_twin_is_refused_with_the_name_of_the_holder(place):
+def test_an_execution_with_the_same_identity_is_refused_with_the_name_of_the_owner(place):
     take(place, LockOwner("first", dag_id="batch_execution", run_id="first"))
     with pytest.raises(
         ExecutionRunningError, match=r"is running: first \(DAG batch_execution, run first\)"
@@ -166,33 +166,33 @@ def test_a_twin_is_refused_with_the_name_of_the_holder(place):
     assert caught.value.details["execution_id"] == "first"
 
 
-def test_a_run_of_the_same_name_in_another_dag_is_a_twin(place):
+def test_a_run_with_the_same_id_in_another_dag_is_another_execution(place):
     take(place, LockOwner("manual__1", dag_id="a", run_id="manual__1"))
     with pytest.raises(ExecutionRunningError):
         take(place, LockOwner("manual__1", dag_id="b", run_id="manual__1"))
 
 
-def test_the_lock_of_an_unknown_owner_is_not_taken_and_says_what_to_do(place):
+def test_the_lock_of_an_owner_in_unknown_state_is_not_taken_over(place):
     take(place, LockOwner("lost", host="elsewhere", pid=7))
     with pytest.raises(ExecutionRunningError) as caught:
-        take(place, LockOwner("second"), state(unknown={"lost"}))
+        take(place, LockOwner("second"), make_state_of(unknown={"lost"}))
     assert "lost (process 7 on elsewhere)" in caught.value.message
     assert f"delete {place[1].uri}" in caught.value.message
     assert holder(place).execution_id == "lost"
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b"[]", b'{"owner": 1}', b"\xff"])
-def test_a_lock_that_does_not_say_who_holds_it_is_left_to_a_person(place, content):
+def test_an_unreadable_lock_is_left_alone(place, content):
     storage, location = place
     storage.write(location, content)
-    with pytest.raises(ExecutionRunningError, match="does not say who holds it") as caught:
+    with pytest.raises(ExecutionRunningError, match="does not name its owner") as caught:
         take(place, LockOwner("second"))
     assert caught.value.details["uri"] == location.uri
     release(storage=storage, location=location, owner=LockOwner("second"))
     assert storage.read(location) == content
 
 
-def test_only_the_owner_gives_the_lock_back(place):
+def test_only_the_owner_releases_the_lock(place):
     storage, location = place
     take(place, LockOwner("first", dag_id="a"))
     for other in (LockOwner("second", dag_id="a"), LockOwner("first", dag_id="b")):
@@ -208,28 +208,28 @@ def test_only_the_owner_gives_the_lock_back(place):
 def test_an_owner_whose_lock_was_taken_over_does_not_release_it(place):
     storage, location = place
     take(place, LockOwner("ended"))
-    take(place, LockOwner("second"), state(ended={"ended"}))
+    take(place, LockOwner("second"), make_state_of(ended={"ended"}))
     release(storage=storage, location=location, owner=LockOwner("ended"))
     assert holder(place) == LockOwner("second")
 
 
-def test_the_lock_of_each_identity_lies_elsewhere():
+def test_each_identity_has_its_own_lock():
     out = Location.parse("s3://b/out")
     first = lock_location(out, IDENTITY)
     assert out.join("_batchexec/locks").contains(first)
     assert first != lock_location(out, replace(IDENTITY, build_id="2"))
 
 
-# ---- who still runs
+# ---- local owners
 
 
-def test_this_process_runs():
+def test_this_process_is_running():
     owner = LockOwner.this_process("x")
     assert owner.host == socket.gethostname()
     assert local_owner_state(LockOwner(**json.loads(json.dumps(asdict(owner))))) is OwnerState.RUNNING
 
 
-def test_a_process_that_was_killed_has_ended_and_a_pid_that_was_used_again_is_another():
+def test_a_killed_process_and_the_earlier_owner_of_a_reused_pid_have_ended():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         owner = replace(LockOwner.this_process("x"), pid=process.pid, started=0.0)
@@ -240,7 +240,7 @@ def test_a_process_that_was_killed_has_ended_and_a_pid_that_was_used_again_is_an
     assert local_owner_state(replace(LockOwner.this_process("x"), pid=process.pid)) is OwnerState.ENDED
 
 
-def test_of_owners_elsewhere_nothing_is_known():
+def test_the_state_of_owners_elsewhere_is_unknown():
     here = LockOwner.this_process("x")
     assert local_owner_state(replace(here, host="elsewhere")) is OwnerState.UNKNOWN
     assert local_owner_state(LockOwner("x", dag_id="d", run_id="x")) is OwnerState.UNKNOWN

@@ -1,4 +1,4 @@
-"""Planning: which files are taken, under which names, in which shares."""
+"""Planning: the selection of input files, the names of results, and the shards."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.plan import (
     FileTask,
-    Share,
+    Shard,
     make_plan,
-    make_shares,
+    make_shards,
     read_tasks,
-    shares_document,
+    shards_document,
 )
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.engine.storage.base import ObjectInfo
@@ -27,7 +27,7 @@ DESTINATION = Location.parse("s3://delays/out")
 
 
 def listing(source, files):
-    """Objects below a folder as a storage would list them, normal paths or not."""
+    """Objects below a folder as a storage would list them, including abnormal paths."""
     sizes = files if isinstance(files, dict) else dict.fromkeys(files, 10)
     return [
         ObjectInfo(Location(source.scheme, source.bucket, f"{source.key}/{file}"), size, f"etag-{file}")
@@ -54,17 +54,17 @@ def results(plan):
 # ---- tasks
 
 
-def test_the_largest_file_comes_first_and_equal_ones_by_name():
+def test_files_are_sorted_by_size_descending_then_by_name():
     plan = plan_of({"b.csv": 5, "a.csv": 5, "big.csv": 9, "tiny.csv": 0})
     assert [task.file for task in plan.tasks] == ["big.csv", "a.csv", "b.csv", "tiny.csv"]
 
 
-def test_a_task_holds_what_was_listed():
+def test_a_task_contains_the_listed_size_and_etag():
     (task,) = plan_of({"day.csv": 7}).tasks
     assert task == FileTask("day.csv", 7, "etag-day.csv", "day.csv")
 
 
-def test_subfolders_are_kept():
+def test_results_keep_the_subfolders():
     plan = plan_of(["2013/01/a.csv", "2013/02/a.csv"], output_type=FileType.PARQUET)
     assert results(plan) == {
         "2013/01/a.csv": "2013/01/a.parquet",
@@ -77,7 +77,7 @@ def test_compressed_csv_is_csv():
     assert results(plan) == {"a.csv": "a.feather", "b.CSV.gz": "b.feather", "c.csv.zst": "c.feather"}
 
 
-def test_a_source_that_is_one_file_is_planned_below_its_folder():
+def test_a_single_file_source_is_relative_to_its_folder():
     source = Location.parse("s3://flights/in/day.csv")
     plan = make_plan(
         listing=[ObjectInfo(source, 3, "e")],
@@ -90,32 +90,32 @@ def test_a_source_that_is_one_file_is_planned_below_its_folder():
     assert results(plan) == {"day.csv": "day.parquet"}
 
 
-# ---- what is skipped
+# ---- skipped files
 
 
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("notes.txt", "is no CSV file (.csv, .csv.gz, .csv.zst)"),
-        ("day.parquet", "is no CSV file (.csv, .csv.gz, .csv.zst)"),
-        ("csv", "is no CSV file (.csv, .csv.gz, .csv.zst)"),
+        ("notes.txt", "is not a CSV file (.csv, .csv.gz, .csv.zst)"),
+        ("day.parquet", "is not a CSV file (.csv, .csv.gz, .csv.zst)"),
+        ("csv", "is not a CSV file (.csv, .csv.gz, .csv.zst)"),
         (".hidden.csv", "is hidden"),
         (".csv", "is hidden"),
         ("_SUCCESS", "has a name that starts with '_'"),
         ("_day.csv", "has a name that starts with '_'"),
-        (".tmp/day.csv", "lies in the folder .tmp, whose name starts with '.'"),
-        ("a/_batchexec/b/day.csv", "lies in the folder _batchexec, whose name starts with '_'"),
-        ("sub/", "is the mark of a folder"),
-        ("sub.csv/", "is the mark of a folder"),
+        (".tmp/day.csv", "is in the folder .tmp, whose name starts with '.'"),
+        ("a/_batchexec/b/day.csv", "is in the folder _batchexec, whose name starts with '_'"),
+        ("sub/", "is a folder marker"),
+        ("sub.csv/", "is a folder marker"),
     ],
 )
-def test_a_file_that_is_no_input_is_skipped_with_the_reason(file, reason):
+def test_other_files_are_skipped_with_a_reason(file, reason):
     plan = plan_of(["day.csv", file])
     assert [(skipped.file, skipped.reason) for skipped in plan.skipped] == [(file, reason)]
     assert [task.file for task in plan.tasks] == ["day.csv"]
 
 
-def test_the_mark_of_the_source_folder_itself_is_named():
+def test_the_marker_of_the_source_folder_itself_is_skipped_as_a_dot():
     plan = plan_of(["", "day.csv"])
     assert [skipped.file for skipped in plan.skipped] == ["."]
 
@@ -123,24 +123,24 @@ def test_the_mark_of_the_source_folder_itself_is_named():
 def test_results_of_an_earlier_execution_below_the_source_are_skipped():
     plan = plan_of(["day.csv", "out/day.csv"], destination=SOURCE.join("out"))
     assert [(skipped.file, skipped.reason) for skipped in plan.skipped] == [
-        ("out/day.csv", "lies in the destination folder")
+        ("out/day.csv", "is in the destination folder")
     ]
 
 
-def test_a_skipped_name_that_is_not_unicode_can_be_written_down():
+def test_a_skipped_name_that_is_not_unicode_is_escaped():
     plan = plan_of(["day.csv", "caf\udce9.txt", ".d\udce9/x.csv"])
     assert [skipped.file for skipped in plan.skipped] == ["caf\\xe9.txt", ".d\\xe9/x.csv"]
     for skipped in plan.skipped:
         json.dumps([skipped.file, skipped.reason], ensure_ascii=False).encode()
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(
     "file", ["a//b.csv", "../b.csv", "a/./b.csv", "a/../b.csv", "a\nb.csv", "caf\udce9.csv"]
 )
-def test_an_input_whose_path_no_result_can_have_is_refused_by_name(file):
+def test_an_input_whose_path_is_not_valid_for_a_result_is_refused(file):
     with pytest.raises(LocationError, match=r"source_folder: .* of s3://flights/in: rename it") as caught:
         plan_of(["day.csv", file])
     caught.value.message.encode()
@@ -152,12 +152,14 @@ def test_a_folder_without_inputs_is_refused(files):
     with pytest.raises(NoInputFilesError, match="source_folder: s3://flights/in ") as caught:
         plan_of(files)
     assert caught.value.details["field"] == "source_folder"
-    assert not files or "notes.txt is no CSV file" in caught.value.message
+    assert not files or "notes.txt is not a CSV file" in caught.value.message
 
 
 @pytest.mark.parametrize("twin", ["day.csv.gz", "day.csv.zst", "day.CSV"])
-def test_two_inputs_that_would_give_one_result_are_refused(twin):
-    with pytest.raises(ResultCollisionError, match=r"would both give day\.csv in s3://delays/out") as caught:
+def test_two_inputs_that_map_to_one_result_are_refused(twin):
+    with pytest.raises(
+        ResultCollisionError, match=r"would both produce day\.csv in s3://delays/out"
+    ) as caught:
         plan_of(["day.csv", twin])
     assert sorted(caught.value.details["files"]) == sorted(["day.csv", twin])
 
@@ -167,7 +169,7 @@ def test_two_inputs_that_would_give_one_result_are_refused(twin):
     [
         ("s3://b/in", "s3://b/in", ["day.csv"]),
         ("s3://b/in", "s3://b/in", ["sub/day.csv"]),
-        # The result of the first is the second.
+        # The result of the first file is the second file.
         ("s3://b/in", "s3://b", ["in/day.csv", "day.csv"]),
         ("s3://b/a/a", "s3://b/a", ["a/x.csv", "x.csv"]),
     ],
@@ -178,7 +180,7 @@ def test_a_result_that_would_overwrite_an_input_is_refused(source, destination, 
     assert caught.value.details["field"] == "destination_folder"
 
 
-def test_one_file_is_not_overwritten_by_its_own_result():
+def test_a_single_file_is_not_overwritten_by_its_result():
     source = Location.parse("file:///in/day.csv")
     with pytest.raises(ResultCollisionError, match=r"would overwrite the input file:///in/day\.csv"):
         make_plan(
@@ -190,7 +192,7 @@ def test_one_file_is_not_overwritten_by_its_own_result():
         )
 
 
-def test_another_type_may_go_beside_its_input():
+def test_a_result_of_another_type_may_be_next_to_its_input():
     plan = plan_of(["day.csv"], destination=SOURCE, output_type=FileType.PARQUET)
     assert results(plan) == {"day.csv": "day.parquet"}
 
@@ -214,7 +216,7 @@ paths = st.builds(
 
 
 @given(st.sets(paths, max_size=12), st.sampled_from(FileType), st.sampled_from(FileType))
-def test_every_listed_file_is_in_exactly_one_place_and_no_two_share_a_result(files, input_type, output_type):
+def test_every_file_is_planned_or_skipped_exactly_once_and_results_are_unique(files, input_type, output_type):
     try:
         plan = plan_of(sorted(files), input_type=input_type, output_type=output_type)
     except (NoInputFilesError, ResultCollisionError):
@@ -225,7 +227,7 @@ def test_every_listed_file_is_in_exactly_one_place_and_no_two_share_a_result(fil
     assert all(skipped.reason for skipped in plan.skipped)
 
 
-# ---- shares
+# ---- shards
 
 OVERHEAD = 64 * 1024
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -237,44 +239,44 @@ task_lists = st.lists(
 
 
 @given(task_lists, st.none() | st.integers(0, 50), st.integers(1, 50))
-def test_shares_divide_the_tasks_evenly(tasks, pods, most_shares):
-    shares = make_shares(tasks=tasks, pods=pods, most_shares=most_shares)
-    assert len(shares) == min(len(tasks), most_shares, pods or len(tasks))
-    assert all(shares)
-    dealt = Counter(task for share in shares for task in share)
-    assert dealt == Counter(tasks)
-    # Going to the lightest share, no file can make a share heavier than the lightest of all by more than itself.
-    weights = [sum(task.size_bytes + OVERHEAD for task in share) for share in shares]
-    for share, weight in zip(shares, weights, strict=True):
-        assert weight - (share[-1].size_bytes + OVERHEAD) <= min(weights)
+def test_shards_are_balanced_and_contain_every_task_once(tasks, pods, max_shards):
+    shards = make_shards(tasks=tasks, pods=pods, max_shards=max_shards)
+    assert len(shards) == min(len(tasks), max_shards, pods or len(tasks))
+    assert all(shards)
+    assigned = Counter(task for shard in shards for task in shard)
+    assert assigned == Counter(tasks)
+    # Each file goes to the lightest shard, so a shard exceeds the lightest one by at most its last file.
+    weights = [sum(task.size_bytes + OVERHEAD for task in shard) for shard in shards]
+    for shard, weight in zip(shards, weights, strict=True):
+        assert weight - (shard[-1].size_bytes + OVERHEAD) <= min(weights)
 
 
 @given(task_lists, st.integers(1, 50))
-def test_within_a_share_the_largest_file_comes_first(tasks, pods):
-    for share in make_shares(tasks=tasks, pods=pods, most_shares=50):
-        sizes = [task.size_bytes for task in share]
+def test_the_files_of_a_shard_are_sorted_by_size_descending(tasks, pods):
+    for shard in make_shards(tasks=tasks, pods=pods, max_shards=50):
+        sizes = [task.size_bytes for task in shard]
         assert sizes == sorted(sizes, reverse=True)
 
 
-def test_many_tiny_files_are_spread_too():
+def test_many_tiny_files_are_spread_evenly():
     tasks = [FileTask("big.csv", 1000, "", ""), *(FileTask(f"{n}.csv", 0, "", "") for n in range(99))]
-    assert sorted(len(share) for share in make_shares(tasks=tasks, pods=4, most_shares=100)) == [25] * 4
+    assert sorted(len(shard) for shard in make_shards(tasks=tasks, pods=4, max_shards=100)) == [25] * 4
 
 
 @given(task_lists, st.integers(1, 10))
-def test_the_bytes_of_a_share_give_its_tasks(tasks, pods):
-    shares = make_shares(tasks=tasks, pods=pods, most_shares=1000)
-    document, places = shares_document(shares)
-    for share, place in zip(shares, places, strict=True):
-        again = Share.from_descriptor(json.loads(json.dumps(place.to_descriptor())))
-        assert again == place
-        assert again.files == len(share)
-        assert read_tasks(document[again.offset : again.offset + again.length]) == tuple(share)
-    assert read_tasks(document) == tuple(task for share in shares for task in share)
+def test_each_shard_locates_its_tasks_in_the_plan_document(tasks, pods):
+    shard_tasks = make_shards(tasks=tasks, pods=pods, max_shards=1000)
+    document, shards = shards_document(shard_tasks)
+    for expected, shard in zip(shard_tasks, shards, strict=True):
+        again = Shard.from_descriptor(json.loads(json.dumps(shard.to_descriptor())))
+        assert again == shard
+        assert again.files == len(expected)
+        assert read_tasks(document[again.offset : again.offset + again.length]) == tuple(expected)
+    assert read_tasks(document) == tuple(task for expected in shard_tasks for task in expected)
 
 
 @given(task_lists)
-def test_a_task_and_its_line_are_inverses(tasks):
+def test_a_task_survives_a_round_trip_through_its_line(tasks):
     for task in tasks:
         line = task.to_json()
         assert "\n" not in line

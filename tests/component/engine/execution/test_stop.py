@@ -1,4 +1,4 @@
-"""The marks that end an execution, and the watch that finds them."""
+"""The marks that end an execution, and the watch that polls for them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from airflow_batchexec.exceptions import (
 )
 
 
-class Moody(LocalStorage):
-    """Fails as often as it is told to."""
+class Flaky(LocalStorage):
+    """Fails its next ``failures`` reads."""
 
     failures = 0
 
@@ -31,7 +31,7 @@ class Moody(LocalStorage):
 
 @pytest.fixture
 def storage():
-    return Moody()
+    return Flaky()
 
 
 @pytest.fixture
@@ -50,22 +50,22 @@ def watch(marks):
     return make
 
 
-def test_without_a_failure_there_is_no_mark(marks):
+def test_an_unset_mark_reads_as_none(marks):
     assert marks("stop-0").read() is None
 
 
-def test_the_first_failure_leaves_the_mark_and_the_second_does_not_replace_it(marks):
+def test_the_first_error_sets_the_mark_and_the_second_does_not_replace_it(marks):
     assert marks("stop-0").set(PredictError("day.csv: naïve.", file="day.csv")) is True
     assert marks("stop-0").set(JobTimeoutError("It took too long.")) is False
     assert marks("stop-0").read() == {"error": "PredictError", "reason": "day.csv: naïve.", "file": "day.csv"}
 
 
-def test_a_failure_of_the_execution_names_no_file(marks):
+def test_an_error_without_a_file_has_an_empty_file(marks):
     marks("stop-0").set(JobTimeoutError("It took too long."))
     assert marks("stop-0").read()["file"] == ""
 
 
-def test_a_mark_may_be_taken_away_and_left_again(marks):
+def test_a_mark_can_be_removed_and_set_again(marks):
     marks("cancel").remove()
     marks("cancel").set(ExecutionCancelledError("First."))
     marks("cancel").remove()
@@ -73,40 +73,38 @@ def test_a_mark_may_be_taken_away_and_left_again(marks):
     assert marks("cancel").set(ExecutionCancelledError("Second.")) is True
 
 
-def test_a_mark_that_was_there_before_is_seen_at_once(marks, watch):
+def test_an_existing_mark_is_found_on_entry(marks, watch):
     marks("stop-0").set(JobTimeoutError("It took too long."))
     with watch() as watching:
         assert watching.is_set()
         assert watching.cancelled is None
 
 
-def test_a_stop_that_comes_later_is_seen_and_cancels_nothing(marks, watch):
+def test_a_later_stop_is_found_and_does_not_cancel(marks, watch):
     with watch() as watching:
         assert not watching.is_set()
         marks("stop-0").set(JobTimeoutError("It took too long."))
-        assert watching._found.wait(120)
+        assert watching._stop_requested.wait(120)
         assert watching.cancelled is None
 
 
-def test_a_cancel_is_told_once_with_its_reason_also_after_a_stop_and_after_failed_looks(
-    marks, watch, storage
-):
-    told, errors = threading.Event(), []
+def test_a_cancel_is_reported_once_even_after_a_stop_and_failed_polls(marks, watch, storage):
+    reported, errors = threading.Event(), []
 
     def on_cancel(error):
         errors.append(error)
-        told.set()
+        reported.set()
 
     marks("stop-0").set(JobTimeoutError("It took too long."))
     with watch(on_cancel) as watching:
         storage.failures = 1
-        marks("cancel").set(ExecutionCancelledError("Somebody did not want it."))
-        assert told.wait(120)
+        marks("cancel").set(ExecutionCancelledError("Cancelled by a user."))
+        assert reported.wait(120)
         assert watching.cancelled is errors[0]
-    assert [error.message for error in errors] == ["Somebody did not want it."]
+    assert [error.message for error in errors] == ["Cancelled by a user."]
 
 
-def test_a_watch_that_was_left_looks_no_more(watch):
+def test_the_polling_thread_ends_on_exit(watch):
     with watch() as watching:
         thread = watching._thread
     assert not thread.is_alive()

@@ -1,3 +1,5 @@
+"""The file pipeline: order, records, failures, limits and overlap."""
+
 from __future__ import annotations
 
 import shutil
@@ -25,13 +27,13 @@ from airflow_batchexec.exceptions import (
 
 STARTED, FINISHED, FAILED = FileStatus.STARTED, FileStatus.FINISHED, FileStatus.FAILED
 ECHO = "def predict(df):\n    return df\n"
-# What a row says is done to the file that holds it.
+# Each file says in its rows what the model should do with it.
 OBEDIENT = """
 import os, time
 def predict(df):
     order = df["order"][0]
     if order == "fail":
-        raise ValueError("as told")
+        raise ValueError("as ordered")
     if order == "hang":
         time.sleep(600)
     if order == "die":
@@ -47,10 +49,10 @@ def _nothing_left_behind():
 
 
 class Route:
-    """Files on their way from one folder of a temporary folder to another, through one pod.
+    """Sends files from one temporary folder to another through one pod.
 
     Attributes:
-        records: What has been recorded, as (file, status).
+        records: The recorded (file, status) pairs.
     """
 
     def __init__(self, folder):
@@ -69,7 +71,7 @@ class Route:
         return [entry for entry in self.entries if entry.file == file][-1]
 
     def write(self, **orders):
-        """Input files of ten rows by name; ``__`` in a name stands for a folder."""
+        """Write input files of ten rows by name; ``__`` in a name is a path separator."""
         for name, order in orders.items():
             path = self.source / f"{name.replace('__', '/')}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ class Route:
             self.names.append(str(path.relative_to(self.source)))
 
     def plan(self):
-        """The file tasks in the order in which their files were written."""
+        """The file tasks, in the order in which their files were written."""
         source, destination = Location.of_path(self.source), Location.of_path(self.results)
         plan = make_plan(
             listing=self.storage.list(source),
@@ -89,7 +91,7 @@ class Route:
         return sorted(plan.tasks, key=lambda task: self.names.index(task.file))
 
     def run(self, *, model=OBEDIENT, tasks=None, record=None, job_timeout=0, elapsed=0, **limits):
-        """Send the files through a pod that is there when ``elapsed`` seconds of the job timeout have passed."""
+        """Send the files through a pod that starts after ``elapsed`` seconds of the job timeout."""
         route = FileRoute(
             source=self.storage,
             root=Location.of_path(self.source),
@@ -102,7 +104,7 @@ class Route:
             prefetch=self.storage.staging(Location.of_path(self.source)) is None,
         )
 
-        def remember(entry):
+        def keep_and_record(entry):
             self.entries.append(entry)
             if record is not None:
                 record(entry)
@@ -115,7 +117,7 @@ class Route:
                 generation=1,
                 route=route,
                 limits=Limits(job=JobDeadline.of(job_timeout, elapsed=elapsed), **limits),
-                record=remember,
+                record=keep_and_record,
             )
         assert not (self.scratch / "in").exists()
         assert not (self.scratch / "out").exists()
@@ -123,7 +125,7 @@ class Route:
         return error
 
     def check_records(self):
-        """Whatever happened: every file that was begun was begun once, and ended once, after that."""
+        """Check that every started file has exactly one start, followed by exactly one end."""
         for file in {entry.file for entry in self.entries}:
             statuses = [entry.status for entry in self.entries if entry.file == file]
             assert statuses[0] is STARTED
@@ -142,10 +144,10 @@ def route(tmp_path):
 
 
 class Bucket(LocalStorage):
-    """A storage that, like a bucket, must be fetched from and is published to by copying.
+    """A storage that copies on fetch and publish, like a bucket.
 
     Attributes:
-        events: What has happened, as (what, name).
+        events: The operations so far, as (operation, name).
     """
 
     def __init__(self):
@@ -176,7 +178,7 @@ def any_route(route, request):
     return route
 
 
-def test_files_are_predicted_in_order_and_each_is_recorded(any_route):
+def test_files_are_predicted_and_recorded_in_order(any_route):
     any_route.write(a="x", b="x", deep__er__c="x", d="x")
     assert any_route.run() is None
     starts = [file for file, status in any_route.records if status is STARTED]
@@ -185,7 +187,7 @@ def test_files_are_predicted_in_order_and_each_is_recorded(any_route):
     assert any_route.published() == ["a.parquet", "b.parquet", "d.parquet", "deep/er/c.parquet"]
 
 
-def test_the_record_of_a_finished_file_says_what_was_read_and_published(any_route):
+def test_the_record_of_a_finished_file_describes_its_input_and_output(any_route):
     any_route.write(a="x")
     (task,) = any_route.plan()
     any_route.run()
@@ -205,7 +207,7 @@ def test_the_record_of_a_finished_file_says_what_was_read_and_published(any_rout
     assert entry.peak_memory_bytes > 0
 
 
-def test_the_first_failure_is_the_last_file_begun(any_route):
+def test_no_file_is_started_after_the_first_failure(any_route):
     any_route.write(a="x", b="fail", c="x", d="x")
     error = any_route.run()
     assert isinstance(error, PredictError)
@@ -214,11 +216,11 @@ def test_the_first_failure_is_the_last_file_begun(any_route):
     assert any_route.published() == ["a.parquet"]
     entry = any_route.last("b.csv")
     assert (entry.status, entry.error) == (FAILED, "PredictError")
-    assert entry.reason == "b.csv: ValueError: as told."
-    assert 'raise ValueError("as told")' in entry.traceback
+    assert entry.reason == "b.csv: ValueError: as ordered."
+    assert 'raise ValueError("as ordered")' in entry.traceback
 
 
-def test_a_pod_that_dies_fails_the_file_it_had(any_route):
+def test_a_pod_that_dies_fails_its_current_file(any_route):
     any_route.write(a="x", b="die", c="x")
     error = any_route.run()
     assert isinstance(error, PodDiedError)
@@ -227,7 +229,7 @@ def test_a_pod_that_dies_fails_the_file_it_had(any_route):
     assert any_route.published() == ["a.parquet"]
 
 
-def test_no_file_is_begun_once_it_is_time_to_stop(any_route):
+def test_no_file_is_started_after_should_stop(any_route):
     any_route.write(a="x", b="x", c="x")
     stop = threading.Event()
 
@@ -240,16 +242,16 @@ def test_no_file_is_begun_once_it_is_time_to_stop(any_route):
     assert any_route.published() == ["a.parquet", "b.parquet"]
 
 
-def test_a_file_over_its_timeout_is_recorded_as_such(any_route):
+def test_a_file_that_exceeds_its_timeout_is_recorded_as_such(any_route):
     any_route.write(a="x", b="hang", c="x")
     error = any_route.run(file_timeout=3)
     assert isinstance(error, FileTimeoutError)
-    assert error.message == "b.csv: it took longer than file_timeout, 3 s; its pod has been ended."
+    assert error.message == "b.csv: exceeded the file_timeout of 3 s; its pod was terminated."
     assert any_route.last("b.csv").status is FileStatus.TIMEOUT
     assert any_route.published() == ["a.parquet"]
 
 
-def test_the_executions_deadline_ends_the_file_under_way(any_route):
+def test_the_job_timeout_ends_the_current_file(any_route):
     any_route.write(a="hang", b="x")
     error = any_route.run(job_timeout=7, elapsed=5, file_timeout=60)
     assert isinstance(error, JobTimeoutError)
@@ -263,7 +265,7 @@ def test_a_cancelled_file_is_recorded_as_cancelled(any_route):
 
     def record(entry):
         if entry.status is STARTED:
-            reason = ExecutionCancelledError("Somebody pressed Ctrl-C.")
+            reason = ExecutionCancelledError("Cancelled with Ctrl-C.")
             threads.append(threading.Thread(target=any_route.pod.end, args=[reason]))
             threads[0].start()
 
@@ -273,7 +275,7 @@ def test_a_cancelled_file_is_recorded_as_cancelled(any_route):
     assert any_route.records == [("a.csv", STARTED), ("a.csv", FileStatus.CANCELLED)]
 
 
-def test_a_source_that_has_changed_since_it_was_listed_is_refused(any_route):
+def test_an_input_that_changed_since_it_was_listed_fails(any_route):
     any_route.write(a="x", b="x")
     tasks = any_route.plan()
     (any_route.source / "b.csv").write_text("order\nnew\n")
@@ -283,7 +285,7 @@ def test_a_source_that_has_changed_since_it_was_listed_is_refused(any_route):
     assert any_route.published() == ["a.parquet"]
 
 
-def test_a_source_that_is_gone_fails_its_file(any_route):
+def test_an_input_that_was_deleted_fails(any_route):
     any_route.write(a="x", b="x")
     tasks = any_route.plan()
     (any_route.source / "a.csv").unlink()
@@ -292,7 +294,7 @@ def test_a_source_that_is_gone_fails_its_file(any_route):
     assert any_route.records == [("a.csv", STARTED), ("a.csv", FAILED)]
 
 
-def test_a_result_that_cannot_be_published_stops_the_run_and_names_the_file(any_route):
+def test_a_result_that_cannot_be_published_stops_the_pipeline(any_route):
     any_route.write(deep__a="x", b="x", c="x", d="x")
     any_route.results.mkdir()
     (any_route.results / "deep").write_text("a file where the folder should be")
@@ -300,20 +302,20 @@ def test_a_result_that_cannot_be_published_stops_the_run_and_names_the_file(any_
     assert isinstance(error, StorageError)
     assert error.details["file"] == "deep/a.csv"
     assert ("deep/a.csv", FAILED) in any_route.records
-    # The next may have been under way by then; none after it.
+    # The next file may have been started by then, but none after it.
     assert {file for file, _ in any_route.records} <= {"deep/a.csv", "b.csv"}
     assert (any_route.results / "deep").read_text() == "a file where the folder should be"
 
 
-def test_inputs_on_disk_are_read_where_they_lie_and_stay(route):
+def test_inputs_on_disk_are_read_in_place_and_stay(route):
     route.write(a="x", b="fail")
     before = {path.name: path.read_bytes() for path in route.source.iterdir()}
     route.run()
     assert {path.name: path.read_bytes() for path in route.source.iterdir()} == before
 
 
-def test_the_next_file_is_fetched_and_the_last_published_while_one_is_predicted(bucket, tmp_path):
-    """``predict`` of each file waits until the neighbours have been dealt with: without overlap it waits for ever."""
+def test_fetching_and_publishing_overlap_with_predicting(bucket, tmp_path):
+    """``predict`` waits for the next file to be fetched and the previous one published: without overlap, it fails."""
     source = """
     import os, pathlib, time
     marks = pathlib.Path(os.environ["MARKS"])
@@ -346,33 +348,33 @@ def test_the_next_file_is_fetched_and_the_last_published_while_one_is_predicted(
     assert bucket.published() == ["a.parquet", "b.parquet", "c.parquet"]
 
 
-def test_a_file_that_was_fetched_ahead_but_not_begun_is_not_recorded(bucket):
+def test_a_prefetched_file_that_was_not_started_is_not_recorded(bucket):
     bucket.write(a="fail", b="x", c="x")
     assert isinstance(bucket.run(), PredictError)
     assert bucket.records == [("a.csv", STARTED), ("a.csv", FAILED)]
     assert ("fetch", "c.csv") not in bucket.storage.events
 
 
-def test_at_most_three_inputs_lie_in_the_scratch_folder_at_once(bucket):
+def test_the_scratch_folder_holds_at_most_three_inputs(bucket):
     bucket.write(**dict.fromkeys("abcdefgh", "x"))
-    most = []
+    counts = []
 
     def record(entry):
         if entry.status is STARTED:
-            most.append(len(list((bucket.scratch / "in").iterdir())))
+            counts.append(len(list((bucket.scratch / "in").iterdir())))
 
     assert bucket.run(record=record) is None
-    assert max(most) <= 3
+    assert max(counts) <= 3
 
 
 @pytest.mark.parametrize("kind", [StorageError, OSError])
-def test_a_fetch_that_fails_fails_its_own_file_and_not_the_one_before(bucket, kind):
+def test_a_failed_fetch_fails_its_own_file_and_not_the_previous_one(bucket, kind):
     bucket.write(a="x", b="x", c="x")
 
     class Denied(Bucket):
         def fetch(self, info, scratch_file):
             if info.location.name == "b.csv":
-                raise kind("The line is dead.")
+                raise kind("Connection lost.")
             return super().fetch(info, scratch_file)
 
     bucket.storage = Denied()
@@ -380,4 +382,4 @@ def test_a_fetch_that_fails_fails_its_own_file_and_not_the_one_before(bucket, ki
     assert isinstance(error, StorageError)
     assert error.details["file"] == "b.csv"
     assert bucket.published() == ["a.parquet"]
-    assert "The line is dead." in bucket.last("b.csv").reason
+    assert "Connection lost." in bucket.last("b.csv").reason

@@ -1,3 +1,5 @@
+"""Single files: validation, predicting, and what is written to the destination."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ECHO = "def predict(df):\n    return df\n"
-RAISING = "def predict(df):\n    raise ValueError('as told')\n"
+RAISING = "def predict(df):\n    raise ValueError('as ordered')\n"
 
 
 class Disk:
-    """A folder of files, and a model that may be asked to predict one of them."""
+    """A folder of files and a model repository."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,7 +55,7 @@ class Disk:
         request = {"destination_folder": f"file://{self.out}", "model_id": "m", **fields}
         return prepare_file(
             config=file_config({"file": f"file://{self.folder}/{file}", **request}),
-            owner=LockOwner("by hand"),
+            owner=LockOwner("manual"),
             started_at=0.0,
             repository=self.repository,
             instances=InstanceTable(),
@@ -70,7 +72,7 @@ def disk(tmp_path: Path) -> Disk:
     return Disk(tmp_path)
 
 
-def test_what_is_left_open_is_decided_and_nothing_is_written(disk: Disk):
+def test_preparing_resolves_build_and_instance_and_writes_nothing(disk: Disk):
     before = disk.files()
 
     prepared = disk.prepare(memory=256)
@@ -83,36 +85,38 @@ def test_what_is_left_open_is_decided_and_nothing_is_written(disk: Disk):
     assert not disk.out.exists()
 
 
-def test_a_file_that_is_missing_and_a_folder_are_told_apart(disk: Disk):
-    with pytest.raises(ObjectNotFoundError, match=r"^file: there is no file file://.*/none\.csv"):
+def test_a_missing_file_and_a_folder_are_refused(disk: Disk):
+    with pytest.raises(ObjectNotFoundError, match=r"^file: file://.*/none\.csv does not exist"):
         disk.prepare("in/none.csv")
     (disk.source / "all.csv").mkdir()
     with pytest.raises(ConfigurationError, match=r"^file: file://.*/all\.csv is a folder"):
         disk.prepare("in/all.csv")
 
 
-def test_without_a_build_there_is_nothing_to_predict_with(disk: Disk):
-    disk.repository.publish(disk.folder / "model", model_id="shy", build_id="b1")
+def test_a_model_without_a_live_build_is_refused(disk: Disk):
+    disk.repository.publish(disk.folder / "model", model_id="undeployed", build_id="b1")
     with pytest.raises(NoLiveBuildError):
-        disk.prepare(model_id="shy")
+        disk.prepare(model_id="undeployed")
 
 
 @pytest.mark.parametrize("side", ["file", "destination_folder"])
-def test_both_sides_must_be_allowed_also_behind_links(disk: Disk, tmp_path_factory: Any, side: str):
+def test_source_and_destination_must_be_allowed_even_through_links(
+    disk: Disk, tmp_path_factory: Any, side: str
+):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "day.csv").write_text("x\n1\n")
     link = disk.folder / "link"
     link.symlink_to(elsewhere)
-    places = {"file": "link/day.csv", "destination_folder": f"file://{link}"}
+    locations = {"file": "link/day.csv", "destination_folder": f"file://{link}"}
 
     with pytest.raises(LocationError, match="may not be used here") as refused:
-        disk.prepare(**{side: places[side]})
+        disk.prepare(**{side: locations[side]})
 
     assert refused.value.details["field"] == side
 
 
 @pytest.mark.parametrize("link", ["folder", "file", "both"])
-def test_a_result_never_takes_the_place_of_its_input_by_whatever_name_that_goes(disk: Disk, link: str):
+def test_a_result_never_overwrites_its_input_even_through_links(disk: Disk, link: str):
     names = disk.folder / "names"
     file = "names/day.csv"
     if link == "folder":
@@ -126,14 +130,14 @@ def test_a_result_never_takes_the_place_of_its_input_by_whatever_name_that_goes(
         disk.prepare(file, destination_folder=f"file://{destination}")
 
 
-def test_a_result_is_named_after_the_link_that_was_asked_for(disk: Disk):
+def test_a_result_is_named_after_the_requested_link(disk: Disk):
     (disk.source / "today.csv").symlink_to(disk.source / "day.csv")
 
     assert disk.prepare("in/today.csv", output_file_type="feather").task.result == "today.feather"
 
 
-class Way:
-    """A prepared file on its way through a predictor."""
+class FilePredictor:
+    """Predicts prepared files."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
@@ -153,36 +157,36 @@ class Way:
             )
 
 
-def test_the_result_is_all_that_is_written_to_the_destination(disk: Disk):
-    way = Way(disk)
+def test_only_the_result_is_written_to_the_destination(disk: Disk):
+    predictor = FilePredictor(disk)
     with nothing_left_behind():
-        record = way.predict(disk.prepare())
+        record = predictor.predict(disk.prepare())
 
     assert [str(path.relative_to(disk.out)) for path in disk.out.rglob("*")] == ["day.csv"]
     assert (disk.out / "day.csv").read_text() == "x\n1\n2\n"
     assert (record.status, record.attempt, record.generation) == (FileStatus.FINISHED, 3, 1)
     assert record.output.uri == f"file://{disk.out}/day.csv"
-    assert way.statuses == [FileStatus.STARTED, FileStatus.FINISHED]
+    assert predictor.statuses == [FileStatus.STARTED, FileStatus.FINISHED]
 
 
-def test_where_predict_raises_an_earlier_result_stays_and_nothing_is_added(disk: Disk):
+def test_if_predict_raises_an_earlier_result_stays_unchanged(disk: Disk):
     disk.out.mkdir()
     (disk.out / "day.csv").write_text("earlier\n")
-    way = Way(disk)
+    predictor = FilePredictor(disk)
 
-    with nothing_left_behind(), pytest.raises(PredictError, match="as told"):
-        way.predict(disk.prepare(), model=RAISING)
+    with nothing_left_behind(), pytest.raises(PredictError, match="as ordered"):
+        predictor.predict(disk.prepare(), model=RAISING)
 
     assert (disk.out / "day.csv").read_text() == "earlier\n"
     assert list(disk.out.iterdir()) == [disk.out / "day.csv"]
-    assert way.statuses == [FileStatus.STARTED, FileStatus.FAILED]
+    assert predictor.statuses == [FileStatus.STARTED, FileStatus.FAILED]
 
 
-def test_a_file_that_has_changed_since_it_was_looked_at_is_not_predicted(disk: Disk):
+def test_a_file_that_changed_since_it_was_prepared_is_not_predicted(disk: Disk):
     prepared = disk.prepare()
     (disk.source / "day.csv").write_text("x\n1\n2\n3\n")
 
     with nothing_left_behind(), pytest.raises(ObjectChangedError):
-        Way(disk).predict(prepared)
+        FilePredictor(disk).predict(prepared)
 
     assert not disk.out.exists()
