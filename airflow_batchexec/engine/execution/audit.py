@@ -110,7 +110,7 @@ def _audit_file(
             record,
             status=FileStatus.FAILED,
             error=PodDiedError.__name__,
-            reason="It was started but never ended: its process was killed or lost.",
+            reason="It was started but did not end: its process was killed or lost.",
         )
     if record.status is FileStatus.FINISHED:
         found = results.get(task.file)
