@@ -1,15 +1,15 @@
-"""The journal of one task of an execution, in Airflow's own store for what tasks know: the API server can read it there.
+"""The journal of one task of an execution, in Airflow's task state store, where the API server can read it.
 
 Rows of the task's state store, by key:
 
 ============================== ===================================================================================
 journal-<generation>-<try>-<n> a list of entries, as ``engine/journal/entries.py`` describes them
-planned                        of plan: generation, total_files, shares, model_id, build_id, files_rows
-files-<n>                      of plan: packed pairs of file and index of shard; ``files_rows`` says how many count
-progress                       of predict, where the plan has fewer shards than files: generation, finished
-ended                          of finish: generation, status, reason; of a planned execution also total_files,
+planned                        by plan: generation, total_files, shares, model_id, build_id, files_rows
+files-<n>                      by plan: packed pairs of file and index of shard; ``files_rows`` says how many count
+progress                       by predict, if the plan has fewer shards than files: generation, finished
+ended                          by finish: generation, status, reason; for a planned execution also total_files,
                                finished_files, rows, not_finished (packed: status by file)
-cancelled                      of finish, written by whoever cancels the run: generation, by, at
+cancelled                      of finish, written by the REST API when a user cancels the run: generation, by, at
 ============================== ===================================================================================
 """
 

@@ -57,7 +57,7 @@ def is_still_active(ti: RuntimeTaskInstanceProtocol) -> bool:
     the task was started elsewhere because its scheduler was lost.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say.
+        AirflowRuntimeError: Airflow cannot be queried.
     """
     return is_task_in(
         _ACTIVE_STATES, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=ti.map_index
@@ -71,8 +71,8 @@ def cancel(mark: StopMark, *, dag_id: str, run_id: str, reason: str) -> bool:
         Whether this call set it.
 
     Raises:
-        AirflowRuntimeError: Airflow does not say whether it has ended.
-        StorageError: The destination cannot be written.
+        AirflowRuntimeError: The state of its run cannot be determined.
+        StorageError: The destination is not writable.
     """
     return dag_run_state(dag_id, run_id) not in ENDED_RUN_STATES and mark.set(ExecutionCancelledError(reason))
 
@@ -82,9 +82,9 @@ class End:
     """How an execution ended.
 
     Attributes:
-        summary: What its last task says.
-        failure: What went wrong, in a sentence; empty where it has finished.
-        is_final: Whether the same execution again could not help: it was refused, or somebody cancelled it.
+        summary: The summary of its last task.
+        failure: Why it did not finish, as a sentence; empty if it did.
+        is_final: Whether starting it again is pointless: it was refused or cancelled.
     """
 
     summary: Summary
@@ -93,10 +93,10 @@ class End:
 
 
 def end_of(context: Context, *, dag_id: str, run_id: str, state: str) -> End:
-    """How an execution whose run has ended did.
+    """How an execution ended whose run has ended.
 
     Args:
-        context: The context of the task that asks.
+        context: The context of the calling task.
         dag_id: The execution DAG.
         run_id: The execution's run.
         state: The run's state.
@@ -117,4 +117,4 @@ def end_of(context: Context, *, dag_id: str, run_id: str, state: str) -> End:
     status = ExecutionStatus.FAILED if summary.has_finished else summary.status
     reason = summary.reason or f"Its run ended as {state}; see the log of its tasks in the DAG {dag_id}."
     is_final = status is ExecutionStatus.CANCELLED or (bool(found) and summary.header is None)
-    return End(summary, f"The execution {run_id} ended as {status}: {reason}", is_final)
+    return End(summary, f"Execution {run_id} ended as {status}: {reason}", is_final)
