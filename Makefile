@@ -1,27 +1,27 @@
-# Two commands: `make demo` runs the main job, `make test` proves it. Each installs what it needs first.
+# `make demo` runs an example execution, `make test` runs all tests. Each target first installs what it needs.
 .PHONY: help install demo check check-all lint test soak coverage format clean
 
-# Another interpreter gets a separate environment: make check PYTHON=python3.12
+# Each interpreter has its own environment: make check PYTHON=python3.12
 PYTHON :=
 VENV := .venv$(addprefix -,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --numprocesses
 
-# Airflow starts a process for each task, and one that may not keep what it has compiled compiles all it imports again.
+# Airflow starts a process per task; without bytecode files, each would recompile everything it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo      train a model, publish it, run a year of flights through it in a real Airflow"
 	@echo "make check     style, types, layers, and all tests that need neither a server nor a browser"
-	@echo "make test      the same, and all other tests"
+	@echo "make test      the same, and all other tests except soak"
 	@echo "make soak      kill processes of a real Airflow at random"
-	@echo "make check-all make check with every Python from 3.11 to 3.13 that this machine has"
+	@echo "make check-all make check with every installed Python from 3.11 to 3.13"
 	@echo "make install   only create $(VENV)"
 	@echo "make lint      only style, types and layers"
-	@echo "make coverage  which lines the tests run, in one process (half an hour)"
+	@echo "make coverage  report the lines that the tests cover, in one process (half an hour)"
 	@echo "make format    rewrite the code in the project's style"
-	@echo "make clean     remove what the other targets have made"
+	@echo "make clean     remove everything that the other targets created"
 
 install: $(STAMP)
 

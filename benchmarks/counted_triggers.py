@@ -1,6 +1,7 @@
-"""The triggers that ``waiting_sensors`` compares, with a byte in a file for each that starts, asks, or fires.
+"""The triggers that ``waiting_sensors`` compares, instrumented to count starts, queries and events.
 
-For a triggerer: ``BATCHEXEC_BENCHMARK_NOTES`` names the folder of the files ``started``, ``questions`` and ``fired``.
+Each count is the size of a file, ``started``, ``queries`` or ``fired``, in the folder ``BATCHEXEC_BENCHMARK_COUNTS``. Its
+triggerer imports this module.
 """
 
 from __future__ import annotations
@@ -22,37 +23,37 @@ if TYPE_CHECKING:
 _FILES: dict[str, int] = {}
 
 
-def note(what: str) -> None:
-    if what not in _FILES:
-        path = Path(os.environ["BATCHEXEC_BENCHMARK_NOTES"]) / what
-        _FILES[what] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(_FILES[what], b".")
+def count(name: str) -> None:
+    if name not in _FILES:
+        path = Path(os.environ["BATCHEXEC_BENCHMARK_COUNTS"]) / name
+        _FILES[name] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(_FILES[name], b".")
 
 
-def counted(ask: Callable[..., Any]) -> staticmethod[..., Any]:
-    def asked(*args: Any, **kwargs: Any) -> Any:
-        note("questions")
-        return ask(*args, **kwargs)
+def counted(query: Callable[..., Any]) -> staticmethod[..., Any]:
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        count("queries")
+        return query(*args, **kwargs)
 
-    return staticmethod(asked)
+    return staticmethod(counting)
 
 
-# What either trigger may ask of Airflow.
+# The queries that either trigger sends to Airflow.
 RuntimeTaskInstance.get_dr_count = counted(RuntimeTaskInstance.get_dr_count)  # type: ignore[method-assign]  # to count
-RuntimeTaskInstance.get_dagrun_state = counted(RuntimeTaskInstance.get_dagrun_state)  # type: ignore[method-assign]  # ditto
+RuntimeTaskInstance.get_dagrun_state = counted(RuntimeTaskInstance.get_dagrun_state)  # type: ignore[method-assign]  # to count
 
 
 class Ours(BatchExecutionTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        note("started")
+        count("started")
         async for event in super().run():
-            note("fired")
+            count("fired")
             yield event
 
 
 class Peer(DagStateTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        note("started")
+        count("started")
         async for event in super().run():
-            note("fired")
+            count("fired")
             yield event

@@ -1,7 +1,7 @@
-"""A year of flights as 365 daily files through the demo's model: a plain loop, local file mode, and Airflow.
+"""A year of flights, as 365 daily files, through the demo's model: a plain loop, local file mode, and Airflow.
 
-Each round runs all three, one after the other, so that they meet the same machine; medians and ratios are printed.
-The times are those of whole processes, start to end; of an Airflow run, from queued to success.
+Each round runs all three in turn, under the same machine load; prints medians and ratios. The times are those of whole
+processes, from start to exit; those of an Airflow run are from queued to success.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PODS = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, help="how many rounds")
+    parser.add_argument("--repeat", type=int, default=5, help="the number of rounds")
     parser.add_argument("--plain-loop", type=Path, default=ROOT / "benchmarks/peers/plain_loop.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
@@ -103,12 +103,12 @@ def run(command: list[object]) -> float:
 
 
 def report(rounds: list[tuple[float, float, float]]) -> None:
-    loop = [row[0] for row in rounds]
+    loop_times = [row[0] for row in rounds]
     print(f"365 files, {PODS} pods, medians of {len(rounds)} rounds")
     for name, times in zip(
         ("plain loop", "local file mode", "Airflow run"), zip(*rounds, strict=True), strict=True
     ):
-        ratio = statistics.median(t / peer for t, peer in zip(times, loop, strict=True))
+        ratio = statistics.median(t / peer for t, peer in zip(times, loop_times, strict=True))
         spread = f"{min(times):.1f} to {max(times):.1f}"
         print(f"{name:<16} {statistics.median(times):6.2f} s   ({spread})   {ratio:.2f} x the plain loop")
 

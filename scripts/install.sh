@@ -1,6 +1,7 @@
 #!/bin/sh
+# Usage: install.sh FOLDER [INTERPRETER]
 # Creates the virtual environment FOLDER with this project and everything that its demo and tests need.
-# A second argument names the interpreter, one of Python 3.11 to 3.13; without it the first that is there is taken.
+# INTERPRETER is Python 3.11, 3.12 or 3.13; by default, the first one found.
 set -eu
 
 venv=$1
@@ -15,11 +16,11 @@ for candidate in $candidates; do
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.11, 3.12 or 3.13 is needed (looked for: $candidates); on Debian: apt-get install python3 python3-venv" >&2
+    echo "Python 3.11, 3.12 or 3.13 is required (tried: $candidates); on Debian: apt-get install python3 python3-venv" >&2
     exit 1
 fi
 
-# Debian packs venv's own bootstrap separately.
+# Debian packages ensurepip, which venv needs, separately.
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -37,5 +38,5 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 echo "Installing into $venv (a few minutes the first time) ..."
-# Python compiles what it imports, a small part of all that is installed.
+# Python compiles modules on import, and only a small part of what is installed is ever imported.
 "$venv/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[test]'

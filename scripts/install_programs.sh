@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the programs that tests need and pip does not have: a browser, for Airflow's pages, and PostgreSQL's server.
+# Installs the programs that tests need and pip cannot install: a browser, for Airflow's pages, and a PostgreSQL server.
 set -eu
 
 have_browser() {
@@ -12,7 +12,7 @@ have_browser() {
 }
 
 have_postgresql() {
-    # Debian's package keeps its programs out of everybody's path.
+    # Debian installs the server programs outside PATH.
     command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
 
@@ -25,16 +25,16 @@ fi
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing Debian's$missing ..."
-    # Tests start a server of their own: the package is not to set up and start one.
+    # Tests start their own server: keep the package from creating and starting one.
     if ! have_postgresql && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
         mkdir -p /etc/postgresql-common
         echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
     fi
-    # shellcheck disable=SC2086  a list of words
+    # shellcheck disable=SC2086  a list of packages
     if apt-get update -qq &&
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
         exit 0
     fi
 fi
-# The tests that need them fail and say so; all others still run.
-echo "Some tests need programs that are missing; on Debian: apt-get install$missing" >&2
+# Tests that need the missing programs fail with a message; all others still run.
+echo "Some tests need missing programs; on Debian: apt-get install$missing" >&2

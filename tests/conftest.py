@@ -1,4 +1,4 @@
-"""What every test may use, and an Airflow home of the tests' own."""
+"""Fixtures and hooks for all tests, and a private Airflow home."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_deployment import PEOPLE, deploy_airflow
 from gcs_server import start_gcs_server
 from s3_server import start_s3_server
 from shared_servers import SharedServers, shared, shared_folder
-from xdist_groups import OneProcessEach, rank_of
+from xdist_groups import GroupScheduling, rank_of
 
 pytest_plugins = ["airflow_fixtures"]
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from gcs_server import GcsServer
     from s3_server import S3Server
 
-# Airflow reads these when it is first imported, and writes its configuration and logs into its home. So they are set
-# here, before any test module is, and set hard: a test must not touch the Airflow of whoever runs it.
+# Airflow reads these variables when it is first imported, and writes its configuration and logs into its home. Set them
+# here, before any test module is imported, and unconditionally: tests must not touch the developer's own Airflow.
 _AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="batchexec-tests-airflow-", dir=shared_folder()))
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("AIRFLOW")]:
@@ -45,12 +45,20 @@ os.environ |= {
 }
 
 _SERVERS = pytest.StashKey[SharedServers]()
-# A test that uses one of these fixtures, directly or not, needs a server, a browser, or a database of Airflow's.
-_OF_SERVERS = {"deployment", "empty_database", "fab", "gcs_server", "own_deployment", "page", "s3_server"}
+# A test that uses one of these fixtures, directly or indirectly, needs a server, a browser, or Airflow's database.
+_SERVER_FIXTURES = {
+    "deployment",
+    "empty_database",
+    "fab",
+    "gcs_server",
+    "own_deployment",
+    "page",
+    "s3_server",
+}
 
 
 def _empty_database(servers: SharedServers, cache: Path) -> Path:
-    """A migrated database; kept in pytest's cache for this version of Airflow, as migrating takes ten seconds."""
+    """A migrated database, cached by pytest per Airflow version, because migrating takes ten seconds."""
     versions = {d.name: d.version for d in distributions() if d.name.startswith("apache-airflow")}
     database = cache / f"{sha256(repr(sorted(versions.items())).encode()).hexdigest()[:16]}.db"
     if not database.exists():
@@ -92,7 +100,7 @@ _STARTERS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the service for shared servers in the main process; xdist's workers only ask it."""
+    """Start the shared-server service in the main process; xdist's workers are its clients."""
     if not hasattr(config, "workerinput"):
         assert config.cache is not None
         cache = config.cache.mkdir("airflow-database")
@@ -104,7 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None]:
-    """End the servers after all workers have ended, also if the tests are interrupted."""
+    """Stop the servers after all workers have exited, even if the tests are interrupted."""
     try:
         return (yield)
     finally:
@@ -115,35 +123,35 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """Say where the servers' logs are if a test has failed."""
+    """Print the location of the servers' logs if a test failed."""
     servers = config.stash.get(_SERVERS, None)
     if servers is not None and servers.used and exitstatus == pytest.ExitCode.TESTS_FAILED:
         terminalreporter.write_line(f"The servers' logs are in {servers.folder}.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have what shares something run together, and what takes long begin early; mark what needs a server."""
+    """Group tests that share a resource, start the slowest first, and mark those that need a server."""
     items.sort(key=lambda item: rank_of(item.path))
     for item in items:
-        if _OF_SERVERS & {*getattr(item, "fixturenames", ())}:
+        if _SERVER_FIXTURES & {*getattr(item, "fixturenames", ())}:
             item.add_marker("server")
 
 
 def pytest_collection_finish() -> None:
-    """Spare whoever looks for garbage all that has been imported: that stays, and to go through it takes half a second."""
+    """Exempt everything imported so far from garbage collection: it is never freed, and scanning it takes half a second."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessEach:
-    """Give each process of the tests whole groups of modules."""
-    return OneProcessEach(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """Run each group of modules in a single worker."""
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def heeded_signals() -> Iterator[None]:
-    """Have what tests start heed signals, also where whoever started the tests ignores them: ``nohup``, a background job."""
+def restored_signals() -> Iterator[None]:
+    """Reset inherited ignored signals (``nohup``, a background job), so that processes that tests start handle them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     ignored = [number for number, handler in before.items() if handler is signal.SIG_IGN]
     for number in ignored:
@@ -155,14 +163,14 @@ def heeded_signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_database() -> Path:
-    """Airflow's database as it is in the beginning."""
+    """An empty, migrated Airflow database."""
     database: Path = shared("empty database")
     return database
 
 
 @pytest.fixture(scope="session")
 def own_database(empty_database: Path) -> Path:
-    """The database of the tests' own Airflow home, empty in the beginning."""
+    """The database of the tests' own Airflow home, initially empty."""
     database = _AIRFLOW_HOME / "airflow.db"
     if not database.exists():
         shutil.copy(empty_database, database)
@@ -178,6 +186,6 @@ def s3_server() -> S3Server:
 
 @pytest.fixture(scope="session")
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
-    """A Google Cloud Storage server for this process, because tests inject faults into its gate."""
+    """A Google Cloud Storage server per process, because tests inject faults into its gate."""
     with start_gcs_server(tmp_path_factory.mktemp("gcs")) as server:
         yield server

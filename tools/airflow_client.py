@@ -1,4 +1,4 @@
-"""A client of Airflow's REST API, for any process that knows the address."""
+"""A client for Airflow's REST API, usable in any process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _ENDED = {"success", "failed"}
 
 @dataclass(frozen=True)
 class AirflowAddress:
-    """How to reach an Airflow; can be pickled.
+    """How to reach an Airflow; picklable.
 
     Attributes:
-        url: Its API server, including the path.
-        home: Its folder, which holds the log of each component.
-        passwords: The users' passwords, an admin's first. Without users, every request is an admin's.
-        pids: The process of each component, such as ``scheduler``.
+        url: The URL of its API server, including the path.
+        home: Its folder, which contains the log of each component.
+        passwords: The users' passwords, an admin's first. Without users, every request has admin rights.
+        pids: The process ID of each component, such as ``scheduler``.
         environment: The environment variables of the components.
     """
 
@@ -51,7 +51,7 @@ class AirflowClient:
 
     @property
     def url(self) -> str:
-        """Its API server."""
+        """The URL of its API server."""
         return self.address.url
 
     @property
@@ -65,7 +65,7 @@ class AirflowClient:
         return self.address.passwords
 
     def log_in(self) -> None:
-        """Get a token for all requests."""
+        """Get a token and use it for all requests."""
         self._session.headers["Authorization"] = f"Bearer {self.token()}"
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class AirflowClient:
         self._session.close()
 
     def token(self, user: str = "") -> str:
-        """A token of a user's; of the first one's where none is named."""
+        """Get a token for a user, by default for the first one."""
         address = f"{self.url}/auth/token"
         if not self.passwords:
             return str(self._session.get(address, timeout=30).json()["access_token"])
@@ -85,18 +85,18 @@ class AirflowClient:
         """Call Airflow's REST API.
 
         Raises:
-            RuntimeError: It answered with an error; the message is its answer.
+            RuntimeError: Airflow returned an error; the message contains its status and body.
         """
         response = self._session.request(method, f"{self.url}/api/v2/{path}", timeout=60, **arguments)
         if not response.ok:
-            raise RuntimeError(f"Airflow answered {response.status_code}: {response.text}")
+            raise RuntimeError(f"Airflow returned {response.status_code}: {response.text}")
         return response.json() if response.content else None
 
     def wait_for_dag(self, dag_id: str) -> None:
         """Wait until the DAG has been parsed.
 
         Raises:
-            RuntimeError: It does not parse, or not in time.
+            RuntimeError: The DAG has an import error, or was not parsed in time.
         """
 
         def parsed() -> bool:
@@ -110,12 +110,12 @@ class AirflowClient:
         self.wait_until(parsed, f"The DAG {dag_id} was not parsed")
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
-        """Start a run and give its id."""
+        """Trigger a run and return its ID."""
         run = self.api("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
         return str(run["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """A run as it is now."""
+        """A run in its current state."""
         run: dict[str, Any] = self.api("GET", f"dags/{dag_id}/dagRuns/{run_id}")
         return run
 
@@ -127,10 +127,10 @@ class AirflowClient:
         timeout: float = 300.0,
         on_poll: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """Wait until a run has ended, and give it.
+        """Wait until a run has ended, and return it.
 
         Raises:
-            RuntimeError: It did not end in time.
+            RuntimeError: The run did not end within ``timeout`` seconds.
         """
 
         def ended() -> bool:
@@ -150,12 +150,12 @@ class AirflowClient:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, attempt: int = 1
     ) -> str:
-        """What one attempt of a task has logged, a line per event."""
+        """The log of one attempt of a task, one line per event."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?map_index={map_index}"
         return "\n".join(_event_text(event) for event in self.api("GET", path)["content"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value") -> Any:
-        """A value that a task has pushed."""
+        """An XCom value that a task pushed."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.api("GET", path, params={"deserialize": "true"})["value"]
 
@@ -163,14 +163,16 @@ class AirflowClient:
         """Wait until a condition holds.
 
         Raises:
-            RuntimeError: It does not hold in time, or a component of Airflow has ended; the message begins with
-                ``failure``.
+            RuntimeError: The condition does not hold within ``timeout`` seconds, or a component of Airflow has exited;
+                the message starts with ``failure``.
         """
         deadline = time.monotonic() + timeout
         while not condition():
-            for part, pid in self.address.pids.items():
+            for component, pid in self.address.pids.items():
                 if not _is_alive(pid):
-                    raise RuntimeError(f"{failure}: Airflow's {part} has ended; see the logs in {self.home}.")
+                    raise RuntimeError(
+                        f"{failure}: Airflow's {component} has exited; see the logs in {self.home}."
+                    )
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{failure} within {timeout:g} s; see the logs in {self.home}.")
             time.sleep(_POLL_SECONDS)

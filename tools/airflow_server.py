@@ -1,13 +1,13 @@
 """A real Airflow on this machine: API server, scheduler, DAG processor and triggerer, on loopback and free ports.
 
-The parts are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
-interface. Each part is the leader of its own process group, and all of them end with the server, also where the process
-that has started them is killed.
+The components are started one by one rather than by ``airflow standalone``, which also opens log servers on every network
+interface. Each component leads its own process group, and all of them stop with the server, even if the process that
+started them is killed.
 
-On SQLite, the API that tasks speak with is served by a process of its own. The REST API logs whoever changes something,
-and commits that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). There the loop
-then waits for whoever writes; where that is a request of the same process, which needs the loop to commit, both wait
-until SQLite gives up. Requests of tasks come all the time, requests that change something through the REST API one by one.
+On SQLite, a separate process serves the execution API. The REST API records every change in the audit log, and commits
+that in its event loop (``log_action`` in ``airflow/api_fastapi/logging/decorators.py``, 3.3.2). The loop then waits for
+the current writer; if that is a request in the same process, which needs the loop to commit, both wait until SQLite
+times out. Tasks send requests all the time; requests that write through the REST API are sent one at a time.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ if TYPE_CHECKING:
 __all__ = ["AirflowServer", "free_port"]
 
 _LISTEN = ("--host", "127.0.0.1", "--port")
-_API = {"api-server": ("api-server", *_LISTEN, "{port}")}
-_TWO_APIS = {
+_ONE_API_SERVER = {"api-server": ("api-server", *_LISTEN, "{port}")}
+_TWO_API_SERVERS = {
     "api-server": ("api-server", "--apps", "core", *_LISTEN, "{port}"),
     "execution-api": ("api-server", "--apps", "execution", *_LISTEN, "{execution_port}"),
 }
-_OTHERS = {
+_OTHER_COMPONENTS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-# From util-linux: what it starts is ended by the system with whoever has started it.
-_MORTAL = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+# From util-linux: the kernel terminates the process when its parent dies.
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 _START_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 
 
 class AirflowServer(AirflowClient):
-    """One Airflow with a home of its own.
+    """One Airflow with its own home.
 
     Args:
-        home: Its folder, made where it is missing; database, logs and configuration lie there.
-        dags_folder: Its DAGs.
-        settings: More of its configuration, as environment variables ``AIRFLOW__SECTION__KEY``.
-        path: Below which path of its server it is, such as ``/tools/airflow``, as behind a proxy that has others as well.
-        users: The role of each user, by name; the requests of this class are the first one's, so that should be an
-            admin. Without any, everybody is an admin.
-        triggerer: Whether there is to be one; without deferrable tasks there is no need.
-        database: An empty database in SQLite, to begin with a copy of. Without one it is made, which takes seconds.
-        database_url: The address of an empty database that is not in SQLite, to use instead.
+        home: Its folder, for database, logs and configuration; created if it does not exist.
+        dags_folder: Its DAGs folder.
+        settings: Additional configuration, as environment variables ``AIRFLOW__SECTION__KEY``.
+        path: Its path on its server, such as ``/tools/airflow``, as behind a proxy that serves other applications, too.
+        users: The role of each user, by name. This class sends its requests as the first one, which should be an admin.
+            Without users, every request has admin rights.
+        triggerer: Whether to run a triggerer; only deferrable tasks need one.
+        database: An empty SQLite database to start from a copy of. By default one is created, which takes seconds.
+        database_url: The URL of an empty database other than SQLite, to use instead.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class AirflowServer(AirflowClient):
         database_url: str = "",
     ) -> None:
         self._database = database
-        self._parts = {**(_API if database_url else _TWO_APIS), **_OTHERS}
+        self._components = {**(_ONE_API_SERVER if database_url else _TWO_API_SERVERS), **_OTHER_COMPONENTS}
         if not triggerer:
-            del self._parts["triggerer"]
+            del self._components["triggerer"]
         self.port = free_port()
         url = f"http://127.0.0.1:{self.port}{path}"
         self._execution_port = self.port if database_url else free_port()
@@ -94,9 +94,9 @@ class AirflowServer(AirflowClient):
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
-            # On a busy machine, SQLite's own 5 seconds are soon over, and a request ends as an error of the server.
+            # SQLite's default timeout of 5 seconds is too short on a busy machine: requests would end as server errors.
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url or f"sqlite:///{home}/airflow.db?timeout=60",
-            # It has just been made, and each part would take a second to find that out.
+            # The database has just been created; checking it would take each component a second.
             "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -141,35 +141,35 @@ class AirflowServer(AirflowClient):
         self.stop()
 
     def start(self) -> None:
-        """Make the database, start all parts, and wait until they are healthy.
+        """Create the database, start all components, and wait until they are healthy.
 
         Raises:
-            RuntimeError: A part ended, or they are not healthy in time; the message says where their logs are.
+            RuntimeError: A component exited or did not become healthy in time; the message names the logs' folder.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if self.passwords:
             (self.home / "passwords.json").write_text(json.dumps(self.passwords))
-        self._make_database()
-        for part in self._parts:
-            self._start_part(part)
+        self._create_database()
+        for component in self._components:
+            self._start_component(component)
         self.wait_until(self._is_healthy, "Airflow did not become healthy")
-        self.wait_until(self._answers_tasks, "Airflow's execution API did not answer")
+        self.wait_until(self._serves_tasks, "Airflow's execution API did not respond")
         self.log_in()
 
-    def _make_database(self) -> None:
+    def _create_database(self) -> None:
         if self._database is not None:
             shutil.copy(self._database, self.home / "airflow.db")
             return
         migrate = self._spawn("db-migrate", "db", "migrate")
         if migrate.wait(timeout=_START_SECONDS):
-            raise RuntimeError(f"Airflow's database could not be made; see {self.home / 'db-migrate.log'}.")
+            raise RuntimeError(f"Could not create Airflow's database; see {self.home / 'db-migrate.log'}.")
         self._forget("db-migrate")
 
     def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
-        """End every process that was started here.
+        """Stop every process that this object started.
 
         Args:
-            seconds: How long they have to end by themselves. An interrupt ends that, too.
+            seconds: The grace period before they are killed; a keyboard interrupt cuts it short.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -183,28 +183,28 @@ class AirflowServer(AirflowClient):
 
     def _kill_all(self) -> None:
         for process in self._processes.values():
-            # Others of its group may be left where it has ended.
+            # Even if it has exited, others of its group may still be running.
             _signal_group(process, signal.SIGKILL)
             process.wait()
         for orphan in self._orphans:
             _kill_tree(orphan)
-        for part in list(self._processes):
-            self._forget(part)
+        for component in list(self._processes):
+            self._forget(component)
         self._orphans.clear()
         for log in self._logs:
             log.close()
         self._logs.clear()
         self.close()
 
-    def kill(self, part: str, *, with_children: bool = False) -> None:
-        """Kill the process of one part (``scheduler``, ``triggerer`` …), as the machine might.
+    def kill(self, component: str, *, with_children: bool = False) -> None:
+        """Kill the process of one component (``scheduler``, ``triggerer`` …) with SIGKILL.
 
         Args:
-            part: The part.
-            with_children: Whether all that it has started dies as well, as in a container. Otherwise that is left to
-                itself, until the server ends.
+            component: The component.
+            with_children: Whether to kill all its descendants as well, as the end of a container would. Otherwise they
+                keep running until the server stops.
         """
-        process = self._forget(part)
+        process = self._forget(component)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
@@ -212,29 +212,29 @@ class AirflowServer(AirflowClient):
             _kill_tree(child)
         self._orphans += children
 
-    def restart(self, part: str) -> None:
-        """Start a part again that was killed."""
-        self._start_part(part)
+    def restart(self, component: str) -> None:
+        """Restart a component that was killed."""
+        self._start_component(component)
 
-    def add(self, part: str) -> str:
-        """Start one more of a part that may be there several times, and give its name."""
-        name = f"{part}-{len(self._processes)}"
-        self._spawn(name, *self._parts[part])
+    def add(self, component: str) -> str:
+        """Start another instance of a component that supports several, and return its name."""
+        name = f"{component}-{len(self._processes)}"
+        self._spawn(name, *self._components[component])
         return name
 
-    def pid(self, part: str) -> int:
-        """The process of one part."""
-        return self._processes[part].pid
+    def pid(self, component: str) -> int:
+        """The process ID of one component."""
+        return self._processes[component].pid
 
-    def _start_part(self, part: str) -> None:
+    def _start_component(self, component: str) -> None:
         ports = {"port": self.port, "execution_port": self._execution_port}
-        self._spawn(part, *(word.format(**ports) for word in self._parts[part]))
+        self._spawn(component, *(word.format(**ports) for word in self._components[component]))
 
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self.home / f"{name}.log").open("ab")
         self._logs.append(log)
         process = subprocess.Popen(
-            [*_MORTAL, sys.executable, "-m", "airflow", *arguments],
+            [*_DIE_WITH_PARENT, sys.executable, "-m", "airflow", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -246,21 +246,21 @@ class AirflowServer(AirflowClient):
         self._pids[name] = process.pid
         return process
 
-    def _forget(self, part: str) -> subprocess.Popen[bytes]:
-        del self._pids[part]
-        return self._processes.pop(part)
+    def _forget(self, component: str) -> subprocess.Popen[bytes]:
+        del self._pids[component]
+        return self._processes.pop(component)
 
     def _is_healthy(self) -> bool:
         try:
             health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
         except (requests.RequestException, ValueError):
             return False
-        # The API servers are healthy in that they answer.
-        names = {part.replace("-", "_") for part in self._parts} & health.keys()
+        # The report does not list the API servers; that they respond shows that they are healthy.
+        names = {component.replace("-", "_") for component in self._components} & health.keys()
         return all(health[name]["status"] == "healthy" for name in names)
 
-    def _answers_tasks(self) -> bool:
-        # The first request makes it build its routes, which takes seconds that no run should wait.
+    def _serves_tasks(self) -> bool:
+        # The first request makes the server build its routes, which takes seconds; do not let the first run wait for it.
         try:
             return self._session.get(f"{self._execution_url}health", timeout=60).ok
         except requests.RequestException:
@@ -268,7 +268,7 @@ class AirflowServer(AirflowClient):
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
+    """An unused port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

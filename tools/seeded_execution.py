@@ -1,4 +1,4 @@
-"""An execution in Airflow's database as its tasks leave it there, without running them: for measuring what reads it."""
+"""Write an execution's rows into Airflow's database as its tasks would, without running them, to test and time readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 BUILD_ID = "2024-07-01"
-_BEGAN = datetime(2024, 7, 1, tzinfo=UTC)
+_STARTED_AT = datetime(2024, 7, 1, tzinfo=UTC)
 
 
 def seed_run(
@@ -34,7 +34,7 @@ def seed_run(
     generation: int = 0,
     dag_id: str = "batch_execution",
 ) -> DagRun:
-    """A run with the instances of its tasks, in one of Airflow's states."""
+    """Create a run and its task instances, in one of Airflow's states."""
     dag = DBDagBag().get_latest_version_of_dag(dag_id, session=session)
     assert dag is not None, f"{dag_id} is not in the database"
     run = dag.create_dagrun(
@@ -49,9 +49,9 @@ def seed_run(
     )
     session.flush()
     run.clear_number = generation
-    run.start_date = None if state == "queued" else _BEGAN
-    run.end_date = _BEGAN + timedelta(hours=1) if state in {"success", "failed"} else None
-    # Not by its attribute, which would set the dates to now.
+    run.start_date = None if state == "queued" else _STARTED_AT
+    run.end_date = _STARTED_AT + timedelta(hours=1) if state in {"success", "failed"} else None
+    # Not through the attribute, which would set the dates to now.
     session.execute(DagRun.__table__.update().where(DagRun.id == run.id).values(state=state))
     session.flush()
     session.expire(run)
@@ -59,7 +59,7 @@ def seed_run(
 
 
 def say(session: Session, run: DagRun, task_id: str, key: str, value: Any, *, map_index: int = -1) -> None:
-    """What a task of the run has left in its state store."""
+    """Write a value to the state store of one of the run's tasks."""
     session.add(
         TaskStateStoreModel(
             dag_run_id=run.id,
@@ -76,8 +76,8 @@ def say(session: Session, run: DagRun, task_id: str, key: str, value: Any, *, ma
 def seed_plan(
     session: Session, run: DagRun, files: Sequence[tuple[str, int]], *, generation: int = 0
 ) -> None:
-    """What ``plan`` leaves: which files there are, and in which shares."""
-    at, conf = _BEGAN.timestamp(), run.conf or {}
+    """Write what ``plan`` reports: the files, and the shard of each."""
+    at, conf = _STARTED_AT.timestamp(), run.conf or {}
     shares = len({share for _, share in files})
     planned = {
         "kind": "planned",
@@ -118,28 +118,28 @@ def seed_plan(
 def seed_file(
     session: Session, run: DagRun, file: str, share: int, *, rows: int | None = 100, generation: int = 0
 ) -> None:
-    """What ``predict`` leaves of a file that is mapped alone: it has finished, or with no ``rows`` only started."""
-    at = _BEGAN.timestamp() + 1 + share
-    said: dict[str, Any] = {"file": file, "pod": f"pod-{share}", "generation": generation, "attempt": 1}
+    """Write what ``predict`` reports for a file mapped by itself: it finished, or only started if ``rows`` is ``None``."""
+    at = _STARTED_AT.timestamp() + 1 + share
+    common: dict[str, Any] = {"file": file, "pod": f"pod-{share}", "generation": generation, "attempt": 1}
     steps = {"fetch": 0.01, "read": 0.02, "predict": 0.1, "write": 0.02, "publish": 0.01}
     entries = [
         {"at": at, "kind": "loaded", "pod": f"pod-{share}", "seconds": 0.8},
-        {"at": at + 0.1, "kind": "started", **said},
+        {"at": at + 0.1, "kind": "started", **common},
         {"at": at + 0.2, "kind": "line", "file": file, "stream": "stdout", "text": f"predicting {file}"},
     ]
     if rows is not None:
         entries.append(
-            {"at": at + 0.3, "kind": "finished", **said, "rows": rows, "seconds": 0.16, "steps": steps}
+            {"at": at + 0.3, "kind": "finished", **common, "rows": rows, "seconds": 0.16, "steps": steps}
         )
     say(session, run, "predict", f"journal-{generation}-1-0000", entries, map_index=share)
 
 
 def seed_end(
-    session: Session, run: DagRun, status: str = "FINISHED", *, generation: int = 0, **said: Any
+    session: Session, run: DagRun, status: str = "FINISHED", *, generation: int = 0, **fields: Any
 ) -> None:
-    """What ``finish`` leaves."""
+    """Write what ``finish`` reports; ``fields`` are added to its ``ended`` value."""
     entry = {
-        "at": _BEGAN.timestamp() + 3600,
+        "at": _STARTED_AT.timestamp() + 3600,
         "kind": "ended",
         "status": status,
         "reason": "",
@@ -157,12 +157,12 @@ def seed_end(
         run,
         "finish",
         "ended",
-        {"generation": generation, "status": status, "reason": "", "not_finished": pack({}), **said},
+        {"generation": generation, "status": status, "reason": "", "not_finished": pack({}), **fields},
     )
 
 
 def seed_execution(session: Session, *, run_id: str, files: int, conf: Mapping[str, Any]) -> DagRun:
-    """An execution that has finished, mapped once per file."""
+    """Create a finished execution, mapped once per file."""
     run = seed_run(session, run_id=run_id, conf=conf, state="success")
     planned = [(f"2013/day-{number:05d}.csv", number) for number in range(files)]
     seed_plan(session, run, planned)
@@ -175,7 +175,7 @@ def seed_execution(session: Session, *, run_id: str, files: int, conf: Mapping[s
 
 
 def map_predict(session: Session, run: DagRun, states: Mapping[int, str | None]) -> None:
-    """The mapped instances of ``predict``, by map index, in Airflow's states."""
+    """Replace the unmapped instance of ``predict`` by mapped ones, in Airflow's states by map index."""
     unmapped = session.scalars(
         select(TaskInstance).where(
             TaskInstance.dag_id == run.dag_id,

@@ -1,4 +1,4 @@
-"""The peer: one process and a for loop over the files, with pandas and pyarrow. Prints the seconds it took."""
+"""The peer: one process with a for loop over the files, using pandas and pyarrow. Prints its duration in seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("destination", type=Path)
-    parser.add_argument("model", type=Path, help="a joblib file that holds (feature names, model)")
+    parser.add_argument("model", type=Path, help="a joblib file containing (feature names, model)")
     arguments = parser.parse_args()
     features, model = joblib.load(arguments.model)
     arguments.destination.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pictures of the layers in docs/design.md are the linter's contracts."""
+"""The layer diagrams in docs/design.md match the linter's contracts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ _CONTRACTS = {
 
 
 @pytest.mark.parametrize("contract", [name for name, kind in _CONTRACTS.items() if kind["type"] == "layers"])
-def test_the_layers_are_drawn_as_the_linter_checks_them(contract: str):
-    drawn = [block.text.splitlines() for block in blocks(ROOT / "docs" / "design.md") if not block.language]
-    assert _CONTRACTS[contract]["layers"] in drawn
+def test_the_layer_diagrams_match_the_linters_contracts(contract: str):
+    diagrams = [
+        block.text.splitlines() for block in blocks(ROOT / "docs" / "design.md") if not block.language
+    ]
+    assert _CONTRACTS[contract]["layers"] in diagrams
 
 
-def test_no_import_is_excused():
+def test_no_import_is_exempted():
     for contract in _CONTRACTS.values():
         assert not {"ignore_imports", "exhaustive_ignores"} & contract.keys()
 
 
-def test_each_folder_of_the_package_is_described():
+def test_every_folder_of_the_package_is_described():
     text = (ROOT / "docs" / "design.md").read_text()
     folders = [path.parent for path in (ROOT / "airflow_batchexec").rglob("__init__.py")]
     names = {folder.relative_to(ROOT / "airflow_batchexec").as_posix() for folder in folders} - {

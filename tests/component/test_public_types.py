@@ -1,4 +1,4 @@
-"""tests/typing says what a type checker must say of the public names; mypy checks it, as part of ``make lint``."""
+"""tests/typing, which mypy checks as part of ``make lint``, covers all public names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKED = Path(__file__).resolve().parents[1] / "typing" / "public_names.py"
 
 
 @pytest.mark.parametrize("package", [airflow_batchexec, airflow_batchexec.client])
-def test_every_public_name_is_checked(package):
+def test_every_public_name_is_type_checked(package):
     tree = ast.parse(CHECKED.read_text())
     imported = {
         alias.name

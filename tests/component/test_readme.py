@@ -1,4 +1,4 @@
-"""The documents say what the code does: whatever they show is run, and whatever they point at is there."""
+"""The documentation matches the code: everything it shows is run or parsed, and its links resolve."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 
 
 @every_document
-def test_every_kind_of_block_is_one_that_is_tested_here(document):
+def test_every_block_is_in_a_language_that_tests_cover(document):
     assert {block.language for block in blocks(document)} <= {
         *("python", "sh", "text", "toml", "csv", "ini"),
-        "json",  # policies and manifests, which tests of the credentials and of the manifest read
-        "yaml",  # files of parameters, which a real server is sent in tests of the command line
-        *("mermaid", ""),  # pictures
+        "json",  # policies and manifests, covered by the tests of the credentials and of the manifest
+        "yaml",  # parameter files, which the command line's tests send to a real server
+        *("mermaid", ""),  # diagrams
     }
 
 
 @pytest.mark.parametrize("document", [README, MODELS, EXECUTIONS, MANIFEST], ids=lambda path: path.name)
-def test_the_commands_work_on_the_files_that_the_document_shows(document, tmp_path):
+def test_the_commands_of_a_document_work_with_the_files_it_shows(document, tmp_path):
     set_up_later = [set_up().install, *set_up().use]  # run by the next test, and in a real Airflow
     shown = [block for block in blocks(document) if block not in set_up_later]
     scripts = [
         block.text
         for block in shown
-        if block.language == "sh" and not (_needs_more(block) or needs_server(block))
+        if block.language == "sh" and not (_cannot_run_here(block) or needs_server(block))
     ]
     assert scripts
     for folder in ("dags", "models"):
@@ -84,7 +84,7 @@ def test_the_readme_installs_the_package_with_its_commands(tmp_path):
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
-        # Beside this environment rather than into it, and without a network: all that it needs is here.
+        # Into a separate folder and without a network: everything that it needs is installed here.
         "PIP_TARGET": str(tmp_path / "installed"),
         "PIP_NO_DEPS": "1",
         "PIP_NO_INDEX": "1",
@@ -105,7 +105,7 @@ def test_the_readme_installs_the_package_with_its_commands(tmp_path):
 
 
 @every_document
-def test_every_dag_is_parsed_by_airflow_and_has_a_task_of_ours(document, tmp_path):
+def test_airflow_parses_every_dag_and_it_contains_one_of_our_operators(document, tmp_path):
     for number, block in enumerate(_dag_blocks(document)):
         path = tmp_path / f"dag_{number}.py"
         path.write_text(block.text)
@@ -115,17 +115,17 @@ def test_every_dag_is_parsed_by_airflow_and_has_a_task_of_ours(document, tmp_pat
             }
 
 
-def test_the_dag_of_the_readme_has_ten_lines():
+def test_the_readmes_dag_has_at_most_ten_lines():
     (block,) = _dag_blocks(README)
     assert len([line for line in block.text.splitlines() if line]) <= 10
 
 
 @every_document
-def test_every_command_of_airflow_and_make_is_one(document):
-    from airflow.cli.cli_parser import get_parser  # noqa: PLC0415  takes seconds
+def test_every_airflow_and_make_command_exists(document):
+    from airflow.cli.cli_parser import get_parser  # noqa: PLC0415  takes seconds to import
 
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for program, *words in _commands_that_need_more(document):
+    for program, *words in _commands_not_run_here(document):
         if program == "make":
             assert set(words) <= targets
         else:
@@ -134,7 +134,7 @@ def test_every_command_of_airflow_and_make_is_one(document):
 
 
 @every_document
-def test_every_setting_of_airflow_that_is_exported_is_one(document):
+def test_every_exported_airflow_setting_exists(document):
     from airflow.configuration import conf  # noqa: PLC0415  takes seconds
 
     for block in _shell_blocks(document):
@@ -148,12 +148,12 @@ def test_every_setting_of_airflow_that_is_exported_is_one(document):
 
 
 @every_document
-def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
+def test_every_conf_is_accepted_by_its_dag(document, tmp_path):
     dags = _parse(ROOT / "dags")
     for number, block in enumerate(_dag_blocks(document)):
         (tmp_path / f"{number}.py").write_text(block.text)
         dags |= _parse(tmp_path / f"{number}.py")
-    for words in _commands_that_need_more(document):
+    for words in _commands_not_run_here(document):
         if words[:3] == ["airflow", "dags", "trigger"]:
             params = dags[words[3]].params
             params.update(json.loads(words[words.index("--conf") + 1].replace("$PWD", str(tmp_path))))
@@ -161,7 +161,7 @@ def test_every_conf_is_accepted_by_the_dag_that_it_is_for(document, tmp_path):
 
 
 @every_document
-def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
+def test_every_model_toml_and_configuration_file_is_accepted(document, tmp_path):
     for block in blocks(document):
         if block.file == "config.toml":
             (tmp_path / "config.toml").write_text(block.text)
@@ -186,21 +186,21 @@ def test_every_model_toml_and_configuration_is_accepted(document, tmp_path):
 
 
 @every_document
-def test_every_python_block_is_a_dag_a_client_or_a_file_that_the_commands_use(document):
+def test_every_python_block_is_a_dag_a_client_or_a_file_for_the_commands(document):
     others = [block for block in blocks(document) if block.language == "python" and not block.file]
-    # Those of the client are run against a real Airflow, in the integration tests.
+    # The integration tests run those of the client against a real Airflow.
     assert [block for block in others if not needs_server(block)] == _dag_blocks(document)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_is_described_with_its_default(option):
+def test_every_option_is_documented_with_its_default(option):
     row = re.search(rf"^\| `{option}` \| (.+?) \|", EXECUTIONS.read_text("utf-8"), re.MULTILINE)
     assert row
     assert OPTIONS[option]["default"] in row[1]
 
 
 @every_document
-def test_every_link_into_the_project_leads_somewhere(document):
+def test_every_link_within_the_project_resolves(document):
     for link in links(document):
         if not link.startswith("https://"):
             path, _, anchor = link.partition("#")
@@ -209,20 +209,18 @@ def test_every_link_into_the_project_leads_somewhere(document):
             assert not anchor or anchor in anchors(target), link
 
 
-def test_the_changelog_has_the_version():
+def test_the_changelog_has_an_entry_for_the_version():
     assert re.search(rf"^## \[{re.escape(__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
-def test_the_parameter_table_is_that_of_the_configuration():
+def test_the_parameter_table_matches_the_configuration():
     text = README.read_text("utf-8")
-    assert BEGIN in text, (
-        f"README.md has no parameter table: write {BEGIN} and {END} into it, and run: {COMMAND}"
-    )
+    assert BEGIN in text, f"README.md has no parameter table: add {BEGIN} and {END} to it, and run: {COMMAND}"
     assert END in text.partition(BEGIN)[2], f"README.md has no {END} after {BEGIN}"
     assert text == with_parameter_table(text), f"README.md's parameter table is out of date. Run: {COMMAND}"
 
 
-def test_the_table_has_a_row_of_four_cells_for_every_parameter():
+def test_the_table_has_a_row_with_four_cells_for_every_parameter():
     lines = parameter_table.parameter_table().splitlines()
     assert len(lines) == 2 + len(flat_fields())
     assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {6}
@@ -231,7 +229,7 @@ def test_the_table_has_a_row_of_four_cells_for_every_parameter():
         assert field.schema["description"] in line
 
 
-def test_a_flag_is_named_where_the_command_line_has_it():
+def test_the_table_names_the_command_line_flags():
     table = parameter_table.parameter_table()
     assert "`--file-timeout`, `file_timeout`" in table
     assert "`--param-list`, `parameters`" in table
@@ -260,7 +258,7 @@ def _dag_blocks(document: Path) -> list[Block]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    from airflow.dag_processing.dagbag import DagBag  # noqa: PLC0415  takes seconds
+    from airflow.dag_processing.dagbag import DagBag  # noqa: PLC0415  takes seconds to import
 
     bag = DagBag(dag_folder=str(path))
     assert bag.import_errors == {}
@@ -272,13 +270,13 @@ def _shell_blocks(document: Path) -> list[Block]:
     return [block for block in blocks(document) if block.language == "sh"]
 
 
-def _needs_more(block: Block) -> bool:
-    """Whether its commands are of make, or of an Airflow that is not here: they are looked at, and not run."""
+def _cannot_run_here(block: Block) -> bool:
+    """Whether a block has commands of make, or of an Airflow that does not exist here: they are parsed, not run."""
     return all(words[0] in {"make", "airflow"} for words in _commands(block.text))
 
 
 def _commands(script: str) -> Iterator[list[str]]:
-    """The commands of a script; one may run over lines, by a backslash or within quotes."""
+    """The commands of a script; one may span lines, with a backslash or within quotes."""
     command = ""
     for line in script.replace("\\\n", " ").splitlines(keepends=True):
         command += line
@@ -287,7 +285,10 @@ def _commands(script: str) -> Iterator[list[str]]:
             command = ""
 
 
-def _commands_that_need_more(document: Path) -> list[list[str]]:
+def _commands_not_run_here(document: Path) -> list[list[str]]:
     return [
-        words for block in _shell_blocks(document) if _needs_more(block) for words in _commands(block.text)
+        words
+        for block in _shell_blocks(document)
+        if _cannot_run_here(block)
+        for words in _commands(block.text)
     ]

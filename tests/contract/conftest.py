@@ -1,4 +1,4 @@
-"""The storages that keep the contract, each with a folder of its own for every test."""
+"""The storages that the contract applies to, each with a separate folder for every test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """A storage, an empty folder in it that does not exist yet, and a folder for scratch files."""
+    """A storage, a folder in it that does not exist yet, and a local folder for scratch files."""
 
     storage: Storage
     folder: Location

@@ -1,4 +1,4 @@
-"""A whole execution, with the model repository, its files and its results in each storage."""
+"""A complete execution with its model repository, files and results in each storage."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_execution_reads_and_writes_in_every_storage(place, repository):
     assert not any("/locks/" in name for name in place.names())
 
 
-def test_an_execution_that_fails_leaves_no_mark_of_success_in_any_storage(place, repository):
+def test_a_failed_execution_leaves_no_success_mark_in_any_storage(place, repository):
     place.put("in/a.csv", b"x\n-1\n")
     manifest = _run(place, repository)
     assert manifest.status == "FAILED"

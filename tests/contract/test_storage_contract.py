@@ -1,4 +1,4 @@
-"""What every storage does; each test runs over each of them."""
+"""The storage contract; each test runs against every storage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_missing_folder_lists_nothing(place):
     assert place.names(place.folder.join("missing")) == []
 
 
-def test_a_folder_lists_all_below_it_sorted_by_key_and_nothing_beside_it(place):
+def test_a_folder_lists_everything_below_it_sorted_by_key_and_nothing_else(place):
     inside = [
         "b.csv",
         "a/x.csv",
@@ -66,14 +66,14 @@ def test_a_folder_lists_all_below_it_sorted_by_key_and_nothing_beside_it(place):
     assert keys == sorted(place.folder.join(f"in/{name}").key for name in inside)
 
 
-def test_listing_is_what_stat_and_write_say(place):
+def test_list_agrees_with_stat_and_write(place):
     written = [place.put("a", b"1"), place.put("b/c", b""), place.put("d", b"x" * 1000)]
     assert list(place.storage.list(place.folder)) == written
     assert [place.storage.stat(info.location) for info in written] == written
     assert [info.size_bytes for info in written] == [1, 0, 1000]
 
 
-def test_the_name_of_one_object_lists_it_alone(place):
+def test_listing_an_objects_location_returns_that_object_only(place):
     info = place.put("x.csv")
     place.put("x.csv.bak")
     place.put("x")
@@ -81,13 +81,13 @@ def test_the_name_of_one_object_lists_it_alone(place):
     assert place.names(place.folder.join("x.cs")) == []
 
 
-def test_what_is_not_there_cannot_be_looked_at_or_read(place):
+def test_stat_and_read_refuse_a_missing_object(place):
     place.put("folder/x", b"1")
     for name in ("missing", "folder", "folder/x/below", "folder/missing/x"):
         location = place.folder.join(name)
-        for ask in (place.storage.stat, place.storage.read, place.storage.read_with_etag):
+        for operation in (place.storage.stat, place.storage.read, place.storage.read_with_etag):
             with pytest.raises(ObjectNotFoundError) as refused:
-                ask(location)
+                operation(location)
             assert location.key in str(refused.value)
             assert not refused.value.retryable
 
@@ -112,7 +112,7 @@ def test_an_empty_object_is_read_and_fetched(place):
     assert place.storage.fetch(info, place.scratch / "x").read_bytes() == b""
 
 
-def test_content_and_etag_are_read_as_one(place):
+def test_content_and_etag_are_read_consistently(place):
     first = place.put("x", b"one")
     assert place.storage.read_with_etag(first.location) == (b"one", first.etag)
     second = place.put("x", b"two")
@@ -124,7 +124,7 @@ def test_the_etag_changes_whenever_the_content_does(place):
     assert len(etags) == 50
 
 
-def test_the_etag_changes_when_an_object_is_deleted_and_made_again(place):
+def test_the_etag_changes_when_an_object_is_deleted_and_recreated(place):
     etags = set()
     for number in range(20):
         info = place.storage.create(place.folder.join("x"), f"{number:03}".encode())
@@ -133,7 +133,7 @@ def test_the_etag_changes_when_an_object_is_deleted_and_made_again(place):
     assert len(etags) == 20
 
 
-def test_what_is_fetched_is_the_object_that_was_listed(place):
+def test_a_listed_object_is_fetched(place):
     place.put("x", b"content")
     (info,) = place.storage.list(place.folder)
     path = place.storage.fetch(info, place.scratch / "fetched")
@@ -159,7 +159,7 @@ def test_an_object_that_was_deleted_since_it_was_listed_is_not_fetched(place):
     assert list(place.scratch.iterdir()) == []
 
 
-def test_publishing_makes_folders_consumes_the_file_and_says_what_is_there(place):
+def test_publishing_creates_folders_consumes_the_file_and_returns_the_objects_info(place):
     path = place.source(b"result")
     location = place.folder.join("a/b/c/result.csv")
     info = place.storage.publish(path, location)
@@ -170,7 +170,7 @@ def test_publishing_makes_folders_consumes_the_file_and_says_what_is_there(place
     assert place.names() == ["a/b/c/result.csv"]
 
 
-def test_publishing_takes_the_place_of_what_is_there(place):
+def test_publishing_replaces_an_existing_object(place):
     old = place.put("result.csv", b"a longer old result")
     new = place.storage.publish(place.source(b"new"), old.location)
     assert new.etag != old.etag
@@ -184,7 +184,7 @@ def test_an_empty_file_is_published(place):
     assert info.size_bytes == 0
 
 
-def test_a_link_or_a_folder_is_not_published_in_place_of_a_file(place):
+def test_only_a_regular_file_is_published(place):
     secret = place.source(b"secret")
     link = place.scratch / "link"
     link.symlink_to(secret)
@@ -195,7 +195,7 @@ def test_a_link_or_a_folder_is_not_published_in_place_of_a_file(place):
     assert secret.read_bytes() == b"secret"
 
 
-def test_a_reader_never_sees_a_part_of_a_result_nor_its_absence(place):
+def test_a_reader_never_sees_a_partial_or_missing_result(place):
     location = place.folder.join("result")
     contents = [bytes([65 + number % 26]) * (200_000 + number) for number in range(50)]
     place.storage.publish(place.source(contents[0]), location)
@@ -221,13 +221,13 @@ def test_a_reader_never_sees_a_part_of_a_result_nor_its_absence(place):
     assert place.storage.read(location) == contents[-1]
 
 
-def test_a_document_is_created_where_there_is_none(place):
+def test_a_document_is_created(place):
     info = place.storage.create(place.folder.join("a/lock"), b"owner")
     assert info == place.storage.stat(info.location)
     assert place.storage.read(info.location) == b"owner"
 
 
-def test_a_document_is_not_created_where_there_is_one(place):
+def test_a_document_is_not_created_if_it_already_exists(place):
     first = place.put("lock", b"owner")
     with pytest.raises(ObjectExistsError) as refused:
         place.storage.create(first.location, b"other")
@@ -236,7 +236,7 @@ def test_a_document_is_not_created_where_there_is_one(place):
     assert place.names() == ["lock"]
 
 
-def test_of_many_that_create_one_document_one_succeeds(place):
+def test_only_one_of_many_concurrent_creates_succeeds(place):
     location = place.folder.join("locks/lock")
     winners = _race(
         16, lambda number: place.storage.create(location, f"owner {number}".encode()), ObjectExistsError
@@ -246,7 +246,7 @@ def test_of_many_that_create_one_document_one_succeeds(place):
     assert place.names() == ["locks/lock"]
 
 
-def test_a_document_is_replaced_while_it_has_the_etag(place):
+def test_a_document_is_replaced_only_if_its_etag_matches(place):
     first = place.put("x", b"first")
     second = place.storage.replace(first.location, b"second", etag=first.etag)
     assert second == place.storage.stat(first.location)
@@ -257,7 +257,7 @@ def test_a_document_is_replaced_while_it_has_the_etag(place):
     assert place.names() == ["x"]
 
 
-def test_a_document_that_is_gone_is_not_replaced(place):
+def test_a_missing_document_is_not_replaced(place):
     info = place.put("x", b"first")
     place.storage.delete(info.location)
     for location in (info.location, place.folder.join("missing/x")):
@@ -266,7 +266,7 @@ def test_a_document_that_is_gone_is_not_replaced(place):
     assert place.names() == []
 
 
-def test_of_many_that_replace_one_document_one_succeeds(place):
+def test_only_one_of_many_concurrent_replaces_succeeds(place):
     first = place.put("x", b"first")
     winners = _race(
         16,
@@ -278,7 +278,7 @@ def test_of_many_that_replace_one_document_one_succeeds(place):
     assert place.names() == ["x"]
 
 
-def test_no_update_is_lost_among_many_that_read_and_replace(place):
+def test_no_update_is_lost_among_concurrent_read_and_replace_loops(place):
     location = place.put("count", b"0").location
 
     def add(_number):
@@ -295,7 +295,7 @@ def test_no_update_is_lost_among_many_that_read_and_replace(place):
     assert place.storage.read(location) == b"30"
 
 
-def test_deleting_deletes_and_deleting_nothing_is_no_error(place):
+def test_an_object_is_deleted_and_deleting_a_missing_one_is_not_an_error(place):
     info = place.put("a/x")
     place.storage.delete(info.location)
     assert place.names() == []
@@ -305,13 +305,13 @@ def test_deleting_deletes_and_deleting_nothing_is_no_error(place):
     place.storage.delete(place.folder.join("missing/folder/x"), etag="any")
 
 
-def test_deleting_a_folder_deletes_nothing_in_it(place):
+def test_deleting_a_folder_leaves_its_contents(place):
     info = place.put("a/x")
     place.storage.delete(place.folder.join("a"))
     assert list(place.storage.list(place.folder)) == [info]
 
 
-def test_an_object_is_deleted_only_while_it_has_the_etag(place):
+def test_an_object_is_deleted_only_if_its_etag_matches(place):
     old = place.put("x", b"old")
     new = place.put("x", b"new")
     with pytest.raises(ObjectChangedError) as refused:
@@ -323,7 +323,7 @@ def test_an_object_is_deleted_only_while_it_has_the_etag(place):
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_object_keeps_its_name_whatever_it_is(place, name):
+def test_odd_object_names_are_preserved(place, name):
     location = place.folder.join(name)
     info = place.storage.publish(place.source(b"odd"), location)
     assert list(place.storage.list(place.folder)) == [info]
@@ -335,7 +335,7 @@ def test_an_object_keeps_its_name_whatever_it_is(place, name):
     assert place.names() == []
 
 
-def test_a_large_object_comes_back_as_it_went(place):
+def test_a_large_object_round_trips(place):
     content = os.urandom(MIB) * 20 + b"the end"
     info = place.storage.publish(place.source(content), place.folder.join("large"))
     assert info == place.storage.stat(info.location)
@@ -345,7 +345,7 @@ def test_a_large_object_comes_back_as_it_went(place):
     assert place.storage.read(info.location, start=20 * MIB) == b"the end"
 
 
-def test_a_staging_folder_publishes_by_a_rename_where_there_is_one(place):
+def test_a_storage_with_a_staging_folder_publishes_by_rename(place):
     staging = place.storage.staging(place.folder)
     if staging is None:
         assert place.folder.scheme is not Scheme.FILE
@@ -353,22 +353,22 @@ def test_a_staging_folder_publishes_by_a_rename_where_there_is_one(place):
     staging.mkdir(parents=True)
     path = staging / "result"
     path.write_bytes(b"result")
-    number = path.stat().st_ino
+    inode = path.stat().st_ino
     info = place.storage.publish(path, place.folder.join("out/result"))
-    assert info.location.path.stat().st_ino == number
+    assert info.location.path.stat().st_ino == inode
 
 
 def test_a_location_of_another_storage_is_refused(place):
     other = Location.parse("s3://bucket/x" if place.folder.scheme is Scheme.GS else "gs://bucket/x")
-    for ask in (place.storage.stat, place.storage.read, place.storage.delete):
+    for operation in (place.storage.stat, place.storage.read, place.storage.delete):
         with pytest.raises(LocationError, match=other.uri):
-            ask(other)
+            operation(other)
     with pytest.raises(LocationError, match=other.uri):
         list(place.storage.list(other))
 
 
 def _race(runners, act, losing):
-    """What each winner got: all begin at the same time, and only the given error may end one."""
+    """Run ``act`` concurrently in all runners; return the results of those that did not raise ``losing``."""
     start = threading.Barrier(runners)
 
     def run(number):

@@ -175,7 +175,7 @@ def test_a_conf_with_an_invalid_value_is_refused_by_name(
     conf = {key: value for key, value in {**REQUIRED, name: wrong}.items() if value is not ABSENT}
 
     with pytest.raises(
-        RuntimeError, match=rf'^Airflow answered 400: {{"detail":"Invalid input for param {name}: '
+        RuntimeError, match=rf'^Airflow returned 400: {{"detail":"Invalid input for param {name}: '
     ):
         deployment.airflow.trigger("batch_execution", conf)
 

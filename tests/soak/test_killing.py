@@ -1,6 +1,6 @@
-"""Processes of a real Airflow that are killed at random moments; whatever dies, executions come to their right end.
+"""Kill processes of a real Airflow at random moments: executions must still end correctly.
 
-The moments come from a seed that is printed; ``BATCHEXEC_TEST_SEED`` repeats it.
+The seed of the random moments is printed; set ``BATCHEXEC_TEST_SEED`` to repeat a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from airflow_models import expected, frame
-from faults import Murder, Murderer, Triggerers, pod_of, worker_of
+from faults import Fault, FaultInjector, Triggerers, pod_of, worker_of
 from pandas.testing import assert_frame_equal
 from waiting import wait_until
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
     from airflow_deployment import Deployment
 
-# What is lost is found lost after a time that does not shrink, and an Airflow is started as well.
+# Airflow detects lost tasks only after fixed timeouts, and an Airflow is started as well.
 pytestmark = pytest.mark.timeout(1500)
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MOODS = {"f0": "slow", "f1": "slow", "f2": "gated"}
 ROWS = 50
 ENDED = {"success", "failed"}
-# Who is to die is not to get away between two looks.
-keep_looking = partial(wait_until, pause_looks=1.0)
+# Polls often, so that a process does not exit between two polls before it is killed.
+poll_until = partial(wait_until, pause_factor=1.0)
 
 DAGS = """
 from datetime import timedelta
@@ -102,9 +102,9 @@ def user_dags() -> str:
 
 @pytest.fixture(scope="module")
 def airflow_settings() -> dict[str, str]:
-    # What is lost is found lost sooner than by default, though not so soon that a busy machine looks like a lost one.
+    # Detect lost tasks sooner than by default, but not so soon that a busy machine looks like a lost one.
     return {
-        "AIRFLOW__CORE__MAX_MAP_LENGTH": str(2 * len(MURDERS)),
+        "AIRFLOW__CORE__MAX_MAP_LENGTH": str(2 * len(FAULTS)),
         "AIRFLOW__CORE__PARALLELISM": "6",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "25",
@@ -123,9 +123,9 @@ def deployment(own_deployment: Deployment) -> Deployment:
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def rng() -> random.Random:
     seed = int(os.environ.get("BATCHEXEC_TEST_SEED") or random.randrange(2**32))
-    _log.warning("BATCHEXEC_TEST_SEED=%d", seed)
+    log.warning("BATCHEXEC_TEST_SEED=%d", seed)
     return random.Random(seed)
 
 
@@ -133,8 +133,11 @@ def write_inputs(deployment: Deployment, name: str) -> dict[str, str]:
     return deployment.write_files(name, MOODS, rows=ROWS)
 
 
-def assert_right_end(deployment: Deployment, run_id: str, destination: str, status: str) -> dict[str, Any]:
-    """The execution ended as it should: all is accounted for, nothing partial or left over. Gives its summary."""
+def assert_ended_as(deployment: Deployment, run_id: str, destination: str, status: str) -> dict[str, Any]:
+    """Assert the execution's status, that every file is accounted for, and that nothing partial is left.
+
+    Returns the execution's summary.
+    """
     run = deployment.airflow.run("batch_execution", run_id)
     summary = deployment.airflow.xcom("batch_execution", run_id, "finish", key="summary")
     out = Path(destination.removeprefix("file://"))
@@ -145,8 +148,8 @@ def assert_right_end(deployment: Deployment, run_id: str, destination: str, stat
     assert (out / "_SUCCESS").exists() == (status == "FINISHED")
     published = {p.stem for p in out.glob("*.csv")} if out.exists() else set()
     for name in published:
-        wanted = expected(frame(name, ROWS, mood=MOODS[name]))
-        assert_frame_equal(pd.read_csv(out / f"{name}.csv"), wanted)
+        result = expected(frame(name, ROWS, mood=MOODS[name]))
+        assert_frame_equal(pd.read_csv(out / f"{name}.csv"), result)
     if "total_files" in summary:
         manifest = json.loads((folder / "manifest.json").read_text())
         records = {record["file"]: record["status"] for record in manifest["files"]}
@@ -161,36 +164,36 @@ def assert_right_end(deployment: Deployment, run_id: str, destination: str, stat
     return summary
 
 
-def wait_for_a_moment(
-    chance: random.Random, seconds: float, on_poll: Callable[[], None] = lambda: None
+def wait_random_time(
+    rng: random.Random, max_seconds: float, on_poll: Callable[[], None] = lambda: None
 ) -> None:
-    """Wait for a moment that chance has chosen within so many seconds; murders go on meanwhile."""
-    moment = time.monotonic() + chance.uniform(0, seconds)
-    keep_looking(lambda: on_poll() or time.monotonic() >= moment)
+    """Wait for a random time of up to ``max_seconds``, calling ``on_poll`` meanwhile."""
+    deadline = time.monotonic() + rng.uniform(0, max_seconds)
+    poll_until(lambda: on_poll() or time.monotonic() >= deadline)
 
 
 def has_failed_task(deployment: Deployment, run_id: str) -> bool:
-    """Whether plan or predict was lost so often that Airflow gave it up."""
+    """Whether plan or predict was lost so often that Airflow failed it."""
     tasks = [*deployment.instances(run_id, "plan"), *deployment.instances(run_id, "predict")]
     return any(task["state"] == "failed" for task in tasks)
 
 
-def assert_nothing_lives(deployment: Deployment) -> None:
+def assert_no_pods_left(deployment: Deployment) -> None:
     wait_until(lambda: not deployment.pods(), seconds=60, what="the end of all pods")
 
 
-# By destination: who dies there. A task has one retry. The last file of a predict task waits until all have died that
-# are sure to, so that nobody of them gets away, however slow the machine is. Others may.
-MURDERS = {
-    "plan": [Murder("plan", 0.6)],
-    "plan-for-good": [Murder("plan", 0.6, tries=(1, 2))],
-    "predict": [Murder("predict", 3.0)],
-    "predict-supervisor": [Murder("predict", 3.0, who=psutil.Process.parent)],
-    "predict-for-good": [Murder("predict", 1.5, tries=(1, 2)), Murder("finish", 6.0)],
-    "pod-worker": [Murder("predict", 2.0, who=worker_of)],
-    "pod-supervisor": [Murder("predict", 2.0, who=pod_of)],
-    "finish": [Murder("finish", 0.6)],
-    "all-tasks": [Murder("plan", 0.6), Murder("predict", 1.5), Murder("finish", 0.6)],
+# The faults of each execution, by destination. A task has one retry. The last file of a predict task waits until all
+# certain faults of its execution have been injected, so that these never miss, however slow the machine is. Others may.
+FAULTS = {
+    "plan": [Fault("plan", 0.6)],
+    "plan-every-try": [Fault("plan", 0.6, tries=(1, 2))],
+    "predict": [Fault("predict", 3.0)],
+    "predict-supervisor": [Fault("predict", 3.0, target=psutil.Process.parent)],
+    "predict-every-try": [Fault("predict", 1.5, tries=(1, 2)), Fault("finish", 6.0)],
+    "pod-worker": [Fault("predict", 2.0, target=worker_of)],
+    "pod-supervisor": [Fault("predict", 2.0, target=pod_of)],
+    "finish": [Fault("finish", 0.6)],
+    "all-tasks": [Fault("plan", 0.6), Fault("predict", 1.5), Fault("finish", 0.6)],
     "lasting": [],
 }
 CERTAIN = {
@@ -198,40 +201,40 @@ CERTAIN = {
         f"{name}: predict of try 1"
         for name in ("predict", "predict-supervisor", "pod-worker", "pod-supervisor")
     ),
-    *(f"predict-for-good: predict of try {number}" for number in (1, 2)),
+    *(f"predict-every-try: predict of try {number}" for number in (1, 2)),
     "all-tasks: predict of try 1",
 }
-FOR_GOOD = {"plan-for-good", "predict-for-good"}
-# They go on until they are told to end: the one while the triggerer stands still, the other when it has been replaced.
+EVERY_TRY = {"plan-every-try", "predict-every-try"}
+# These run until the test opens their gates: "finish" while the triggerer is frozen, "lasting" once it has been replaced.
 HELD = ("finish", "lasting")
 
 
-class GatedMurderer(Murderer):
-    """A murderer who opens the gate of an execution when all have died there that are sure to.
+class GatedFaultInjector(FaultInjector):
+    """A fault injector that opens an execution's gate once all its certain faults have been injected.
 
     Args:
-        gates: A folder, in which a file of the execution's name is its open gate.
-        more: What a murderer is told.
+        gates: The folder of the gates: a file with the execution's name is its open gate.
+        arguments: The arguments of the fault injector.
     """
 
-    def __init__(self, gates: Path, *more: Any) -> None:
-        super().__init__(*more)
+    def __init__(self, gates: Path, *arguments: Any) -> None:
+        super().__init__(*arguments)
         gates.mkdir()
         self._gates = gates
 
-    def look(self) -> None:
-        super().look()
-        waiting = {what.partition(":")[0] for what in CERTAIN - set(self.done)}
-        for name in MURDERS.keys() - waiting - set(HELD):
+    def poll(self) -> None:
+        super().poll()
+        pending = {fault.partition(":")[0] for fault in CERTAIN - set(self.injected)}
+        for name in FAULTS.keys() - pending - set(HELD):
             self.open(name)
 
     def open(self, name: str) -> None:
-        """Let an execution come to its end."""
+        """Let an execution finish."""
         (self._gates / name).touch()
 
 
 class Waiting:
-    """Those who wait for executions: the operators that have started them, and sensors."""
+    """The tasks that wait for executions: the operators that started them, and sensors."""
 
     def __init__(self, deployment: Deployment, many: str, watchers: str) -> None:
         self._airflow = deployment.airflow
@@ -242,7 +245,7 @@ class Waiting:
         return [{i["map_index"]: i["state"] for i in instances} for instances in self._instances()]
 
     def triggerers(self) -> set[int | None]:
-        """Whose job it is, by number, to look after those that are deferred."""
+        """The job IDs of the triggerers that the deferred tasks are assigned to."""
         deferred = [i for instances in self._instances() for i in instances if i["state"] == "deferred"]
         return {i["trigger"] and i["trigger"]["triggerer_id"] for i in deferred}
 
@@ -253,80 +256,82 @@ class Waiting:
 
 
 def replace_triggerer(
-    deployment: Deployment, murderer: GatedMurderer, waiting: Waiting, chance: random.Random
+    deployment: Deployment, injector: GatedFaultInjector, waiting: Waiting, rng: random.Random
 ) -> str:
-    """Let the triggerer freeze until another has taken its place, and find that out. Gives the other's name."""
+    """Freeze the triggerer until another has replaced it, then let it notice that. Returns the other's name."""
 
-    held = [list(MURDERS).index(name) for name in HELD]
+    held = [list(FAULTS).index(name) for name in HELD]
 
-    def have_come() -> bool:
+    def have_deferred() -> bool:
         states = waiting.states()
-        come = [state for found in states for state in found.values() if state in {"deferred", *ENDED}]
-        return len(come) >= 15 and all(found.get(index) == "deferred" for found in states for index in held)
+        settled = [state for found in states for state in found.values() if state in {"deferred", *ENDED}]
+        return len(settled) >= 15 and all(
+            found.get(index) == "deferred" for found in states for index in held
+        )
 
-    keep_looking(lambda: murderer.look() or have_come(), what="the deferral of most who wait")
-    wait_for_a_moment(chance, 2, murderer.look)
+    poll_until(lambda: injector.poll() or have_deferred(), what="the deferral of most waiting tasks")
+    wait_random_time(rng, 2, injector.poll)
     triggerers = Triggerers(deployment.airflow)
     with triggerers.first_frozen() as first:
         other = deployment.airflow.add("triggerer")
-        murderer.open("finish")
+        injector.open("finish")
 
         def has_taken_over() -> bool:
             others = [job for job in triggerers.numbers() if job != first]
             if not others or waiting.triggerers() != set(others):
                 return False
-            # Its first question makes a triggerer stand still for as long as it takes to build an API of its own. One
-            # that has told of an end is past that: before, it may be taken for lost itself, and the first has all back.
+            # A triggerer's first API call blocks it while it builds its in-process API. Until then, it may itself be
+            # considered lost, and the first one would get the triggers back. A fired event shows that it is past that.
             return "Trigger fired event" in triggerers.logs(*others)
 
-        keep_looking(lambda: murderer.look() or has_taken_over(), what="the takeover of the triggers")
-    # Airflow ends the triggers of the one that froze as if a user had ended their tasks.
-    keep_looking(lambda: murderer.look() or "invoking on_kill" in triggerers.logs(first), what="on_kill")
+        poll_until(lambda: injector.poll() or has_taken_over(), what="the takeover of the triggers")
+    # Airflow cancels the frozen triggerer's triggers as if a user had ended their tasks.
+    poll_until(lambda: injector.poll() or "invoking on_kill" in triggerers.logs(first), what="on_kill")
     return other
 
 
 def left_in_scratch(deployment: Deployment) -> list[Path]:
-    """What is left of pods. A task that dies before it has one, and so nobody to clean up, leaves an empty folder."""
+    """Leftovers of pods. A task that dies before it has a pod, whose supervisor would clean up, leaves an empty folder."""
     return [path for folder in deployment.scratch.iterdir() for path in folder.iterdir()]
 
 
-def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
-    deployment: Deployment, chance: random.Random
+def test_executions_end_correctly_and_waiting_tasks_resume_whatever_is_killed(
+    deployment: Deployment, rng: random.Random
 ) -> None:
-    airflow, names = deployment.airflow, list(MURDERS)
-    folders = write_inputs(deployment, "murders")
+    airflow, names = deployment.airflow, list(FAULTS)
+    folders = write_inputs(deployment, "faults")
     out = folders["destination_folder"]
     gates = deployment.folder / "gates"
-    murderer = GatedMurderer(gates, deployment, out, MURDERS, chance)
+    injector = GatedFaultInjector(gates, deployment, out, FAULTS, rng)
     many = airflow.trigger("many", {**folders, "names": names, "gates": str(gates)})
-    keep_looking(
-        lambda: murderer.look() or len(deployment.execution_runs(out)) == len(names), what="all executions"
+    poll_until(
+        lambda: injector.poll() or len(deployment.execution_runs(out)) == len(names), what="all executions"
     )
     runs = {name: run["dag_run_id"] for name, (run,) in deployment.execution_runs(out).items()}
     watchers = airflow.trigger("watchers", {"ids": [runs[name] for name in names]})
     waiting = Waiting(deployment, many, watchers)
-    other = replace_triggerer(deployment, murderer, waiting, chance)
-    # Until now, so that somebody still waits when the triggerer is itself again.
-    murderer.open("lasting")
-    wait_for_a_moment(chance, 3, murderer.look)
+    other = replace_triggerer(deployment, injector, waiting, rng)
+    # Held until now, so that some tasks are still waiting when the first triggerer resumes.
+    injector.open("lasting")
+    wait_random_time(rng, 3, injector.poll)
     airflow.kill(other)
     for dag_id, run_id in [("many", many), ("watchers", watchers)]:
-        airflow.wait_for_run(dag_id, run_id, timeout=900, on_poll=murderer.look)
+        airflow.wait_for_run(dag_id, run_id, timeout=900, on_poll=injector.poll)
 
-    assert_nothing_lives(deployment)
-    assert set(murderer.done) >= CERTAIN
-    assert murderer.outlived == set()
-    # A process may have ended before its moment came.
-    failed = {name for name in FOR_GOOD if has_failed_task(deployment, runs[name])}
-    assert "predict-for-good" in failed
+    assert_no_pods_left(deployment)
+    assert set(injector.injected) >= CERTAIN
+    assert injector.surviving_pods == set()
+    # A process may have exited before its fault was due.
+    failed = {name for name in EVERY_TRY if has_failed_task(deployment, runs[name])}
+    assert "predict-every-try" in failed
     for name in names:
         status = "FAILED" if name in failed else "FINISHED"
-        assert_right_end(deployment, runs[name], f"{out}/{name}", status)
+        assert_ended_as(deployment, runs[name], f"{out}/{name}", status)
     ended = {index: "failed" if name in failed else "success" for index, name in enumerate(names)}
     assert waiting.states() == [ended, ended]
     assert [name for name in names if len(deployment.execution_runs(out)[name]) > 1] == []
     assert left_in_scratch(deployment) == []
-    # No lock is stuck: who comes next may run, also after those that left theirs behind.
+    # No lock is stuck: the next execution may run, even after those that left their locks behind.
     again = {
         name: deployment.start(
             source_folder=folders["source_folder"],
@@ -334,22 +339,22 @@ def test_whatever_is_killed_executions_end_right_and_whoever_waits_hears_of_it(
             pods=1,
             parameters={"PAUSE": "0", "GATE": "/"},
         )
-        for name in [*FOR_GOOD, "all-tasks"]
+        for name in [*EVERY_TRY, "all-tasks"]
     }
     for name, run_id in again.items():
         airflow.wait_for_run("batch_execution", run_id)
-        assert_right_end(deployment, run_id, f"{out}/{name}", "FINISHED")
-    assert not list(deployment.folder.glob("murders/out/*/_batchexec/locks/*"))
+        assert_ended_as(deployment, run_id, f"{out}/{name}", "FINISHED")
+    assert not list(deployment.folder.glob("faults/out/*/_batchexec/locks/*"))
 
 
-@pytest.mark.parametrize("what", ["alone", "with-all-it-started"])
-def test_a_scheduler_that_is_killed_costs_no_execution(
-    deployment: Deployment, chance: random.Random, what: str
+@pytest.mark.parametrize("killed", ["alone", "with-children"])
+def test_executions_survive_a_killed_scheduler(
+    deployment: Deployment, rng: random.Random, killed: str
 ) -> None:
     airflow = deployment.airflow
-    folders = write_inputs(deployment, f"scheduler-{what}")
+    folders = write_inputs(deployment, f"scheduler-{killed}")
     out = folders["destination_folder"]
-    gate = deployment.folder / f"gate-{what}"
+    gate = deployment.folder / f"gate-{killed}"
     pair = airflow.trigger("pair", {**folders, "gate": str(gate)})
     wait_until(lambda: len(deployment.execution_runs(out)) == 2, what="the pair's executions")
     plain = deployment.start(
@@ -358,17 +363,17 @@ def test_a_scheduler_that_is_killed_costs_no_execution(
         pods=1,
         parameters={"PAUSE": "3", "GATE": str(gate)},
     )
-    wait_until(lambda: len(deployment.pods()) == 3, what="three pods at work")
+    wait_until(lambda: len(deployment.pods()) == 3, what="three running pods")
     gate.touch()
-    wait_for_a_moment(chance, 6)
-    airflow.kill("scheduler", with_children=what != "alone")
+    wait_random_time(rng, 6)
+    airflow.kill("scheduler", with_children=killed != "alone")
     airflow.restart("scheduler")
 
     assert airflow.wait_for_run("pair", pair, timeout=600)["state"] == "success"
     assert airflow.wait_for_run("batch_execution", plain, timeout=600)["state"] == "success"
-    assert_nothing_lives(deployment)
+    assert_no_pods_left(deployment)
     runs = deployment.execution_runs(out)
     assert {name: len(found) for name, found in runs.items()} == {"working": 1, "deferred": 1, "plain": 1}
     for name, (run,) in runs.items():
-        assert_right_end(deployment, run["dag_run_id"], f"{out}/{name}", "FINISHED")
+        assert_ended_as(deployment, run["dag_run_id"], f"{out}/{name}", "FINISHED")
         assert not list(Path(f"{out}/{name}".removeprefix("file://")).glob("_batchexec/locks/*"))

@@ -1,4 +1,4 @@
-"""Real Airflows with the provider, the test model and a bucket, and what tests do with them."""
+"""Real Airflow deployments with the provider, the test model and a bucket, and helpers to use them in tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["CONNECTION", "MAX_MAP_LENGTH", "PEOPLE", "DeployedAirflow", "Deploym
 _ROOT = Path(__file__).resolve().parents[2]
 CONNECTION = "batch_execution_default"
 MAX_MAP_LENGTH = 9
-# Users and their roles, where there are any.
+# Users and their roles, for deployments with users.
 PEOPLE = {
     "root": "admin",
     "ada": "op",
@@ -43,20 +43,20 @@ PEOPLE = {
     "vera": "viewer",
     "nobody": "",
 }
-# The buckets in the commands that the documents show.
-_BUCKETS_OF_DOCUMENTS = ("delays", "flights", "weather-in", "weather-out")
-# The parameter that tells the pods of one module from those of others in the same Airflow.
+# The buckets that the documentation's commands use.
+_DOCUMENTED_BUCKETS = ("delays", "flights", "weather-in", "weather-out")
+# The parameter that identifies a module's pods among those of other modules in the same Airflow.
 _OWNER = "TEST_FOLDER"
 
 
 @dataclass(frozen=True)
 class DeployedAirflow:
-    """An Airflow as tests in any process need to know it; can be pickled.
+    """A picklable description of an Airflow, for tests in any process.
 
     Attributes:
         address: Its address.
-        s3: The S3 server that its connection names.
-        bucket: A bucket that its executions may touch.
+        s3: The S3 server that its connection points to.
+        bucket: A bucket that its executions may access.
         home: Its folder.
     """
 
@@ -67,12 +67,12 @@ class DeployedAirflow:
 
     @property
     def dags(self) -> Path:
-        """Where it looks for DAG files."""
+        """Its DAGs folder."""
         return self.home / "dags"
 
     @property
     def files(self) -> Path:
-        """A folder that its executions may touch."""
+        """A folder that its executions may access."""
         return self.home / "files"
 
 
@@ -90,23 +90,23 @@ def deploy_airflow(
     """Start an Airflow with the execution DAG, the test model, and a connection to S3.
 
     Args:
-        home: Its folder. It holds at most DAGs yet.
-        running: Registers what ends it.
+        home: Its folder, which may contain a DAGs folder but nothing else.
+        running: The stack to register the clean-up with.
         s3: The S3 server.
-        database: An empty database in SQLite, to begin with a copy of; ``None`` for one in PostgreSQL.
-        settings: More of Airflow's configuration, by environment variable.
-        users: Airflow's users and their roles, an admin first; without any, everybody is an admin.
+        database: An empty SQLite database to start from a copy of; ``None`` to use PostgreSQL.
+        settings: Additional Airflow configuration, by environment variable.
+        users: Airflow's users and their roles, an admin first; without users, every request has admin rights.
         path: Airflow's path on its server.
-        owner: Says whether the tests were interrupted, so that the Airflow must end at once.
+        owner: The servers' owner. If the tests were interrupted, Airflow is stopped with a short grace period.
     """
-    airflow = DeployedAirflow(None, s3, s3.make_bucket(), home)  # type: ignore[arg-type]  # known when it runs
+    airflow = DeployedAirflow(None, s3, s3.make_bucket(), home)  # type: ignore[arg-type]  # known once it runs
     airflow.dags.mkdir(parents=True, exist_ok=True)
     airflow.files.mkdir()
     (home / "scratch").mkdir()
     dag_file = _ROOT / "dags" / "batch_execution.py"
     (airflow.dags / dag_file.name).write_bytes(dag_file.read_bytes())
     publish_model(home, "scaler")
-    allowed = [f"file://{airflow.files}", *(f"s3://{b}" for b in (airflow.bucket, *_BUCKETS_OF_DOCUMENTS))]
+    allowed = [f"file://{airflow.files}", *(f"s3://{b}" for b in (airflow.bucket, *_DOCUMENTED_BUCKETS))]
     server = AirflowServer(
         home=home / "airflow",
         dags_folder=airflow.dags,
@@ -118,12 +118,12 @@ def deploy_airflow(
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
             "AIRFLOW__CORE__PARALLELISM": "16",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-            # Where DAG files find what tests have for them.
+            # Lets DAG files import the tests' support modules.
             "PYTHONPATH": str(_ROOT / "tests" / "support"),
-            # DAG files are added but never change, and parsing one again costs a second.
+            # DAG files are added but never changed, and reparsing one takes a second.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
-            # Tests mostly wait for one part of Airflow to poll what another part has done.
+            # Tests mostly wait for one Airflow component to poll for another's result.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
             **(settings or {}),
@@ -154,14 +154,14 @@ def deploy_airflow(
 
 @dataclass(frozen=True)
 class Deployment:
-    """An Airflow as one module of tests sees it; other modules may be using it.
+    """One test module's view of an Airflow that other modules may be using.
 
     Attributes:
-        airflow: The Airflow.
+        airflow: The client of the Airflow.
         s3: The S3 server.
-        bucket: A bucket that its executions may touch.
-        folder: The module's folder, which its executions may touch.
-        home: A folder of the Airflow's.
+        bucket: A bucket that executions may access.
+        folder: The module's folder, which executions may access.
+        home: The Airflow's folder.
     """
 
     airflow: AirflowClient
@@ -172,7 +172,7 @@ class Deployment:
 
     @classmethod
     def of(cls, deployed: DeployedAirflow, folder: Path, airflow: AirflowClient | None = None) -> Deployment:
-        """An Airflow for one module.
+        """Create one module's view of an Airflow.
 
         Args:
             deployed: The Airflow.
@@ -186,7 +186,7 @@ class Deployment:
 
     @property
     def database_url(self) -> str:
-        """Airflow's database."""
+        """The URL of Airflow's database."""
         return self.airflow.address.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
     @property
@@ -196,7 +196,7 @@ class Deployment:
 
     @property
     def scratch(self) -> Path:
-        """The folder below which pods have theirs."""
+        """The folder that contains the pods' scratch folders."""
         return self.home / "scratch"
 
     def scratch_of(self, pod: psutil.Process) -> Path:
@@ -205,23 +205,23 @@ class Deployment:
         return self.scratch / home.parts[0]
 
     def publish(self, model_id: str) -> None:
-        """See that the test model is there by another name as well."""
+        """Publish the test model under another name as well, unless it has been."""
         if not (self.repository / model_id).exists():
             publish_model(self.repository.parent, model_id)
 
     def add_example_model(self, model_id: str) -> None:
-        """Add one of the project's example models, unless it is there."""
+        """Add one of the project's example models, unless it already exists."""
         target = self.repository / model_id
         copy = Path(tempfile.mkdtemp(dir=self.home)) / model_id
         shutil.copytree(_ROOT / "models" / model_id, copy)
-        # Another module may have added it meanwhile.
+        # Another module may have added it in the meantime.
         with suppress(OSError):
             copy.rename(target)
 
     def add_dags(self, name: str, source: str, *dag_ids: str) -> None:
         """Add a DAG file, and wait until its DAGs are parsed."""
         path = self.home / "dags" / name
-        # Airflow must not read half a file, and modules may add the same file at once.
+        # Airflow must not read a partial file, and modules may add the same file concurrently.
         unfinished = path.with_suffix(f".{os.getpid()}")
         if not path.exists():
             unfinished.write_text(source)
@@ -236,19 +236,19 @@ class Deployment:
     def execute(
         self, *, timeout: float = 300.0, dag_id: str = "batch_execution", **conf: Any
     ) -> tuple[dict[str, Any], str]:
-        """Run one execution to its end; give the run and its id."""
+        """Run one execution to completion; return the run and its ID."""
         run_id = self.start(dag_id=dag_id, **conf)
         return self.airflow.wait_for_run(dag_id, run_id, timeout=timeout), run_id
 
     def start(self, *, dag_id: str = "batch_execution", **conf: Any) -> str:
-        """Start one execution."""
+        """Start one execution and return its ID."""
         parameters = self.parameters(**conf.pop("parameters", {}))
         if str(self.folder) in conf["destination_folder"]:
             parameters[_OWNER] = conf["destination_folder"]
         return self.airflow.trigger(dag_id, {"model_id": "scaler", "parameters": parameters, **conf})
 
     def clear(self, run_id: str, **selection: Any) -> dict[str, Any]:
-        """Clear tasks of an execution, and wait until it has ended again."""
+        """Clear tasks of an execution, and wait until it ends again."""
         body = {
             "dry_run": False,
             "dag_run_id": run_id,
@@ -265,7 +265,7 @@ class Deployment:
         return [instance for instance in instances if instance["task_id"] == task_id]
 
     def execution_runs(self, folder: str) -> dict[str, list[dict[str, Any]]]:
-        """The execution runs below a destination folder, oldest first, by the rest of their destination."""
+        """The execution runs below a destination folder, oldest first, by their path relative to it."""
         path = "dags/batch_execution/dagRuns?limit=1000&order_by=run_after"
         found: dict[str, list[dict[str, Any]]] = {}
         for run in self.airflow.api("GET", path)["dag_runs"]:
@@ -275,7 +275,7 @@ class Deployment:
         return found
 
     def write_files(self, name: str, moods: Mapping[str, str], *, rows: int = 5) -> dict[str, str]:
-        """Write one CSV file per mood into a new folder; give the execution's folders."""
+        """Write one CSV file per mood into a new folder; return the execution's source and destination."""
         source = self.folder / name / "in"
         source.mkdir(parents=True)
         for file, mood in moods.items():
@@ -286,13 +286,13 @@ class Deployment:
         }
 
     def manifest(self, name: str, run_id: str) -> dict[str, Any]:
-        """The manifest of an execution over such a folder."""
+        """The manifest of an execution over a folder from :meth:`write_files`."""
         path = self.folder / name / "out" / "_batchexec" / run_id / "manifest.json"
         manifest: dict[str, Any] = json.loads(path.read_text())
         return manifest
 
     def kill_task(self, dag_id: str, run_id: str, task_id: str) -> None:
-        """Kill the process of a task that runs, as a machine that runs out of memory would."""
+        """Kill a running task's process with SIGKILL, as the kernel's OOM killer would."""
         (instance,) = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
         os.kill(int(instance["pid"]), signal.SIGKILL)
 
@@ -302,7 +302,7 @@ class Deployment:
         Pods are recognized by their home, which is in the scratch folder, and by a parameter of the execution.
 
         Args:
-            name: Only those of the executions whose files are in this folder of the module's.
+            name: Restricts the result to executions whose files are in this subfolder of the module's folder.
         """
         owner = f"{self.folder / name}/"
         found = {}

@@ -1,4 +1,4 @@
-"""Real Airflows for tests: one on SQLite, one with users on PostgreSQL, and private ones for single modules."""
+"""Fixtures for real Airflows: one on SQLite, one with users on PostgreSQL, and private ones for single modules."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def user_dags() -> str:
-    """The source of DAGs to add to the Airflow. A module overrides this fixture to add some."""
+    """The source of DAGs to add to the Airflow; override it in a module to add some."""
     return ""
 
 
 @pytest.fixture(scope="module")
 def on_postgresql() -> bool:
-    """Whether the module uses the Airflow on PostgreSQL. A module overrides this fixture to do so."""
+    """Whether the module uses the Airflow on PostgreSQL; override it in a module to do so."""
     return False
 
 
@@ -37,20 +37,20 @@ def deployment(
     on_postgresql: bool,  # noqa: FBT001  a fixture
     request: pytest.FixtureRequest,
 ) -> Deployment:
-    """A shared Airflow: other modules use it, too, possibly at the same time."""
+    """A shared Airflow, which other modules may use at the same time."""
     airflow: DeployedAirflow = shared("Airflow on PostgreSQL" if on_postgresql else "Airflow on SQLite")
     return _with_dags(Deployment.of(airflow, _own_folder(airflow, request)), user_dags, request)
 
 
 @pytest.fixture(scope="module")
 def airflow_settings() -> dict[str, str]:
-    """Configuration of the private Airflow, by environment variable. A module overrides this fixture to set some."""
+    """Configuration of the private Airflow, by environment variable; override it in a module to set some."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def airflow_path() -> str:
-    """The path of the private Airflow on its server. A module overrides this fixture to set one."""
+    """The path of the private Airflow on its server; override it in a module to set one."""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The model that the tests send through a real Airflow, and the files that they give it."""
+"""The model that tests run in a real Airflow, and its input files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_SOURCE", "expected", "frame", "publish_model"]
 
-# The column ``mood`` of a file says what happens to it; names in capitals are parameters of the execution. ``gated`` files
-# wait until the file GATE exists, ``called`` ones for a file of their name in the folder GATE.
+# A file's ``mood`` column determines what happens to it; names in capitals are parameters of the execution. ``gated`` files
+# wait until the file GATE exists, ``called`` files until a file with their name exists in the folder GATE.
 MODEL_SOURCE = """
 import os
 import time
@@ -49,7 +49,7 @@ class Model:
 
 
 def publish_model(folder: Path, model_id: str) -> None:
-    """Put the model into a repository on disk, and make it live."""
+    """Publish the model to a repository on disk, and deploy it."""
     source = folder / f"source-{model_id}"
     source.mkdir(parents=True)
     (source / "model.py").write_text(MODEL_SOURCE)
@@ -62,10 +62,10 @@ def publish_model(folder: Path, model_id: str) -> None:
 
 
 def frame(name: str, rows: int, *, mood: str = "calm") -> pd.DataFrame:
-    """One input file's rows."""
+    """The rows of one input file."""
     return pd.DataFrame({"name": name, "x": [i + 0.5 for i in range(rows)], "mood": mood})
 
 
 def expected(data: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
-    """What pandas alone makes of it."""
+    """The expected result, computed with pandas alone."""
     return data.assign(y=data["x"] * factor)

@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium or Chrome as the machine has it, headless, which reaches this machine only."""
+"""A real headless browser for tests: the installed Chromium or Chrome, restricted to this machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["open_page"]
 
-# As in scripts/install_programs.sh.
+# Keep in sync with scripts/install_programs.sh.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# For an Airflow on a machine that is busy.
-_PATIENCE_MILLISECONDS = 90_000
+# Allows for an Airflow on a busy machine.
+_TIMEOUT_MILLISECONDS = 90_000
 _ARGUMENTS = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -31,14 +31,14 @@ _ARGUMENTS = (
 
 @contextmanager
 def open_page() -> Iterator[Page]:
-    """An empty page of a browser that ends with the block.
+    """Open an empty page in a browser, which closes when the block ends.
 
     Within the block, nothing else in this thread may run an asyncio loop.
     """
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None:
         raise RuntimeError(
-            f"There is no browser: none of {', '.join(_NAMES)} is on the PATH. On Debian: apt-get install chromium."
+            f"No browser found: none of {', '.join(_NAMES)} is on the PATH. On Debian: apt-get install chromium."
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
@@ -46,8 +46,8 @@ def open_page() -> Iterator[Page]:
             page = browser.new_page(
                 viewport={"width": 1280, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
             )
-            page.set_default_timeout(_PATIENCE_MILLISECONDS)
-            expect.set_options(timeout=_PATIENCE_MILLISECONDS)
+            page.set_default_timeout(_TIMEOUT_MILLISECONDS)
+            expect.set_options(timeout=_TIMEOUT_MILLISECONDS)
             yield page
         finally:
             browser.close()

@@ -1,4 +1,4 @@
-"""The project's documents, taken apart: fenced blocks, links and headings."""
+"""Parse the project's documents: fenced blocks, links and headings."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Block:
     """One fenced block.
 
     Attributes:
-        file: The name on the line above it, where that is nothing but a name and a colon: the block is that file.
-        language: What stands behind the fence.
-        text: What is in it.
-        section: The heading that it is below.
+        file: The file that the block shows: the name on the line above it, if that is only a name and a colon.
+        language: The language after the opening fence.
+        text: Its content.
+        section: The heading above it.
     """
 
     file: str | None
@@ -65,7 +65,7 @@ class SetUp:
 
 
 def blocks(document: Path) -> list[Block]:
-    """All fenced blocks, in their order."""
+    """All fenced blocks, in order."""
     text = document.read_text("utf-8")
     return [
         Block(match["file"], match["language"], match["text"], _section(text[: match.start()]))
@@ -85,7 +85,7 @@ def set_up() -> SetUp:
 
 
 def needs_server(block: Block) -> bool:
-    """Whether it starts or follows executions on a server: a shell's commands, or a program."""
+    """Whether a block of shell commands or a program starts or follows executions on a server."""
     marks = {"sh": ("BATCHEXEC_SERVER", "--bucket"), "python": ("from airflow_batchexec.client",)}
     return any(mark in block.text for mark in marks.get(block.language, ()))
 
@@ -96,7 +96,7 @@ def links(document: Path) -> list[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link can name in the document, as GitHub makes it of the headings."""
+    """The document's anchors, as GitHub derives them from the headings."""
     headings = _HEADING.findall(_BLOCK.sub("", document.read_text("utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

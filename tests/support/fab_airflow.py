@@ -1,7 +1,7 @@
-"""An Airflow API server with the FAB auth manager: users with roles of their own, two execution DAGs, a run of each.
+"""An Airflow API server with the FAB auth manager, users with custom roles, and two execution DAGs.
 
-Run as a program, it fills the database of the Airflow whose settings are in the environment: the passwords are read as
-JSON from the standard input.
+As a script, this module fills the database of the Airflow that the environment configures; it reads the passwords as
+JSON from standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["DAGS", "USERS", "FabAirflow", "start_fab_airflow"]
 
 DAGS = ("batch_execution", "batch_execution_gpu")
-# What each may do with the DAGs and their runs: everything, read all, read one, change one, nothing.
+# Their permissions on the DAGs and their runs: everything, read all, read one, change one, none.
 USERS = ("admin", "viewer", "gpu_reader", "gpu_user", "nobody")
 _ROOT = Path(__file__).resolve().parents[2]
 _DAG_FILE = """
@@ -45,13 +45,13 @@ _START_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class FabAirflow:
-    """The server."""
+    """A running server."""
 
     url: str
     passwords: dict[str, str]
 
     def token(self, user: str) -> str:
-        """A token of a user's, by their password."""
+        """Log a user in with their password, and return the token."""
         login = {"username": user, "password": self.passwords[user]}
         response = requests.post(f"{self.url}/auth/token", json=login, timeout=60)
         response.raise_for_status()
@@ -60,7 +60,7 @@ class FabAirflow:
 
 @contextmanager
 def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
-    """Make the database, start the server on loopback, and end it afterwards."""
+    """Create the database, start the server on loopback, and stop it afterwards."""
     (folder / "dags").mkdir(parents=True)
     (folder / "dags" / "executions.py").write_text(_DAG_FILE)
     port = free_port()
@@ -82,11 +82,11 @@ def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
     }
     passwords = {user: secrets.token_urlsafe(12) for user in USERS}
 
-    def run(*words: str, said: str = "") -> None:
+    def run(*words: str, stdin: str = "") -> None:
         done = subprocess.run(
             [sys.executable, *words],
             env=environment,
-            input=said,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -95,7 +95,7 @@ def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
         assert done.returncode == 0, done.stdout + done.stderr
 
     run("-m", "airflow", "db", "migrate")
-    run(str(Path(__file__).resolve()), said=json.dumps(passwords))
+    run(str(Path(__file__).resolve()), stdin=json.dumps(passwords))
     run("-m", "airflow", "dags", "reserialize")
     words = ("-m", "airflow", "api-server", "--apps", "core", "--host", "127.0.0.1", "--port", str(port))
     with (folder / "api-server.log").open("wb") as log:
@@ -117,8 +117,8 @@ def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
 def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        assert server.poll() is None, "the API server ended"
-        assert time.monotonic() < deadline, "the API server did not come up"
+        assert server.poll() is None, "the API server exited"
+        assert time.monotonic() < deadline, "the API server did not start in time"
         try:
             if requests.get(f"{url}/api/v2/version", timeout=5).ok:
                 return
@@ -136,10 +136,10 @@ def _fill() -> None:
         manager = builder.sm
         manager.sync_roles()
         for user, password in passwords.items():
-            # The DAG's access_control says what the other roles may do.
+            # The DAG's access_control grants the other roles their permissions.
             role = manager.find_role(user.capitalize()) or manager.add_role(user)
             if user == "gpu_user":
-                # FAB knows this for the runs of all DAGs only, and asks for the right to edit the DAG beside it.
+                # FAB has this permission only for the runs of all DAGs, and also requires can_edit on the DAG itself.
                 manager.add_permission_to_role(role, manager.create_permission("can_edit", "DAG Runs"))
             assert manager.add_user(user, user, user, f"{user}@example.com", role, password)
 

@@ -1,4 +1,4 @@
-"""Executions that run within the test's own process, through ``DAG.test``, in a database of the tests' own."""
+"""Executions that run in the test's own process, through ``DAG.test``, in the tests' own database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DAG_SOURCE", "InlineExecutions", "Outcome", "publish_moody_model"]
 
-# ``halted`` leaves a stop mark between plan and predict: what a pod on another machine may do at any moment.
+# ``halted`` creates a stop mark between plan and predict, as a pod on another machine may at any moment.
 DAG_SOURCE = """
 from datetime import timedelta
 
@@ -84,7 +84,7 @@ with DAG("grouped", schedule=None) as grouped:
         )
 """
 
-# A file's mood stands in its column ``mood``; one that is ``flaky`` fails once for each name.
+# A file's mood is in its column ``mood``; a ``flaky`` file fails once per name.
 _MODEL_SOURCE = """
 import os
 from pathlib import Path
@@ -106,7 +106,7 @@ def predict(df):
 
 
 def publish_moody_model(folder: Path) -> Path:
-    """Put the model into a repository on disk, and make it live; give the repository."""
+    """Publish the model to a repository on disk and deploy it; return the repository."""
     source = folder / "moody"
     source.mkdir()
     (source / "model.py").write_text(_MODEL_SOURCE)
@@ -120,7 +120,7 @@ def publish_moody_model(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that has ended."""
+    """A finished run."""
 
     run: DagRun
     destination: Path
@@ -131,21 +131,21 @@ class Outcome:
         return str(self.run.state)
 
     def instances(self, task_id: str) -> list[TaskInstance]:
-        """The instances of a task, in the order of their map indexes."""
+        """The instances of a task, ordered by map index."""
         found = [ti for ti in self.run.get_task_instances() if ti.task_id == task_id]
         return sorted(found, key=lambda ti: ti.map_index)
 
     def ends(self, task_id: str) -> list[tuple[str, int]]:
-        """State and number of tries of each instance of a task."""
+        """The state and try number of each instance of a task."""
         return [(str(ti.state), ti.try_number) for ti in self.instances(task_id)]
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
-        """What a task has left."""
+        """An XCom value that a task pushed."""
         (instance,) = self.instances(task_id)
         return instance.xcom_pull(task_ids=task_id, key=key)
 
     def manifest(self) -> dict[str, Any]:
-        """The account of the execution."""
+        """The manifest of the execution."""
         path = self.destination / "_batchexec" / self.run.run_id / "manifest.json"
         manifest: dict[str, Any] = json.loads(path.read_text())
         return manifest
@@ -159,7 +159,7 @@ class InlineExecutions:
     folder: Path
 
     def run(self, dag_id: str, moods: Mapping[str, str], **conf: Any) -> Outcome:
-        """One run over files of these moods, to its end."""
+        """Run a DAG to completion over one file per mood."""
         source, destination = self.folder / "in", self.folder / "out"
         source.mkdir()
         for name, mood in moods.items():

@@ -1,4 +1,4 @@
-"""DAGs of a user's own with ``BatchExecutionOperator`` and ``BatchExecutionSensor``, and what tests look at in their runs."""
+"""User DAGs with ``BatchExecutionOperator`` and ``BatchExecutionSensor``, and helpers to inspect their runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = [
     "DAGS",
     "DAG_IDS",
     "assert_cancelled",
-    "begun_execution",
     "executions_of",
     "task_state",
+    "wait_for_execution_with_pod",
 ]
 
 DAGS = """
@@ -98,22 +98,22 @@ def task_state(deployment: Deployment, dag_id: str, run_id: str, task_id: str = 
 
 
 def executions_of(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
-    """The execution runs that a run's operators have started, oldest first."""
+    """The execution runs that a run's operators started, oldest first."""
     runs = deployment.airflow.api("GET", "dags/batch_execution/dagRuns?limit=1000&order_by=run_after")[
         "dag_runs"
     ]
     return [run for run in runs if run_id in run["dag_run_id"]]
 
 
-def begun_execution(deployment: Deployment, name: str, run_id: str) -> dict[str, Any]:
-    """The execution that a run has started, once its pod is at work."""
-    wait_until(lambda: deployment.pods(name), what="a pod at work")
+def wait_for_execution_with_pod(deployment: Deployment, name: str, run_id: str) -> dict[str, Any]:
+    """Wait until the execution that a run started has a running pod, and return the execution's run."""
+    wait_until(lambda: deployment.pods(name), what="a running pod")
     (execution,) = executions_of(deployment, run_id)
     return execution
 
 
 def assert_cancelled(deployment: Deployment, name: str, execution_id: str) -> None:
-    """The execution ends, long before its model would, as CANCELLED: no pod, no partial result, no lock."""
+    """Assert that the execution ends as CANCELLED and leaves no pod, partial result, lock or mark behind."""
     deployment.airflow.wait_for_run("batch_execution", execution_id)
     assert deployment.manifest(name, execution_id)["status"] == "CANCELLED"
     assert deployment.pods(name) == []

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["start_postgresql_server"]
 
-# Where Debian has what is not for everybody's path.
+# Debian installs the server programs here, outside PATH.
 _DEBIAN = Path("/usr/lib/postgresql")
 _USER = "batchexec"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
-# Nothing of it is to outlive the tests.
+# The data does not outlive the tests, so durability is off.
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -40,25 +40,25 @@ _SETTINGS = {
 
 @contextmanager
 def start_postgresql_server() -> Iterator[str]:
-    """Run a server; it is ended, and waited for, on leaving, and its files are removed.
+    """Run a server; afterwards, stop it, wait for it, and remove its files.
 
     Yields:
-        The address of its empty database, as SQLAlchemy has it.
+        The SQLAlchemy URL of its empty database.
     """
-    who = _who()
-    # Not in a folder of pytest's: only who runs the tests may look into those, and root may not run a server.
+    user = _server_user()
+    # Not in pytest's temporary folder, which only the user who runs the tests may read: root must not run the server.
     folder = Path(tempfile.mkdtemp(prefix="batchexec-tests-postgresql-"))
     process = None
     try:
         password, port, log = secrets.token_hex(16), free_port(), folder / "log"
         (folder / "password").write_text(password)
-        if who:
+        if user:
             for path in (folder, folder / "password"):
-                os.chown(path, who["user"], who["group"])
+                os.chown(path, user["user"], user["group"])
         data = folder / "data"
         initdb = [_program("initdb"), "--no-sync", "--auth=scram-sha-256", f"--username={_USER}"]
         initdb += [f"--pwfile={folder / 'password'}", "--encoding=UTF8", "--locale=C", str(data)]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **who)
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **user)
         settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": str(port)}.items()]
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -67,14 +67,14 @@ def start_postgresql_server() -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                **who,
+                **user,
             )
         address = f"{_USER}:{password}@127.0.0.1:{port}/postgres"
         _wait_until_ready(process, f"postgresql://{address}", log)
         yield f"postgresql+psycopg2://{address}"
     finally:
         if process is not None:
-            # Without waiting for whoever is still connected.
+            # A fast shutdown: does not wait for clients to disconnect.
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(_STOP_SECONDS)
@@ -91,8 +91,8 @@ def _program(name: str) -> str:
     return path
 
 
-def _who() -> dict[str, Any]:
-    """As whom a server runs: whoever runs the tests, or the user that the package makes, as root must not."""
+def _server_user() -> dict[str, Any]:
+    """The user to run the server as: the current one or, as root may not run it, the user that the package creates."""
     if os.getuid():
         return {}
     user = pwd.getpwnam("postgres")
@@ -109,6 +109,6 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
         except psycopg2.OperationalError:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"The PostgreSQL server is not ready:\n{log.read_text()}") from None
-            time.sleep(0.05)  # between two looks at a condition
+            time.sleep(0.05)  # the polling interval
         else:
             return

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers what a test tells it, whole, broken, late or never."""
+"""A real HTTP server that sends the responses a test scripts: complete, truncated, late or never."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STARTED = {"batch_id": "rest__1", "success": True, "failure_message": ""}
 
 
 def status_of(name: str, finished: int = 0, total: int = 0) -> dict[str, Any]:
-    """An answer to a question for the status."""
+    """A response to a status request."""
     return {
         "job_status": f"BATCH_JOB_{name}_STATUS",
         "success": True,
@@ -34,7 +34,7 @@ def status_of(name: str, finished: int = 0, total: int = 0) -> dict[str, Any]:
 
 
 def jwt(*, lives: float, issued: float = 1_000_000.0, number: int = 0) -> str:
-    """A token that says how long it lives; nobody checks its signature here."""
+    """A token with a lifetime of ``lives`` seconds; its signature is not valid, and is not checked."""
     claims = {"iat": issued, "exp": issued + lives, "sub": str(number)}
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{payload}.c2ln"
@@ -42,14 +42,14 @@ def jwt(*, lives: float, issued: float = 1_000_000.0, number: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer.
+    """One scripted response.
 
     Attributes:
         status: Its status.
-        body: Its JSON, or its text; or what makes it of the JSON that was received.
-        headers: More of its headers.
-        cut: Whether the connection is closed within the body.
-        gate: What is waited for before the answer; where nobody opens it, the end of the test does.
+        body: Its JSON document or its text, or a function that computes either from the request's JSON.
+        headers: Additional headers.
+        cut: Whether to close the connection in the middle of the body.
+        gate: An event to wait for before responding; the end of the test sets it.
     """
 
     status: int = 200
@@ -60,12 +60,12 @@ class Reply:
 
 
 DROP = Reply(status=0)
-"""The connection is closed without an answer."""
+"""Closes the connection without a response."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """One request."""
+    """One received request."""
 
     method: str
     path: str
@@ -75,7 +75,7 @@ class Received:
 
 
 class ScriptedServer:
-    """A real HTTP server that answers what a test tells it; the last answer to a call is repeated."""
+    """A real HTTP server that sends scripted responses; the last response to a call is repeated."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self._replies: dict[str, list[Reply]] = defaultdict(list)
@@ -97,9 +97,7 @@ class ScriptedServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: (
-            None
-        )  # a client that hangs up, which is what some tests are about
+        self._server.handle_error = lambda *_: None  # some tests hang up on purpose
         scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -121,16 +119,16 @@ class ScriptedServer:
         self._server.server_close()
 
     def on(self, call: str, *replies: Reply | dict[str, Any]) -> None:
-        """Answer the calls of a method and path, in their order; a bare document is an answer that all is well."""
+        """Script the responses to calls of a method and path, in order; a bare document is a response with status 200."""
         self._replies[call] = [r if isinstance(r, Reply) else Reply(body=r) for r in replies]
         self._gates += [r.gate for r in self._replies[call] if r.gate]
 
     def calls(self) -> list[str]:
-        """Methods and paths of what has been received."""
+        """The methods and paths of all received requests."""
         return [f"{request.method} {request.path}" for request in self.received]
 
     def wait_for(self, call: str, count: int = 1) -> None:
-        """Wait until a call has been received so often."""
+        """Wait until a call has been received ``count`` times."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.calls().count(call) >= count, timeout=120), (
                 self.calls()

@@ -1,7 +1,7 @@
-"""Servers that all processes of a test run share: each starts when a test first asks for it, and ends with the run.
+"""Servers that all processes of a test run share: each starts on the first request for it, and stops with the run.
 
-The main pytest process owns them, whether it runs the tests itself or through workers. Tests ask over a socket, with
-:func:`shared`.
+The main pytest process owns them, whether it runs the tests itself or through workers. Tests request them over a socket,
+with :func:`shared`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class StartError(Exception):
 
 
 def shared(name: str) -> Any:
-    """What tests need to know of a server, which starts unless it is running.
+    """Return the description of a server, starting it unless it is running.
 
     Raises:
-        StartError: It did not start, now or when another test asked.
+        StartError: The server did not start, now or on an earlier request.
     """
     with Client(os.environ[_SOCKET]) as connection:
         connection.send(name)
@@ -50,15 +50,15 @@ def shared(name: str) -> Any:
 
 
 class SharedServers:
-    """Starts servers on request, and ends them.
+    """Starts servers on request, and stops them.
 
     Args:
         starters: A function for each server, by name. It starts the server, registers the clean-up with the stack, and
-            returns what tests need to know, which must be picklable.
+            returns a picklable description for tests.
 
     Attributes:
-        folder: The servers' files.
-        interrupted: Whether to end the servers at once.
+        folder: The folder of the servers' files.
+        interrupted: Whether to stop the servers without a long grace period.
     """
 
     def __init__(self, starters: Mapping[str, Callable[[SharedServers, ExitStack], Any]]) -> None:
@@ -68,7 +68,7 @@ class SharedServers:
         self._started: dict[str, Future[Any]] = {}
         self._stacks: list[ExitStack] = []
         self._lock = Lock()
-        # The kernel ends a server when the thread that started it ends, so these threads outlive the servers.
+        # The kernel terminates a server when the thread that started it exits, so these threads outlive the servers.
         self._threads = ThreadPoolExecutor(_MAX_SERVERS)
         self._listener = Listener(str(self.folder / "socket"))
         self._accepting = Thread(target=self._accept, daemon=True)
@@ -77,29 +77,29 @@ class SharedServers:
 
     @property
     def used(self) -> bool:
-        """Whether any was started."""
+        """Whether any server was started."""
         return bool(self._started)
 
     def get(self, name: str) -> Any:
-        """Like :func:`shared`, for starters that need another server."""
+        """Like :func:`shared`, for starters that depend on another server."""
         with self._lock:
             if name not in self._started:
                 self._started[name] = self._threads.submit(self._start, name)
         return self._started[name].result()
 
     def close(self, *, keep_files: bool) -> None:
-        """End all servers, in parallel."""
+        """Stop all servers, in parallel."""
         with suppress(OSError), Client(str(self._listener.address)) as connection:
             connection.send("")
         self._accepting.join()
         self._listener.close()
         del os.environ[_SOCKET]
-        endings = [self._threads.submit(stack.close) for stack in self._stacks]
+        closings = [self._threads.submit(stack.close) for stack in self._stacks]
         self._threads.shutdown()
         if not keep_files:
             shutil.rmtree(self.folder, ignore_errors=True)
-        for ending in endings:
-            ending.result()
+        for closing in closings:
+            closing.result()
 
     def _start(self, name: str) -> Any:
         stack = ExitStack()
@@ -119,7 +119,7 @@ class SharedServers:
         with connection:
             try:
                 answer = self.get(name)
-            except Exception as error:  # noqa: BLE001  raised in the test that asked
+            except Exception as error:  # noqa: BLE001  re-raised in the test that requested it
                 answer = StartError(f"{name} did not start: {error!r}")
             with suppress(OSError):
                 connection.send(answer)

@@ -1,4 +1,4 @@
-"""Programs on a pseudo-terminal."""
+"""Run programs on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 __all__ = ["Terminal"]
 
 _END_SECONDS = 120.0
-# Ctrl-C reaches what has the terminal, and a new session has none until it takes one.
-_TAKE_THE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+# Ctrl-C reaches the terminal's foreground processes, and a new session has no controlling terminal until it takes one.
+_TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 class Terminal:
-    """A Python program on a terminal of its own, whose keys and signals reach it as they would a user's.
+    """A Python program on its own terminal, which delivers keys and signals as a user's would.
 
     Args:
         program: Its source.
-        environment: More of its environment.
+        environment: Additional environment variables.
     """
 
     def __init__(self, program: str, **environment: str) -> None:
         self._screen, inner = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _TAKE_THE_TERMINAL + program],
+            [sys.executable, "-c", _TAKE_TERMINAL + program],
             stdin=inner,
             stdout=inner,
             stderr=inner,
@@ -48,24 +48,24 @@ class Terminal:
         self.close()
 
     def press_ctrl_c(self) -> None:
-        """Let the terminal interrupt what runs on it."""
+        """Press Ctrl-C on the terminal, which interrupts the program."""
         os.write(self._screen, b"\x03")
 
     def wait_for_text(self, text: str, *, timeout: float = 120.0) -> None:
-        """Wait until a text has been shown."""
+        """Wait until the program has printed a text."""
         deadline = time.monotonic() + timeout
         while text not in self._shown.decode(errors="replace"):
             assert time.monotonic() < deadline, self._shown
             self._read()
 
     def end(self) -> tuple[int, str]:
-        """Its exit code and all that it has shown."""
+        """Wait for the program to exit; return its exit code and all its output."""
         while self._read():
             pass
         return self.process.wait(_END_SECONDS), self._shown.decode(errors="replace")
 
     def close(self) -> None:
-        """End the program, however far it is."""
+        """Kill the program, unless it has exited."""
         self.process.kill()
         self.process.wait()
         os.close(self._screen)

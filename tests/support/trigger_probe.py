@@ -1,4 +1,4 @@
-"""A trigger that reaches a bucket, as a triggerer's own code would: in a thread, beside the event loop."""
+"""A trigger that accesses a bucket as a user's trigger would: in a thread, off the event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["WriteFromTrigger", "WritingTrigger"]
 
 
 class WritingTrigger(BaseTrigger):
-    """Writes an object with a hook of these arguments."""
+    """Writes an object through a hook created with ``arguments``."""
 
     def __init__(self, uri: str, arguments: dict[str, str]) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class WritingTrigger(BaseTrigger):
         yield TriggerEvent(self.uri)
 
     def _write(self) -> None:
-        place = Location.parse(self.uri)
-        BatchExecutionHook(**self.arguments).open_storage(place).write(place, b"from a trigger")
+        location = Location.parse(self.uri)
+        BatchExecutionHook(**self.arguments).open_storage(location).write(location, b"from a trigger")
 
 
 class WriteFromTrigger(BaseOperator):
-    """Leaves the work to the trigger; the run's conf says what it is."""
+    """Defers to the trigger, with its arguments from the run's conf."""
 
     def execute(self, context: Any) -> None:
         self.defer(trigger=WritingTrigger(**context["dag_run"].conf), method_name="after")

@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Wait for a condition that another process brings about."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 __all__ = ["wait_until"]
 
 _T = TypeVar("_T")
-_PAUSE_SECONDS = 0.1
-_PAUSE_LOOKS = 5.0
+_MIN_PAUSE_SECONDS = 0.1
+_PAUSE_FACTOR = 5.0
 
 
 def wait_until(
     condition: Callable[[], _T],
     *,
     seconds: float = 300.0,
-    what: str = "what is waited for",
-    pause_looks: float = _PAUSE_LOOKS,
+    what: str = "the condition",
+    pause_factor: float = _PAUSE_FACTOR,
 ) -> _T:
-    """Return what a condition gives as soon as it holds; fail where it does not come to hold.
+    """Poll until a condition returns a true value, and return that value; fail on timeout.
 
-    Between two looks there is a pause of several times what a look takes, so that looking takes no time from what is
-    waited for.
+    The pause between polls is several times the duration of a poll, so that polling does not slow down the process
+    being waited for.
 
     Args:
-        condition: Looks.
-        seconds: How long at most: an end for what has failed, with no bearing on what succeeds.
-        what: What it is, for the failure.
-        pause_looks: How many times as long as a look the pause after it is.
+        condition: The function to poll.
+        seconds: The timeout. It only bounds failing tests; passing tests never wait it out.
+        what: A name for the condition, for the failure message.
+        pause_factor: The pause after a poll, as a multiple of its duration.
     """
     deadline = time.monotonic() + seconds
     while True:
-        begun = time.monotonic()
+        started = time.monotonic()
         if value := condition():
             return value
         now = time.monotonic()
         assert now < deadline, f"{what} did not come true within {seconds:g} s"
-        time.sleep(max(_PAUSE_SECONDS, pause_looks * (now - begun)))
+        time.sleep(max(_MIN_PAUSE_SECONDS, pause_factor * (now - started)))

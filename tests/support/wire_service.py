@@ -1,8 +1,8 @@
-"""The service of ``wire_service.proto``: its messages, and responses held against them.
+"""The service of ``wire_service.proto``: its messages, and validation of responses against them.
 
-``parse_response(call, body)`` is what tests of the REST API and of the client use; ``call`` is ``start``, ``status``,
-``report``, ``cancel``, ``list`` or ``details``, and ``body`` the response's JSON, parsed. It returns the message, and
-raises where the body is not exactly what the wire says.
+Tests of the REST API and of the client use ``parse_response(call, body)``, where ``call`` is ``start``, ``status``,
+``report``, ``cancel``, ``list`` or ``details``, and ``body`` is the parsed JSON of the response. It returns the message,
+and raises if the body does not match the wire format exactly.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ RESPONSES = {
     "list": "ListBatchJobsResponse",
     "details": "GetBatchJobDetailsResponse",
 }
-# What the list has beyond what existing clients know.
+# Fields of the list that existing clients do not know.
 _ADDITIONS = {("ListBatchJobsResponse", name) for name in ("next_cursor", "success", "failure_message")}
 _PROTO = Path(__file__).with_suffix(".proto")
 
 
 class NotOfTheWireError(AssertionError):
-    """A response is not what the wire says; the message names the place."""
+    """A response does not match the wire format; the message names the field."""
 
 
 @cache
 def _pool() -> descriptor_pool.DescriptorPool:
-    """The compiled definition. Only descriptors are made: they do not depend on the runtime's version as code does."""
+    """The compiled definition, as descriptors: unlike generated code, they do not depend on the runtime's version."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "wire.desc"
         status = protoc.main(
@@ -63,35 +63,35 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 
 def message_class(name: str) -> type[Message]:
-    """The class of a message, by its name in the definition."""
+    """The class of a message, by name."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"batch_wire.{name}"))
 
 
 def enum_numbers(name: str) -> dict[str, int]:
-    """The members of an enum, in their order."""
+    """The numbers of an enum's members, by name, in order."""
     return {value.name: value.number for value in _pool().FindEnumTypeByName(f"batch_wire.{name}").values}
 
 
 def parse_response(call: str, body: Any) -> Message:
-    """The message that a response is.
+    """Parse a response into its message.
 
-    The JSON mapping lets a service choose; this one has chosen. So names are in snake_case, enums are names, integers are
-    numbers, times are UTC and end in "Z", and a response that tells of a success leaves nothing out.
+    Stricter than the JSON mapping, which leaves choices to the service: names must be in snake_case, enums names,
+    integers numbers, and times UTC with a "Z"; a successful response must not omit a field.
 
     Args:
         call: ``start``, ``status``, ``report``, ``cancel``, ``list`` or ``details``.
         body: The response's JSON.
 
     Raises:
-        NotOfTheWireError: The response has another field, leaves one out, or has a value of another kind.
+        NotOfTheWireError: The response has an unknown field, omits one, or has a value of the wrong type.
     """
     message = message_class(RESPONSES[call])()
     try:
         json_format.ParseDict(body, message, ignore_unknown_fields=False)
     except json_format.ParseError as error:
         raise NotOfTheWireError(f"{call}: {error}") from error
-    told = "successful" if call == "report" else "success"
-    _check(body, message.DESCRIPTOR, call, complete=body.get(told) is not False)
+    flag = "successful" if call == "report" else "success"
+    _check(body, message.DESCRIPTOR, call, complete=body.get(flag) is not False)
     return message
 
 
@@ -100,18 +100,18 @@ def _check(body: dict[str, Any], descriptor: Descriptor, path: str, *, complete:
     for name, value in body.items():
         at = f"{path}.{name}"
         if name not in known:
-            raise NotOfTheWireError(f"{at}: the wire's name is in snake_case")
+            raise NotOfTheWireError(f"{at}: names must be in snake_case")
         if value is None:
-            # Only what is a message of its own can be absent; the others have their zero.
+            # Only message fields can be absent; all others have a zero value.
             may_be_absent = known[name].message_type is not None and not known[name].is_repeated
             if not may_be_absent and (descriptor.name, name) not in _ADDITIONS:
-                raise NotOfTheWireError(f"{at}: it is null")
+                raise NotOfTheWireError(f"{at}: must not be null")
             continue
         for entry in value if known[name].is_repeated else [value]:
             _check_value(entry, known[name], at, complete=complete)
     missing = {name for name in known if name not in body and (descriptor.name, name) not in _ADDITIONS}
     if complete and missing:
-        raise NotOfTheWireError(f"{path}: it lacks {', '.join(sorted(missing))}")
+        raise NotOfTheWireError(f"{path}: missing {', '.join(sorted(missing))}")
 
 
 def _check_value(value: Any, field: FieldDescriptor, path: str, *, complete: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which modules of tests run one after another in one process, and which begin first."""
+"""Which test modules run sequentially in one xdist worker, and which start first."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["OneProcessEach", "group_of", "rank_of"]
+__all__ = ["GroupScheduling", "group_of", "rank_of"]
 
-# By module. What takes longest comes first, so that nothing long is left for the end.
-_TOGETHER = {
-    # An API server on SQLite may not be asked for changes by several at once (``tools/airflow_server.py`` says why).
+# The group of each module; an empty name puts it in one by itself. Slowest first, so that no long module runs last.
+_GROUPS = {
+    # An API server on SQLite must not get concurrent write requests (``tools/airflow_server.py`` explains why).
     "integration/test_airflow_execution": "Airflow on SQLite",
     "integration/test_trigger_form": "Airflow on SQLite",
     "integration/test_credentials": "Airflow on SQLite",
     "integration/test_example_dags": "Airflow on SQLite",
-    # Each has commands of the documents, which are about the newest execution.
+    # Both run commands from the documentation, which refer to the newest execution.
     "integration/test_cli_server": "newest execution",
     "integration/test_rest_api": "newest execution",
     "operator/test_ended_operator": "",
@@ -28,32 +28,32 @@ _TOGETHER = {
     "cli/test_local_mode": "",
     "predictor/test_pod": "",
 }
-# By folder: their tests run tasks, or the API, within their own process, where the first one takes ten seconds.
-_WITHIN_THE_PROCESS = {"api", "operators"}
+# Folders whose tests run tasks, or the API, in their own process; the first such test in a process takes ten seconds.
+_IN_PROCESS_FOLDERS = {"api", "operators"}
 
 
 def group_of(path: Path) -> str:
-    """The name of what a module of tests belongs to: itself, where it stands alone."""
-    if path.parent.name in _WITHIN_THE_PROCESS:
+    """The name of a test module's group; its own path if it belongs to none."""
+    if path.parent.name in _IN_PROCESS_FOLDERS:
         return path.parent.name
-    return _TOGETHER.get(_name(path)) or path.as_posix()
+    return _GROUPS.get(_name(path)) or path.as_posix()
 
 
 def rank_of(path: Path) -> tuple[int, int]:
-    """Its place among all; equal ones stay as they are."""
-    groups = list(dict.fromkeys(group or name for name, group in _TOGETHER.items()))
+    """The sort key of a test module; modules with equal keys keep their order."""
+    groups = list(dict.fromkeys(group or name for name, group in _GROUPS.items()))
     name, folder = _name(path), path.parent.name
-    if name in _TOGETHER:
-        return groups.index(_TOGETHER[name] or name), list(_TOGETHER).index(name)
-    return len(groups) + (folder not in _WITHIN_THE_PROCESS), 0
+    if name in _GROUPS:
+        return groups.index(_GROUPS[name] or name), list(_GROUPS).index(name)
+    return len(groups) + (folder not in _IN_PROCESS_FOLDERS), 0
 
 
 def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-class OneProcessEach(LoadScopeScheduling):
-    """Gives each group of modules to one process."""
+class GroupScheduling(LoadScopeScheduling):
+    """Assigns each group of modules to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(Path(nodeid.partition("::")[0]))

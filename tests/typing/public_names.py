@@ -1,6 +1,6 @@
-"""What a type checker says of the public names. mypy checks this file; nothing runs it.
+"""The types of the public names, as a type checker must infer them. mypy checks this file; it is never run.
 
-Each ``type: ignore`` stands where a mistake must be found: in strict mode, one that is not needed is an error itself.
+Each ``type: ignore`` marks a mistake that must be reported: in strict mode, an unused one is itself an error.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def configurations() -> None:
     assert_type(config.execution.model_id, str)
     assert_type(config.resources.pods, int)
     assert_type(config.fields(), dict[str, Any])
-    # The client's is the package's.
+    # The client exports the package's own class.
     same: type[ClientConfig] = ExecutionConfig
     assert_type(same.from_fields(model_id="m"), ExecutionConfig)
     error: BatchExecError = ConfigurationError("pods: -1 is too few", field="pods")

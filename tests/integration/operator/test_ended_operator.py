@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from operator_dags import (
     assert_cancelled,
-    begun_execution,
     executions_of,
     task_state,
+    wait_for_execution_with_pod,
 )
 from waiting import wait_until
 
@@ -25,7 +25,7 @@ def test_ending_the_waiting_operator_cancels_the_execution(
     name = f"end-{dag_id}-{how.replace(' ', '-')}"
     folders = deployment.write_files(name, {"hang": "hang", "calm": "calm"})
     run_id = deployment.airflow.trigger(dag_id, folders)
-    execution = begun_execution(deployment, name, run_id)
+    execution = wait_for_execution_with_pod(deployment, name, run_id)
     state = "deferred" if dag_id == "deferring" else "running"
     wait_until(lambda: task_state(deployment, dag_id, run_id) == state, what=f"the operator {state}")
 
@@ -74,7 +74,7 @@ def test_a_retry_finds_the_execution_of_the_lost_try(deployment: Deployment, tmp
     gate = tmp_path / "gate"
     folders = deployment.write_files("adopted", {"a": "gated", "b": "calm"})
     run_id = deployment.airflow.trigger("waiting", {**folders, "pods": 1, "gate": str(gate)})
-    execution = begun_execution(deployment, "adopted", run_id)
+    execution = wait_for_execution_with_pod(deployment, "adopted", run_id)
 
     deployment.kill_task("waiting", run_id, "run")
     wait_until(
