@@ -1,4 +1,4 @@
-"""Executions in a real Airflow: scheduler, LocalExecutor, API server; results in a real S3 server and on disk."""
+"""Executions in a real Airflow (scheduler, LocalExecutor, API server), with results in a real S3 server and on disk."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_failing_file_fails_the_execution_and_a_clear_predicts_only_that_file_
     folders = deployment.write_files("failing", {"good-a": "calm", "bad": "fail", "good-b": "calm"})
     parameters = {"BROKEN": str(broken), "CALLS": str(calls)}
 
-    # One pod per file, so that the others are at work when the bad one fails.
+    # One pod per file, so that the others are running when the bad one fails.
     run, run_id = deployment.execute(**folders, pods=3, parameters=parameters)
 
     assert run["state"] == "failed"
@@ -156,7 +156,7 @@ def test_a_failing_file_fails_the_execution_and_a_clear_predicts_only_that_file_
     calls.write_text("")
     run = deployment.clear(run_id, task_ids=["predict", "finish"])
 
-    # Another file may have been ended by the failure before it began; what has a result is not done again.
+    # The failure may have kept another file from starting; files with a result are not predicted again.
     unfinished = {file for file, record in by_file.items() if record["status"] != "FINISHED"}
     assert run["state"] == "success"
     assert {f"{name}.csv" for name in calls.read_text().split()} == unfinished
@@ -170,7 +170,7 @@ def test_clearing_only_the_failed_task_predicts_only_its_file_and_a_later_clear_
     broken, calls = tmp_path / "broken", tmp_path / "calls"
     broken.touch()
     folders = deployment.write_files("cleared", {"good": "calm", "bad": "fail"})
-    # The bad one is the smallest, so that the one pod has finished the other before.
+    # The bad file is the smaller one, so that the only pod finishes the other first.
     frame("good", 50).to_csv(deployment.folder / "cleared" / "in" / "good.csv", index=False)
     run, run_id = deployment.execute(
         **folders, pods=1, parameters={"BROKEN": str(broken), "CALLS": str(calls)}
@@ -193,7 +193,7 @@ def test_files_not_started_when_one_fails_are_named(deployment: Deployment, tmp_
     broken.touch()
     moods = {"a-bad": "fail", **{f"later-{i}": "calm" for i in range(5)}}
     folders = deployment.write_files("unstarted", moods)
-    # The largest file is the first one.
+    # The largest file is predicted first.
     source = Path(folders["source_folder"].removeprefix("file://"))
     frame("a-bad", 50, mood="fail").to_csv(source / "a-bad.csv", index=False)
 
@@ -235,7 +235,7 @@ def test_job_timeout_ends_the_execution_as_timeout(deployment: Deployment) -> No
 def test_job_timeout_covers_waiting_files_and_names_them(
     deployment: Deployment,
 ) -> None:
-    # More files than the DAG runs tasks at once: two are scheduled when the time is over.
+    # More files than the DAG's concurrency limit: two are not started when the timeout expires.
     folders = deployment.write_files("queued", {f"f{i}": "hang" for i in range(4)})
 
     run, run_id = deployment.execute(dag_id="two_at_once", **folders, job_timeout=10)
@@ -254,8 +254,8 @@ def test_job_timeout_covers_waiting_files_and_names_them(
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "model": ({"model_id": "nobody"}, "nobody"),
     "build": ({"build_id": "b9"}, "b9"),
-    "place": ({"source_folder": "file:///etc"}, "source_folder"),
-    "climb": ({"source_folder": "file:///tmp/../etc"}, "source_folder"),
+    "location": ({"source_folder": "file:///etc"}, "source_folder"),
+    "traversal": ({"source_folder": "file:///tmp/../etc"}, "source_folder"),
     "unknown": ({"modle": "x"}, "modle"),
     "secret": ({"access_token_name": "nope", "access_secret_name": "nope"}, "nope"),
 }
@@ -263,7 +263,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.fixture(scope="module")
 def refused(deployment: Deployment) -> dict[str, str]:
-    """The executions that are to be refused, all started at once: their ids by name."""
+    """Start all executions that must be refused, at once; return their IDs by name."""
     started = {}
     for name, (conf, _) in REFUSED.items():
         folders = deployment.write_files(f"refused-{name}", {"f": "calm"})
@@ -314,7 +314,7 @@ def test_a_twin_is_refused_with_the_id_of_the_running_one_and_may_run_after_it(
 
     run, second = deployment.execute(**folders, pods=1, parameters=open_gate)
     other = {**folders, "destination_folder": f"{folders['destination_folder']}-other"}
-    beside = deployment.start(**other, parameters=open_gate)
+    concurrent = deployment.start(**other, parameters=open_gate)
     local = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("batchexec")), "models", "execution", "start"),
@@ -332,7 +332,7 @@ def test_a_twin_is_refused_with_the_id_of_the_running_one_and_may_run_after_it(
     assert first in deployment.airflow.task_log("batch_execution", second, "plan")
     assert local.returncode == 2
     assert first in "".join(local.stderr.split())
-    assert deployment.airflow.wait_for_run("batch_execution", beside)["state"] == "success"
+    assert deployment.airflow.wait_for_run("batch_execution", concurrent)["state"] == "success"
     assert deployment.airflow.wait_for_run("batch_execution", first)["state"] == "success"
     run, _ = deployment.execute(**folders, pods=1, parameters=open_gate)
     assert run["state"] == "success"
@@ -401,7 +401,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
 
 def files_by_hand(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
-    """The instances of the task that is mapped over files by hand, in the order of the files."""
+    """The mapped instances of the hand-written task, in the order of the files."""
     instances = deployment.airflow.task_instances("by_hand", run_id)
     found = [instance for instance in instances if instance["task_id"] == "predict"]
     return sorted(found, key=lambda instance: instance["map_index"])
@@ -462,7 +462,7 @@ def test_a_terminated_or_killed_single_file_task_leaves_nothing_and_is_retried(
     assert all(folder.exists() for folder in scratch)
     assert not out.exists()
 
-    # A user fails the one; the machine's kernel takes the other.
+    # A user marks one failed; SIGKILL ends the other, as the kernel's OOM killer would.
     ended, killed = files_by_hand(deployment, run_id)
     os.kill(int(killed["pid"]), signal.SIGKILL)
     gate.touch()

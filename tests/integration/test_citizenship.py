@@ -1,7 +1,7 @@
-"""What an execution leaves in the rest of Airflow: links, asset events, lineage and notes, in one that is below a path.
+"""Integration with Airflow's features: links, asset events, lineage and notes, in an Airflow served below a path.
 
-This Airflow is set up as the README says. AWS is the tests' S3 server here: it is reached by the names of AWS through a
-proxy.
+This Airflow is set up as the README says. The tests' S3 server stands in for AWS: a proxy routes requests to AWS's host
+names to it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FOLDER = Path(__file__).parents[1] / "files" / "test_citizenship"
 
 @task
 def seen(triggering_asset_events=None):
-    # An event that came by an alias is there under the alias as well.
+    # An event from an alias is listed under the alias as well.
     assets = [asset for asset in triggering_asset_events if isinstance(asset, Asset)]
     return [event.extra for asset in assets for event in triggering_asset_events[asset]]
 
@@ -99,13 +99,13 @@ def airflow_path() -> str:
 
 @pytest.fixture(scope="module")
 def lineage_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where OpenLineage's events are written, a file each."""
+    """The folder that OpenLineage writes its events to, one file each."""
     return tmp_path_factory.mktemp("lineage")
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Who follows the README.
+    """A user who follows the README.
 
     Attributes:
         home: The home folder; Airflow's is in it.
@@ -116,7 +116,7 @@ class Newcomer:
     checkout: Path
 
     def run(self, script: str, environment: Mapping[str, str]) -> str:
-        """Run commands of the README, and give what they print."""
+        """Run commands of the README, and return their output."""
         done = subprocess.run(
             ["bash", "-eu", "-c", script],
             cwd=self.checkout,
@@ -145,7 +145,7 @@ def airflow_home(newcomer: Newcomer) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(newcomer: Newcomer, airflow_home: Path) -> dict[str, str]:
-    """What the README sets before it starts Airflow, with its files in their places."""
+    """The README's settings for Airflow, once its files are in place."""
     script = "\n".join(["exec 3>&1 >&2", *(block.text for block in set_up().prepare), "env -0 >&3"])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = dict(line.split("=", 1) for line in newcomer.run(script, {"PATH": path}).split("\0") if line)
@@ -157,7 +157,7 @@ def exported(newcomer: Newcomer, airflow_home: Path) -> dict[str, str]:
 def airflow_settings(
     s3_server: S3Server, lineage_events: Path, exported: dict[str, str], airflow_home: Path
 ) -> Iterator[dict[str, str]]:
-    # The connection that the README names. An Airflow on AWS has it from the beginning.
+    # The connection that the README names.
     aws_default = {
         "conn_type": "aws",
         "login": s3_server.access_key_id,
@@ -166,7 +166,7 @@ def airflow_settings(
     }
     allowed = exported["AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS"]
     with start_aws_proxy(s3_server.endpoint_url) as proxy:
-        # Whoever asks a proxy names the server as well.
+        # Requests to a proxy contain the absolute URL.
         proxy.rules.append(
             lambda request, pass_on: pass_on(
                 replace(request, path=re.sub(r"^http://[^/]+", "", request.path))
@@ -204,7 +204,7 @@ def deployment(own_deployment: Deployment) -> Deployment:
 def links(
     deployment: Deployment, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1
 ) -> dict[str, str | None]:
-    """What the server shows."""
+    """The links that the server returns for a task instance."""
     path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
     found: dict[str, str | None] = deployment.airflow.api("GET", path, params={"map_index": map_index})[
         "extra_links"
@@ -212,10 +212,10 @@ def links(
     return found
 
 
-def ended_link(deployment: Deployment, *place: Any, map_index: int = -1) -> dict[str, str | None]:
-    """What the server shows of a task that has ended: its process stores the last of it after its state is known."""
+def links_of_ended_task(deployment: Deployment, *task: Any, map_index: int = -1) -> dict[str, str | None]:
+    """The links of a task that has ended, polled because its process stores them after its state changes."""
     return wait_until(
-        lambda: (found := links(deployment, *place, map_index=map_index)) and any(found.values()) and found
+        lambda: (found := links(deployment, *task, map_index=map_index)) and any(found.values()) and found
     )
 
 
@@ -225,20 +225,20 @@ def lineage(
     """The events of a job's tasks in one run."""
 
     def found() -> list[dict[str, Any]]:
-        every = [json.loads(file.read_text() or "{}") for file in events.iterdir()]
+        all_events = [json.loads(file.read_text() or "{}") for file in events.iterdir()]
         return [
             event
-            for event in every
+            for event in all_events
             if event.get("eventType") == kind
             and event["job"]["name"] == job
             and event["run"]["facets"]["airflow"]["dagRun"]["run_id"] == run_id
         ]
 
-    return wait_until(lambda: (ones := found()) and len(ones) >= tasks and ones)
+    return wait_until(lambda: (matching := found()) and len(matching) >= tasks and matching)
 
 
 def datasets(event: dict[str, Any], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Inputs or outputs with their statistics, by namespace and name."""
+    """The statistics of an event's inputs or outputs, by namespace and name."""
     facets = {"inputs": ("inputFacets", "inputStatistics"), "outputs": ("outputFacets", "outputStatistics")}
     group, facet = facets[kind]
     return {
@@ -252,10 +252,10 @@ def datasets(event: dict[str, Any], kind: str) -> dict[tuple[str, str], dict[str
 
 
 def asset_events(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
-    """The events that an execution's run has emitted."""
+    """The asset events that an execution's run has emitted."""
 
-    def answer() -> dict[str, Any] | None:
-        # Airflow 3.3.2 answers 500 while a run that an event has begun is queued: it has no start date.
+    def response() -> dict[str, Any] | None:
+        # Airflow 3.3.2 responds with 500 while a run triggered by an event is queued, as it has no start date.
         with suppress(RuntimeError):
             return deployment.airflow.api(
                 "GET",
@@ -264,12 +264,12 @@ def asset_events(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
             )
         return None
 
-    found: list[dict[str, Any]] = wait_until(answer)["asset_events"]
+    found: list[dict[str, Any]] = wait_until(response)["asset_events"]
     return found
 
 
 def newest_run(deployment: Deployment, *, model_id: str) -> dict[str, Any]:
-    """The newest execution of a model, when it has ended."""
+    """The newest execution of a model, once it has ended."""
     path = "dags/batch_execution/dagRuns?limit=1&order_by=-run_after"
     (run,) = deployment.airflow.api("GET", path)["dag_runs"]
     assert run["conf"]["model_id"] == model_id
@@ -277,7 +277,7 @@ def newest_run(deployment: Deployment, *, model_id: str) -> dict[str, Any]:
 
 
 def note(deployment: Deployment, dag_id: str, run_id: str) -> str:
-    """The note of a run that has ended."""
+    """The note of a run; empty if it has none."""
     return str(deployment.airflow.run(dag_id, run_id)["note"] or "")
 
 
@@ -331,14 +331,14 @@ def test_a_failed_execution_keeps_a_users_note_and_updates_no_asset(
     broken.touch()
     folders = deployment.write_files("failing", {"good": "calm", "bad": "fail"})
     conf = {"model_id": "scaler", "pods": 1, "parameters": {"BROKEN": str(broken)}, **folders}
-    body = {"logical_date": None, "conf": conf, "note": "asked for by Ada"}
+    body = {"logical_date": None, "conf": conf, "note": "requested by Ada"}
 
     run_id = deployment.airflow.api("POST", "dags/batch_execution/dagRuns", json=body)["dag_run_id"]
     run = deployment.airflow.wait_for_run("batch_execution", run_id)
 
     assert run["state"] == "failed"
     theirs, ours = note(deployment, "batch_execution", run_id).split("\n\n")
-    assert theirs == "asked for by Ada"
+    assert theirs == "requested by Ada"
     assert ours.startswith("Execution FAILED: 1 of 2 files failed: bad.csv: ")
     assert asset_events(deployment, run_id) == []
     (end,) = lineage(lineage_events, "batch_execution.finish", run_id, kind="FAIL")
@@ -350,7 +350,7 @@ def test_a_failed_execution_keeps_a_users_note_and_updates_no_asset(
 
     assert run["state"] == "success"
     theirs, ours = note(deployment, "batch_execution", run_id).split("\n\n")
-    assert theirs == "asked for by Ada"
+    assert theirs == "requested by Ada"
     assert ours.startswith("Execution FINISHED: 2 of 2 files, ")
     assert len(asset_events(deployment, run_id)) == 1
 
@@ -376,9 +376,9 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
     console = (
         f"https://console.aws.amazon.com/s3/buckets/{BUCKET}?region={deployment.s3.region}&prefix=linked/out/"
     )
-    good = ended_link(deployment, "parent", run_id, "run", map_index=0)
-    refused = ended_link(deployment, "parent", run_id, "run", map_index=1)
-    looking = ended_link(deployment, "parent", run_id, "look")
+    good = links_of_ended_task(deployment, "parent", run_id, "run", map_index=0)
+    refused = links_of_ended_task(deployment, "parent", run_id, "run", map_index=1)
+    looking = links_of_ended_task(deployment, "parent", run_id, "look")
     assert good == looking == {"Execution": while_waiting, "Results": console}
     assert refused["Results"] is None
     executions = [str(found["Execution"]) for found in (good, refused)]
@@ -388,7 +388,7 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
         assert deployment.airflow.run("on_aws", unquote(link.removeprefix(page)))["state"] == state
         assert requests.get(link, timeout=120).headers["content-type"].startswith("text/html")
     execution = unquote(executions[0].removeprefix(page))
-    assert ended_link(deployment, "on_aws", execution, "finish") == {"Results": console}
+    assert links_of_ended_task(deployment, "on_aws", execution, "finish") == {"Results": console}
     ours, operators = note(deployment, "on_aws", execution).split("\n\n")
     assert ours.startswith("Execution FINISHED: 1 of 1 files, 3 rows in ")
     assert operators.startswith("Started by parent.run")

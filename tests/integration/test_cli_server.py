@@ -1,4 +1,4 @@
-"""The command line and a real Airflow: the commands of the documents, every exit code, and Ctrl-C."""
+"""The command line against a real Airflow: the documented commands, every exit code, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def airflow_users():
 
 
 @pytest.fixture(scope="module")
-def world(deployment: Deployment):
-    """The deployment with what the documents speak of: a model, buckets and the names of their keys."""
+def documented(deployment: Deployment):
+    """The deployment with the model, buckets and secrets that the documentation uses."""
     deployment.publish("arrival_delay")
     for bucket in ("flights", "delays"):
         deployment.s3.make_bucket(bucket)
@@ -54,14 +54,14 @@ def world(deployment: Deployment):
 
 @dataclass
 class Terminal:
-    """A user's home folder and environment, and the commands that the user runs there."""
+    """A user's home folder and environment, and methods to run commands there."""
 
-    world: Deployment
+    deployment: Deployment
     home: Path
     environment: dict[str, str]
 
     def run(self, *arguments, code=0, **variables):
-        """Run a command about executions to its end."""
+        """Run an execution command to completion, and check its exit code."""
         done = subprocess.run(
             [BIN / "batchexec", "models", "execution", *arguments],
             env={**self.environment, **variables},
@@ -77,21 +77,25 @@ class Terminal:
         return done
 
     def json(self, *arguments, code=0, **variables):
-        """Run a command, and give its document."""
+        """Run a command, and return its parsed JSON output."""
         return json.loads(self.run(*arguments, "--output", "json", code=code, **variables).stdout)
 
     def upload(self, folder, moods, *, bucket="flights"):
-        """Put one CSV file per mood into a folder of a bucket."""
+        """Upload one CSV file per mood to a folder of a bucket."""
         for name, mood in moods.items():
             content = frame(name, 4, mood=mood).to_csv(index=False)
-            self.world.s3.client.put_object(Bucket=bucket, Key=f"{folder}/{name}.csv", Body=content.encode())
+            self.deployment.s3.client.put_object(
+                Bucket=bucket, Key=f"{folder}/{name}.csv", Body=content.encode()
+            )
 
     def result(self, bucket, key):
-        """A result as a frame."""
-        return pd.read_csv(io.BytesIO(self.world.s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()))
+        """Read a result into a data frame."""
+        return pd.read_csv(
+            io.BytesIO(self.deployment.s3.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        )
 
     def flags(self, name, **more):
-        """The flags of an execution over folders of a name."""
+        """The flags of an execution whose folders are below ``name``."""
         flags = {
             "model-id": "arrival_delay",
             "bucket": "flights",
@@ -99,31 +103,31 @@ class Terminal:
             "destination-folder": f"{name}/out",
             "access-token-name": "flights_key",
             "access-secret-name": "flights_secret",
-            "param-list": f"TEST_FOLDER={self.world.folder}",
+            "param-list": f"TEST_FOLDER={self.deployment.folder}",
             **more,
         }
         return [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
 
 
 @pytest.fixture
-def terminal(world, tmp_path):
+def terminal(documented, tmp_path):
     environment = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
-        "BATCHEXEC_SERVER": world.airflow.url,
-        "BATCHEXEC_TOKEN": world.airflow.token("ada"),
+        "BATCHEXEC_SERVER": documented.airflow.url,
+        "BATCHEXEC_TOKEN": documented.airflow.token("ada"),
     }
-    return Terminal(world, tmp_path, environment)
+    return Terminal(documented, tmp_path, environment)
 
 
 @pytest.fixture
-def viewer(world):
-    """The variables of a user who may look only."""
+def viewer(documented):
+    """The environment variables of a read-only user."""
     return {
         "BATCHEXEC_TOKEN": "",
         "BATCHEXEC_USERNAME": "vera",
-        "BATCHEXEC_PASSWORD": world.airflow.passwords["vera"],
+        "BATCHEXEC_PASSWORD": documented.airflow.passwords["vera"],
     }
 
 
@@ -138,7 +142,7 @@ def test_the_documented_commands_work(terminal):
     *scripts, airflow, completion = scripts
     assert airflow.startswith("airflow batchexec")
     assert "--install-completion" in completion
-    # Nothing but the address is another one.
+    # Only the address differs.
     scripts[0] = scripts[0].replace("http://localhost:8080", terminal.environment["BATCHEXEC_SERVER"])
     environment = {name: value for name, value in terminal.environment.items() if "TOKEN" not in name}
     done = subprocess.run(
@@ -154,7 +158,7 @@ def test_the_documented_commands_work(terminal):
 
     (first,) = re.findall(r"^Started execution (\S+)\.$", done.stdout, re.MULTILINE)
     second, third = re.findall(r"^Started execution (\S+)\.$", done.stderr, re.MULTILINE)
-    # The last ones were asked for the newest, which is the third.
+    # The last commands are about the newest execution, which is the third.
     assert done.stdout.count(f"Execution  {third}") == 3
     report = re.findall(r"^\d{4}-\d\d-\d\dT\S+Z (.+)$", done.stdout, re.MULTILINE)
     assert report[0].startswith(f"Accepted as {third}")
@@ -195,7 +199,7 @@ def test_the_readmes_curl_python_and_command_lines_work(terminal):
     assert terminal.json("wait", "--execution-id", started["batch_id"])["finished_files"] == 2
 
     data = expected(frame("a", 4))
-    body = terminal.world.s3.client.get_object(Bucket="delays", Key="2013/03/a.parquet")["Body"].read()
+    body = terminal.deployment.s3.client.get_object(Bucket="delays", Key="2013/03/a.parquet")["Body"].read()
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(body)), data)
     for month in ("2013/04", "2013/05"):
         pd.testing.assert_frame_equal(terminal.result("flights", f"delays/{month}/a.csv"), data)
@@ -233,41 +237,41 @@ def test_a_refused_request_exits_with_2(terminal):
         )
 
 
-def test_a_twin_is_refused_with_the_id_of_the_first_and_ctrl_c_cancels_that(terminal, world):
+def test_a_twin_is_refused_with_the_id_of_the_first_and_ctrl_c_cancels_that(terminal, documented):
     terminal.upload("hanging/in", {"a": "calm", "b": "hang"})
     flags = terminal.flags("hanging", pods=1)
-    ours, theirs = pty.openpty()
+    screen_fd, command_fd = pty.openpty()
     waiting = subprocess.Popen(
-        # The terminal becomes the command's own, so that Ctrl-C is a signal to it.
+        # The terminal becomes the command's controlling terminal, so that Ctrl-C sends it a signal.
         ["setsid", "--ctty", BIN / "batchexec", "models", "execution", "start", *flags, "--wait"],
         env={**terminal.environment, "TERM": "xterm", "COLUMNS": "120"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=command_fd,
+        stdout=command_fd,
+        stderr=command_fd,
     )
-    os.close(theirs)
-    drawn = b""
+    os.close(command_fd)
+    shown = b""
     try:
-        with os.fdopen(ours, "r+b", buffering=0) as screen:
-            while b"1/2" not in drawn:
-                drawn += screen.read(4096)
-            (execution_id,) = re.findall(rb"Started execution (\S+)\.", drawn)
+        with os.fdopen(screen_fd, "r+b", buffering=0) as screen:
+            while b"1/2" not in shown:
+                shown += screen.read(4096)
+            (execution_id,) = re.findall(rb"Started execution (\S+)\.", shown)
             twin = terminal.run("start", *flags, code=2)
             assert execution_id.decode() in twin.stderr
             screen.write(b"\x03")
             with suppress(OSError):
                 # Linux reports the end of a terminal as an input/output error.
-                while piece := screen.read(4096):
-                    drawn += piece
+                while data := screen.read(4096):
+                    shown += data
             assert waiting.wait(120) == 130
     finally:
         waiting.kill()
         waiting.wait()
-    assert b"is cancelled." in drawn
+    assert b"is cancelled." in shown
     ended = terminal.json("wait", "--execution-id", execution_id.decode(), code=1)
     assert ended["job_status"] == "BATCH_JOB_CANCELLED_STATUS"
     assert (ended["finished_files"], ended["total_files"]) == (1, 2)
-    wait_until(lambda: not world.pods())
+    wait_until(lambda: not documented.pods())
 
 
 def test_a_viewer_may_only_read(terminal, viewer):

@@ -1,4 +1,4 @@
-"""The client against a real Airflow: the guide's examples, users and passwords, frames, and interrupts."""
+"""The client against a real Airflow: the documented examples, users and passwords, data frames, and interrupts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tools.airflow_client import AirflowClient
 
 MOODS = {"a": "calm", "b": "calm", "c": "calm"}
-# The module's own, so that its list of executions is, too.
+# Used by this module only, so that the model's list of executions has no others.
 MODEL = "scaler_of_clients"
 TOKEN_SECONDS = 6
 PASSWORDS = {"ada": "of-ada", "vera": "of-vera"}
@@ -44,7 +44,7 @@ def on_postgresql() -> bool:
 
 @pytest.fixture(scope="module")
 def deployed(deployment: Deployment) -> Deployment:
-    """With the models and buckets that the documents speak of."""
+    """The deployment with the models and buckets that the documentation uses."""
     for bucket in ("weather-in", "weather-out"):
         deployment.s3.make_bucket(bucket)
     for model in ("fahrenheit", "order_total"):
@@ -55,7 +55,7 @@ def deployed(deployment: Deployment) -> Deployment:
 
 @pytest.fixture(autouse=True)
 def as_admin(deployed: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The environment of somebody who may do everything, and who has keys of the buckets."""
+    """The environment of an admin with keys for the buckets."""
     for name, value in {
         "HOME": str(tmp_path),
         "BATCHEXEC_SERVER": deployed.airflow.url,
@@ -76,7 +76,7 @@ def client(as_admin: None) -> Iterator[BatchJobManagerClient]:
 
 
 class GuardedServer:
-    """One more API server of the same Airflow, which lets in whom it knows."""
+    """An additional API server of the same Airflow, with its own users and short-lived tokens."""
 
     def __init__(self, airflow: AirflowClient, folder: Path) -> None:
         (folder / "passwords.json").write_text(json.dumps(PASSWORDS))
@@ -104,7 +104,7 @@ class GuardedServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(lambda: _answers(f"{self.url}/api/v2/version"))
+        wait_until(lambda: _responds(f"{self.url}/api/v2/version"))
 
     def kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -124,7 +124,7 @@ def guarded(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> I
     server.kill()
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         return requests.get(url, timeout=5).ok
     except requests.RequestException:
@@ -133,7 +133,7 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture
 def weather(deployed: Deployment) -> Iterator[None]:
-    """Two days of weather in the bucket that the documents speak of."""
+    """Two days of weather data in the documented bucket."""
     s3 = deployed.s3.client
     for day, celsius in (("1", "0\n100"), ("2", "37")):
         s3.put_object(
@@ -244,8 +244,8 @@ def test_ctrl_c_cancels_the_execution(deployed):
         "from airflow_batchexec.client import BatchJobManagerClient, ExecutionConfig\n"
         f"more = dict(parameters={deployed.parameters()!r}, **{folders!r})\n"
         f"execution = ExecutionConfig.Execution(model_id={MODEL!r}, **more)\n"
-        "def tell(started):\n    print('id:', started.execution_id, flush=True)\n"
-        "BatchJobManagerClient().run_execution(ExecutionConfig(execution=execution), on_started=tell)\n"
+        "def print_id(started):\n    print('id:', started.execution_id, flush=True)\n"
+        "BatchJobManagerClient().run_execution(ExecutionConfig(execution=execution), on_started=print_id)\n"
     )
     with Terminal(program) as terminal:
         terminal.wait_for_text("id: ")
@@ -274,7 +274,7 @@ def test_a_wait_survives_a_restart_of_the_server(deployed, guarded, monkeypatch,
         started = client.start_execution(config)
         ended = waiting.submit(client.wait_for_execution, started.execution_id, 180)
         requests_before = guarded.requests()
-        wait_until(lambda: guarded.requests() > requests_before, what="a client that waits")
+        wait_until(lambda: guarded.requests() > requests_before, what="a waiting client")
         guarded.kill()
         gate.touch()
         deployed.airflow.wait_for_run("batch_execution", started.execution_id)
@@ -291,7 +291,7 @@ def test_a_user_with_a_password_survives_expired_tokens(deployed, guarded, monke
         ThreadPoolExecutor(1) as waiting,
     ):
         result = waiting.submit(client.run_execution, config, 180)
-        # It ends when there has been a third token.
+        # Let the execution end once the client has got a third token.
         wait_until(lambda: result.done() or guarded.logins() >= before + 3)
         gate.touch()
         started, ended = result.result()
@@ -316,13 +316,13 @@ def test_a_reader_may_neither_start_nor_cancel(deployed, guarded, client, monkey
 
 def test_a_wrong_password_or_token_is_an_error(guarded, monkeypatch):
     monkeypatch.delenv("BATCHEXEC_TOKEN")
-    for who in ({"username": "ada", "password": "of-vera"}, {"token": "e30.e30.e30"}):
-        with BatchJobManagerClient(guarded.url, **who) as stranger, pytest.raises(NotAllowedError) as caught:
-            stranger.list_batch_jobs()
+    for login in ({"username": "ada", "password": "of-vera"}, {"token": "e30.e30.e30"}):
+        with BatchJobManagerClient(guarded.url, **login) as client, pytest.raises(NotAllowedError) as caught:
+            client.list_batch_jobs()
         assert caught.value.details["status_code"] == 401
 
 
-# ---- frames through a bucket
+# ---- data frames through a bucket
 
 
 @pytest.fixture

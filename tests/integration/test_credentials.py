@@ -1,4 +1,4 @@
-"""Credentials in a real Airflow: roles, the Test button, a triggerer, and secrets that must not be found anywhere."""
+"""Credentials in a real Airflow: roles, the Test button, a triggerer, and secrets that must not leak anywhere."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ with DAG("from_a_trigger", schedule=None):
 
 @dataclass(frozen=True)
 class Canary:
-    """Keys and a role that only this module's executions use, and where they must not be found.
+    """Keys and a role that only this module's executions use, and the secrets that must not leak.
 
     Attributes:
-        keys: May assume roles, and nothing else.
-        aws_keys: The same, of a connection of type ``aws``. To Airflow its login is no secret.
-        role: May do what the documented policy of a bucket allows.
-        proxy: In front of S3 and STS; has seen every session that was given.
+        keys: Keys of a user who may only assume roles.
+        aws_keys: The same, for a connection of type ``aws``, whose login Airflow does not treat as a secret.
+        role: A role with the permissions of the documented bucket policy.
+        proxy: A proxy in front of S3 and STS, which records every session that was issued.
+        seen_in_pods: The command lines and environments of the pods' processes.
     """
 
     keys: Keys
@@ -62,7 +63,7 @@ class Canary:
 
     @property
     def secrets(self) -> set[str]:
-        """All that must be found nowhere."""
+        """All values that must not appear anywhere."""
         of_users = {self.keys.access_key_id, self.keys.secret_access_key, self.aws_keys.secret_access_key}
         return of_users | self.proxy.given
 
@@ -88,7 +89,7 @@ def canary(deployment: Deployment, s3_server: S3Server) -> Iterator[Canary]:
 
 
 def folders(deployment: Deployment, name: str, moods: dict[str, str]) -> dict[str, str]:
-    """Input files in the bucket, and the two folders of an execution."""
+    """Upload input files to the bucket, and return an execution's folders and secrets."""
     for file, mood in moods.items():
         body = frame(file, 5, mood=mood).to_csv(index=False).encode()
         deployment.s3.client.put_object(
@@ -102,14 +103,14 @@ def folders(deployment: Deployment, name: str, moods: dict[str, str]) -> dict[st
     }
 
 
-def look_at_pods(deployment: Deployment, canary: Canary) -> bool:
-    """Note what the processes of all pods show of themselves; say whether there were any."""
+def record_pods(deployment: Deployment, canary: Canary) -> bool:
+    """Record the command lines and environments of all pods' processes; return whether any exist."""
     pods = deployment.pods()
     for pod in pods:
-        family = [pod]
+        tree = [pod]
         with suppress(psutil.Error):
-            family += pod.children(recursive=True)
-        for process in family:
+            tree += pod.children(recursive=True)
+        for process in tree:
             with suppress(psutil.Error):
                 canary.seen_in_pods.append(" ".join([*process.cmdline(), json.dumps(process.environ())]))
     return bool(pods)
@@ -117,7 +118,7 @@ def look_at_pods(deployment: Deployment, canary: Canary) -> bool:
 
 @pytest.fixture(scope="module")
 def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One execution that succeeds, one whose model raises, one that takes too long: their ids by name."""
+    """Run an execution that succeeds, one whose model raises, and one that times out; return their IDs by name."""
     folder = tmp_path_factory.mktemp("marks")
     broken, gate = folder / "broken", folder / "gate"
     broken.touch()
@@ -140,12 +141,12 @@ def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPa
 
     def wait_for(name: str) -> None:
         deployment.airflow.wait_for_run(
-            DAG_ID, started[name], timeout=180, on_poll=lambda: look_at_pods(deployment, canary)
+            DAG_ID, started[name], timeout=180, on_poll=lambda: record_pods(deployment, canary)
         )
 
     wait_for("fails")
     wait_for("hangs")
-    # The one that is left outlives two sessions.
+    # The remaining execution outlives two sessions.
     before = canary.proxy.count("AssumeRole")
     wait_until(lambda: canary.proxy.count("AssumeRole") >= before + 2, what="two more sessions")
     gate.touch()
@@ -160,11 +161,11 @@ def test_an_execution_uses_the_role_and_survives_its_sessions(
 
     assert summary["status"] == "FINISHED"
     assert summary["finished_files"] == 3
-    # Each of the three tasks has assumed it once, and the one that predicts again.
-    of_run = [r for r in canary.proxy.requests if r.action == "AssumeRole"]
-    assert len(of_run) > 3 * len(runs)
-    assert {r.form["RoleArn"] for r in of_run} == {canary.role}
-    # With the keys themselves only the role was assumed.
+    # Each of the three tasks has assumed the role once, and predict more than once.
+    assumed = [r for r in canary.proxy.requests if r.action == "AssumeRole"]
+    assert len(assumed) > 3 * len(runs)
+    assert {r.form["RoleArn"] for r in assumed} == {canary.role}
+    # The keys themselves were only used to assume the role.
     assert {r.action for r in canary.proxy.requests if r.access_key_id == canary.keys.access_key_id} == {
         "AssumeRole"
     }
@@ -206,14 +207,14 @@ def test_a_triggerer_reaches_a_bucket_from_a_thread(deployment: Deployment, cana
     run = deployment.airflow.wait_for_run("from_a_trigger", run_id)
 
     assert run["state"] == "success"
-    answer = deployment.s3.client.get_object(Bucket=deployment.bucket, Key="canary/out/from-a-trigger")
-    assert answer["Body"].read() == b"from a trigger"
+    written = deployment.s3.client.get_object(Bucket=deployment.bucket, Key="canary/out/from-a-trigger")
+    assert written["Body"].read() == b"from a trigger"
 
 
 def press_test(deployment: Deployment, **extra: Any) -> tuple[bool, str]:
     body = {"connection_id": "new_one", "conn_type": "batch_execution", "extra": json.dumps(extra)}
-    answer = deployment.airflow.api("POST", "connections/test", json=body)
-    return answer["status"], answer["message"]
+    result = deployment.airflow.api("POST", "connections/test", json=body)
+    return result["status"], result["message"]
 
 
 def test_the_connection_test_shows_the_identity_or_the_error(deployment: Deployment, canary: Canary) -> None:
@@ -227,13 +228,13 @@ def test_the_connection_test_shows_the_identity_or_the_error(deployment: Deploym
             "password": canary.aws_keys.secret_access_key,
         },
     )
-    where = {"endpoint_url": canary.proxy.endpoint_url, "region_name": "eu-west-3"}
+    endpoint = {"endpoint_url": canary.proxy.endpoint_url, "region_name": "eu-west-3"}
 
-    as_user = press_test(deployment, **where, aws_conn_id="canary_aws")
-    as_role = press_test(deployment, **where, aws_conn_id="canary_aws", iam_role_arn=canary.role)
-    refused = press_test(deployment, **where, aws_conn_id="canary_aws", iam_role_arn=f"{canary.role}-x")
-    missing = press_test(deployment, **where, aws_conn_id="nobody")
-    without = press_test(deployment, **where)
+    as_user = press_test(deployment, **endpoint, aws_conn_id="canary_aws")
+    as_role = press_test(deployment, **endpoint, aws_conn_id="canary_aws", iam_role_arn=canary.role)
+    refused = press_test(deployment, **endpoint, aws_conn_id="canary_aws", iam_role_arn=f"{canary.role}-x")
+    missing = press_test(deployment, **endpoint, aws_conn_id="nobody")
+    without = press_test(deployment, **endpoint)
     malformed = press_test(deployment, role_duration_seconds=5)
 
     assert [status for status, _ in (as_user, as_role)] == [True, True]
@@ -251,17 +252,19 @@ def test_the_connection_test_shows_the_identity_or_the_error(deployment: Deploym
 
 
 def test_the_form_in_the_browser_has_the_fields(deployment: Deployment) -> None:
-    answer = deployment.airflow._session.get(f"{deployment.airflow.url}/ui/connections/hook_meta", timeout=60)
+    response = deployment.airflow._session.get(
+        f"{deployment.airflow.url}/ui/connections/hook_meta", timeout=60
+    )
 
-    (form,) = [meta for meta in answer.json() if meta["connection_type"] == "batch_execution"]
+    (form,) = [meta for meta in response.json() if meta["connection_type"] == "batch_execution"]
     assert form["hook_name"] == "Batch Execution"
     assert form["extra_fields"]["role_duration_seconds"]["schema"]["maximum"] == 43_200
     assert form["extra_fields"]["iam_role_arn"]["schema"]["title"] == "IAM role ARN"
     assert form["standard_fields"]["password"]["hidden"]
 
 
-def told_by_api(deployment: Deployment, run_id: str) -> str:
-    """All that Airflow's API says of a run: conf, task instances with their rendered fields, XComs, logs."""
+def api_output(deployment: Deployment, run_id: str) -> str:
+    """Everything that Airflow's API returns for a run: conf, task instances with rendered fields, XComs, logs."""
     api = deployment.airflow.api
     parts = [api("GET", f"dags/{DAG_ID}/dagRuns/{run_id}")]
     for instance in deployment.airflow.task_instances(DAG_ID, run_id):
@@ -278,7 +281,7 @@ def told_by_api(deployment: Deployment, run_id: str) -> str:
 
 
 def files_on_disk(folder: Path) -> dict[str, bytes]:
-    """The content of all files below a folder in which other modules are at work."""
+    """The content of all files below a folder, which other modules may be changing."""
     found = {}
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
@@ -288,7 +291,7 @@ def files_on_disk(folder: Path) -> dict[str, bytes]:
 
 
 def objects(deployment: Deployment) -> dict[str, bytes]:
-    """The content of all objects of the bucket, to which that applies as well."""
+    """The content of all objects in the bucket, which other modules may be changing."""
     client, bucket, found = deployment.s3.client, deployment.bucket, {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for entry in page["Contents"]:
@@ -299,30 +302,30 @@ def objects(deployment: Deployment) -> dict[str, bytes]:
 
 
 def test_no_secret_appears_anywhere(deployment: Deployment, canary: Canary, runs: dict[str, str]) -> None:
-    # Logs, the database, the configuration, what pods have left, and the model repository lie in one folder.
+    # Logs, the database, the configuration, leftovers of pods, and the model repository are in one folder.
     places = {
         **files_on_disk(deployment.home),
         **objects(deployment),
-        **{f"API: {name}": told_by_api(deployment, run_id).encode() for name, run_id in runs.items()},
+        **{f"API: {name}": api_output(deployment, run_id).encode() for name, run_id in runs.items()},
         "API: connections": json.dumps(deployment.airflow.api("GET", "connections")).encode(),
         "pods": "\n".join(canary.seen_in_pods).encode(),
     }
 
-    def where(text: str) -> set[str]:
+    def places_with(text: str) -> set[str]:
         return {place for place, content in places.items() if text.encode() in content}
 
-    # The search finds what may be found: the secrets' names in the runs' conf, database and documents.
+    # The search finds text that may appear: the secrets' names in the runs' conf, the database and documents.
     for run_id in runs.values():
-        assert any(f"_batchexec/{run_id}/execution.json" in place for place in where("canary_secret"))
-    # What was written last may still be in the database's write-ahead log.
-    found = {place.rpartition("/")[2] for place in where("canary_secret")}
+        assert any(f"_batchexec/{run_id}/execution.json" in place for place in places_with("canary_secret"))
+    # The latest writes may still be in the database's write-ahead log.
+    found = {place.rpartition("/")[2] for place in places_with("canary_secret")}
     assert found & {"airflow.db", "airflow.db-wal"}
-    assert {f"API: {name}" for name in runs} <= where("canary_secret")
-    assert "pods" in where("GATE")
-    assert any(place.endswith(".log") for place in where(runs["succeeds"]))
-    # And none of what may not be: the user's id and secret, and ids, secrets and tokens of at least nine sessions.
+    assert {f"API: {name}" for name in runs} <= places_with("canary_secret")
+    assert "pods" in places_with("GATE")
+    assert any(place.endswith(".log") for place in places_with(runs["succeeds"]))
+    # It finds no secret: not the users' keys, nor the IDs, secrets and tokens of at least nine sessions.
     assert len(canary.secrets) > 2 + 3 * 9
-    assert {secret[:4]: where(secret) for secret in canary.secrets if where(secret)} == {}
+    assert {secret[:4]: places_with(secret) for secret in canary.secrets if places_with(secret)} == {}
 
 
 def test_pods_are_gone_with_their_executions(deployment: Deployment, runs: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ def totals(orders: pd.DataFrame, tax_rate: float = 0.0) -> list[float]:
 
 @pytest.fixture(scope="module")
 def shop(deployment: Deployment) -> Deployment:
-    """The Airflow, with the examples' model and DAGs."""
+    """The deployment with the examples' model and DAGs."""
     deployment.add_example_model("order_total")
     for path in sorted((ROOT / "dags").glob("*.py")):
         deployment.add_dags(path.name, path.read_text(), path.stem)
@@ -38,7 +38,7 @@ def shop(deployment: Deployment) -> Deployment:
 
 @pytest.fixture
 def folders(shop: Deployment, request: pytest.FixtureRequest) -> dict[str, str]:
-    """A folder of orders on disk, and one for their totals."""
+    """A local folder of orders, and a folder for their totals."""
     root = shop.folder / request.node.name
     (root / "orders").mkdir(parents=True)
     for name, orders in ORDERS.items():
@@ -66,7 +66,7 @@ def test_the_daily_pipeline_starts_paused_and_reads_its_own_day(shop: Deployment
 
     conf = {"bucket": shop.bucket, "access_token_name": "bucket_key", "access_secret_name": "bucket_secret"}
     body = {"logical_date": f"{DAY}T00:00:00Z", "conf": conf}
-    # A run that was asked for by hand waits as long as the DAG is paused, and unpausing it starts the last day's.
+    # A manual run waits while the DAG is paused; unpausing also starts the run of the last day.
     run = airflow.api("POST", "dags/example_daily_pipeline/dagRuns", json=body)
     airflow.api("PATCH", "dags/example_daily_pipeline", json={"is_paused": False})
 

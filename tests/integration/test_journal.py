@@ -1,4 +1,4 @@
-"""The journal of executions in a real Airflow, read from its database while they run and when they have ended."""
+"""The journal of executions in a real Airflow, read from its database during and after the executions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_deployment import Deployment
     from journals import Journal
 
-# ``held_plan`` and ``held_finish`` are executions whose task begins when the file of the run's parameter GO is there.
+# ``held_plan`` and ``held_finish`` are executions whose task starts once the file in the run's parameter GO exists.
 HELD = """
 import time
 from pathlib import Path
@@ -43,7 +43,7 @@ narrow = create_execution_dag("narrow", retries=0, max_active_runs=1)
 # DAG("held_plan") DAG("held_finish") DAG("narrow")
 """
 
-# Says what it does on both streams, a hundred times, and fails for the first time where a file asks for it.
+# Prints lines for each file to both streams, and fails once for a flaky file.
 TALKATIVE = """
 import os
 import sys
@@ -99,7 +99,7 @@ def assert_small_rows(journal: Journal) -> None:
     assert max(len(json.dumps(value)) for value in journal.rows.values()) < 48 * 1024
 
 
-# ---- executions that go their way
+# ---- executions that finish
 
 
 def test_the_journal_of_one_task_per_file(deployment: Deployment) -> None:
@@ -144,14 +144,14 @@ def test_many_quick_files_in_two_pods_each_keep_their_own_lines(deployment: Depl
     counts = [journal.row("predict", "progress", map_index=index)["finished"] for index in (0, 1)]
     assert sum(counts) == len(names)
     for name in names:
-        said = [e["text"] for e in journal.entries("line") if e["file"] == f"{name}.csv"]
-        assert sorted(said) == [f"{name} complains", f"{name} says 0", f"{name} says 1"]
+        lines = [e["text"] for e in journal.entries("line") if e["file"] == f"{name}.csv"]
+        assert sorted(lines) == [f"{name} complains", f"{name} says 0", f"{name} says 1"]
     report = journal.report()
     for name in names:
         first, *_, last = [index for index, line in enumerate(report) if f"{name}.csv" in line]
         assert report[first].startswith(f"{name}.csv started in pod-")
         assert report[last].startswith(f"{name}.csv finished in pod-")
-    # A row a second, and one at the end.
+    # At most one row per second, and one at the end.
     for index in (0, 1):
         rows = [rows for (task, at, key), rows in journal.rows.items() if (task, at) == ("predict", index)]
         times = [entry["at"] for row in rows if isinstance(row, list) for entry in row]
@@ -161,7 +161,7 @@ def test_many_quick_files_in_two_pods_each_keep_their_own_lines(deployment: Depl
 def test_a_running_file_can_be_observed(deployment: Deployment, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     folders = deployment.write_files("watched", {"a": "calm", "hang": "hang"})
-    # The largest file is the first one, so that the time of the other begins when this one is done.
+    # The largest file is predicted first, so that the other's timeout starts after this one has finished.
     frame("a", 50).to_csv(deployment.folder / "watched" / "in" / "a.csv", index=False)
     run_id = deployment.start(**folders, pods=1, parameters={"CALLS": str(calls)}, file_timeout=15)
 
@@ -179,7 +179,7 @@ def test_a_running_file_can_be_observed(deployment: Deployment, tmp_path: Path) 
     assert any(line.startswith("hang.csv timed out: ") for line in journal.report())
 
 
-# ---- what goes wrong
+# ---- failures
 
 
 def test_a_retried_file_is_reported_in_order(deployment: Deployment, tmp_path: Path) -> None:
@@ -268,16 +268,16 @@ def test_a_clear_continues_the_journal(deployment: Deployment, tmp_path: Path) -
     assert set(journal.statuses().values()) == {"FINISHED"}
     assert journal.row("finish", "ended")["generation"] == 1
     assert journal.row("plan", "planned")["generation"] == 1
-    # What was before stays in the report.
+    # The report keeps the earlier generation.
     ends = [line for line in journal.report() if line.startswith("The execution ended as ")]
     assert [line.split()[4] for line in ends] == ["FAILED", "FINISHED"]
 
 
-# ---- executions that somebody cancels
+# ---- cancelled executions
 
 
 def cancel(deployment: Deployment, dag_id: str, run_id: str) -> None:
-    """What the REST API does where somebody cancels."""
+    """Cancel an execution as the REST API does."""
     run = f"dags/{dag_id}/dagRuns/{run_id}"
     value = {"generation": 0, "by": "maria", "at": time.time()}
     deployment.airflow.api("PUT", f"{run}/taskInstances/finish/state-store/cancelled", json={"value": value})
@@ -322,11 +322,11 @@ def test_a_queued_execution_is_cancelled(deployment: Deployment, tmp_path: Path)
     assert not (deployment.folder / "second" / "out").exists()
 
 
-@pytest.mark.parametrize("goes_on", [True, False], ids=["that goes on", "that is killed"])
+@pytest.mark.parametrize("continues", [True, False], ids=["plan continues", "plan is killed"])
 def test_an_execution_is_cancelled_during_planning(
-    deployment: Deployment, tmp_path: Path, *, goes_on: bool
+    deployment: Deployment, tmp_path: Path, *, continues: bool
 ) -> None:
-    go, name = tmp_path / "go", f"planned-{goes_on}"
+    go, name = tmp_path / "go", f"planned-{continues}"
     run_id = start(deployment, "held_plan", name, moods={"a": "calm"}, parameters={"GO": str(go)})
     wait_until(
         lambda: [
@@ -337,8 +337,8 @@ def test_an_execution_is_cancelled_during_planning(
     )
 
     cancel(deployment, "held_plan", run_id)
-    if goes_on:
-        # The plan's process does not know of it before its next heartbeat.
+    if continues:
+        # The plan's process learns of the cancel only at its next heartbeat.
         mark = deployment.folder / name / "out" / "_batchexec" / run_id / "cancel"
         wait_until(mark.exists)
         go.touch()

@@ -1,4 +1,4 @@
-"""The REST API of a real Airflow: users with roles, its own API server, executions that really run."""
+"""The REST API in a real Airflow: users with roles, the real API server, and executions that run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 OVER = {"FINISHED", "FAILED", "CANCELLED", "TIMEOUT"}
 
-# A second execution DAG, of one execution at a time. Its planning begins when the file of the run's parameter GO is there,
-# where it has one.
+# A second execution DAG, limited to one execution at a time. If a run has the parameter GO, its planning starts once that
+# file exists.
 MORE_DAGS = """
 import time
 from pathlib import Path
@@ -128,7 +128,7 @@ def job(folders: dict[str, str], **parameters: str) -> dict[str, Any]:
     }
 
 
-# ---- a whole life
+# ---- complete executions
 
 
 def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann: Client):
@@ -155,8 +155,8 @@ def test_an_execution_from_its_start_to_its_results(deployment: Deployment, ann:
     for task in details["task_executions"]:
         assert task["status"] == "BATCH_TASK_FINISHED_STATUS"
         assert task["num_of_records"] == 5
-        began, ended = (datetime.fromisoformat(task[name]) for name in ("start_time", "end_time"))
-        assert began <= ended <= datetime.now(UTC)
+        started, ended = (datetime.fromisoformat(task[name]) for name in ("start_time", "end_time"))
+        assert started <= ended <= datetime.now(UTC)
 
     lines = ann.lines(execution_id)
     order = [
@@ -220,12 +220,12 @@ def test_the_guides_curl_command(deployment: Deployment, ann: Client):
         timeout=120,
     )
 
-    said = json.loads(done.stdout)
-    assert set(said) == {"batch_id", "success", "failure_message"}
-    assert (said["success"], said["failure_message"]) == (True, "")
-    assert ann.wait(said["batch_id"]) == "FINISHED"
+    started = json.loads(done.stdout)
+    assert set(started) == {"batch_id", "success", "failure_message"}
+    assert (started["success"], started["failure_message"]) == (True, "")
+    assert ann.wait(started["batch_id"]) == "FINISHED"
     assert client.get_object(Bucket=bucket, Key="batch_execution/my_model/output/day.parquet")["Body"].read()
-    details = ann.get("details", f"/batch-job/{said['batch_id']}")["batch_job"]
+    details = ann.get("details", f"/batch-job/{started['batch_id']}")["batch_job"]
     assert details["execution_file_details"] == {
         "source_bucket": bucket,
         "destination_bucket": bucket,
@@ -240,7 +240,7 @@ def test_the_guides_curl_command(deployment: Deployment, ann: Client):
 
 def test_the_commands_of_the_documentation(deployment: Deployment, ann: Client, tmp_path: Path):
     page = (_ROOT / "docs" / "rest_api.md").read_text()
-    # The bucket's name is the server's; everything else is as it stands there.
+    # Only the bucket's name differs from the page.
     blocks = [
         block.replace('"flights"', f'"{deployment.bucket}"')
         for block in re.findall("```sh\n(.*?)```", page, re.DOTALL)
@@ -270,12 +270,12 @@ def test_the_commands_of_the_documentation(deployment: Deployment, ann: Client, 
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    responses = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     calls = ["start", "start", "status", "report", "details", "cancel", "list"]
-    for call, answer in zip(calls, answers, strict=False):
-        parse_response(call, answer)
-    assert "access_token" in answers[-1]
-    first, second = (answer["batch_id"] for answer in answers[:2])
+    for call, response in zip(calls, responses, strict=False):
+        parse_response(call, response)
+    assert "access_token" in responses[-1]
+    first, second = (response["batch_id"] for response in responses[:2])
     assert ann.wait(first) == "FINISHED"
     assert ann.wait(second) in {"FINISHED", "CANCELLED"}
 
@@ -303,17 +303,17 @@ def test_the_nested_form_in_camel_case(deployment: Deployment, ann: Client):
                 "parameters": [{"key": "GATE", "value": str(calls)}],
             },
         },
-        "model_id": "somebody else",
+        "model_id": "another model",
     }
 
     execution_id = ann.start(body)
     assert ann.wait(execution_id, "RUNNING") == "RUNNING"
 
     def counts() -> tuple[int, int]:
-        said = ann.get("status", f"/batch-job/{execution_id}/status")
-        return said["finished_files"], said["total_files"]
+        status = ann.get("status", f"/batch-job/{execution_id}/status")
+        return status["finished_files"], status["total_files"]
 
-    # The finished files are counted while it runs.
+    # Finished files are counted while the execution runs.
     assert counts() == (0, 6)
     for number in (0, 3):
         for file in range(number, number + 3):
@@ -334,15 +334,15 @@ def test_a_failed_execution_says_why(deployment: Deployment, ann: Client):
     execution_id = ann.start(job(folders, BROKEN=str(broken)))
 
     assert ann.wait(execution_id) == "FAILED"
-    said = ann.get("status", f"/batch-job/{execution_id}/status")
-    assert said["success"] is True
-    assert "bad.csv" in said["failure_message"]
+    status = ann.get("status", f"/batch-job/{execution_id}/status")
+    assert status["success"] is True
+    assert "bad.csv" in status["failure_message"]
     lines = ann.lines(execution_id)
     assert any("this file upsets me" in line for line in lines)
     (task,) = ann.get("details", f"/batch-job/{execution_id}")["batch_job"]["task_executions"]
     assert task["status"] == "BATCH_TASK_FAILED_STATUS"
     listed = ann.get("list", "/batch-jobs?status=FAILED")["batch_jobs"]
-    assert said["failure_message"] in [j["failure_message"] for j in listed if j["job_id"] == execution_id]
+    assert status["failure_message"] in [j["failure_message"] for j in listed if j["job_id"] == execution_id]
 
 
 def test_an_execution_refused_by_its_plan_says_why(deployment: Deployment, ann: Client):
@@ -378,7 +378,7 @@ def test_cancelling_while_files_are_predicted(deployment: Deployment, ann: Clien
     assert not (deployment.folder / "hanging" / "out" / "b.csv").exists()
     assert deployment.pods("hanging") == []
     assert any("Cancellation requested by bob" in line for line in ann.lines(execution_id))
-    # Its lock is free again.
+    # Its lock has been released.
     calm = deployment.folder / "hanging" / "in" / "b.csv"
     frame("b", 2).to_csv(calm, index=False)
     again = ann.start(job(folders))
@@ -402,7 +402,7 @@ def test_cancelling_during_planning_and_while_queued(deployment: Deployment, ann
     assert ann.status(planned) == "PENDING"
     assert ann.status(queued) == "COMMITTED"
 
-    # A second time changes nothing, here and there.
+    # A repeated cancel succeeds and changes nothing.
     for execution_id in (queued, queued, planned, planned):
         assert ann.post("cancel", f"/batch-job/{execution_id}/cancel").status_code == 200
 
@@ -415,7 +415,7 @@ def test_cancelling_during_planning_and_while_queued(deployment: Deployment, ann
     assert ann.wait(again) == "FINISHED"
 
 
-# ---- equal starts at the same moment
+# ---- simultaneous equal starts
 
 
 def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
@@ -434,7 +434,7 @@ def test_one_of_two_simultaneous_twins_runs(deployment: Deployment, tmp_path: Pa
     folders = deployment.write_files("at-once", {"f": "gated"})
 
     run_ids = at_once(2, lambda _: deployment.start(**folders, pods=1, parameters={"GATE": str(gate)}))
-    # The one that runs does so at least until the other has ended.
+    # The winner keeps running at least until the other has ended.
     wait_until(
         lambda: any(
             deployment.airflow.run("batch_execution", run_id)["state"] == "failed" for run_id in run_ids
@@ -472,7 +472,7 @@ def test_twenty_starts_with_one_key_are_one_execution(deployment: Deployment, an
 
     assert len(set(ids)) == 1
     assert ann.wait(ids[0]) == "FINISHED"
-    # Also when it has ended.
+    # Even after it has ended.
     assert ann.start(job(folders), headers={"Idempotency-Key": "the-key"}) == ids[0]
 
 
@@ -489,10 +489,10 @@ def test_an_execution_started_in_airflow_is_served_and_blocks_its_twin(deploymen
     assert ann.wait(run_id) == "FINISHED"
 
 
-# ---- every route of the application, for every kind of user
+# ---- every route, for every role
 
 
-def answer(deployment: Deployment, route: Route, user: str, **arguments: Any) -> requests.Response:
+def send(deployment: Deployment, route: Route, user: str, **arguments: Any) -> requests.Response:
     client = Client(deployment, user)
     if route.call == "start":
         arguments.setdefault("json", {"model_id": "scaler"})
@@ -501,15 +501,15 @@ def answer(deployment: Deployment, route: Route, user: str, **arguments: Any) ->
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_every_route_checks_user_and_rights(deployment: Deployment, route: Route):
-    somebody = set(PEOPLE)
+    everyone = set(PEOPLE)
     may_read = {name for name in PEOPLE if PEOPLE[name]}
     may_change = {name for name in may_read if PEOPLE[name] != "viewer"}
-    allowed = may_change if route.changes else may_read if route.call else somebody
+    allowed = may_change if route.changes else may_read if route.call else everyone
 
     for headers in ({}, {"Authorization": "Bearer forged"}):
-        assert answer(deployment, route, "", headers=headers).status_code == 401
+        assert send(deployment, route, "", headers=headers).status_code == 401
     for user in PEOPLE:
-        response = answer(deployment, route, user)
+        response = send(deployment, route, user)
         assert (response.status_code != 403) == (user in allowed), (user, response.text)
         assert response.status_code not in {401, 500}
         if route.call:
@@ -521,21 +521,21 @@ def test_another_site_cannot_use_a_logged_in_browser(deployment: Deployment, rou
     cookies = {"_token": deployment.airflow.token("ann")}
     own = deployment.airflow.url
 
-    other = answer(deployment, route, "", cookies=cookies, headers={"Origin": "https://evil.example.com"})
-    none = answer(deployment, route, "", cookies=cookies)
-    same = answer(deployment, route, "", cookies=cookies, headers={"Origin": own})
+    other = send(deployment, route, "", cookies=cookies, headers={"Origin": "https://evil.example.com"})
+    none = send(deployment, route, "", cookies=cookies)
+    same = send(deployment, route, "", cookies=cookies, headers={"Origin": own})
 
     assert (other.status_code, none.status_code) == (403, 403)
     assert same.status_code not in {401, 403}
 
 
-# ---- what Airflow's own pages tell of it
+# ---- Airflow's audit log, the list, and the OpenAPI document
 
 
 def start_nothing(deployment: Deployment, user: Client, name: str, *, model_id: str = "scaler") -> str:
-    """Start an execution whose plan will find no folder."""
-    place = f"file://{deployment.folder}/{name}"
-    folders = {"source_folder": f"{place}/in", "destination_folder": f"{place}/out"}
+    """Start an execution whose source folder does not exist."""
+    folder = f"file://{deployment.folder}/{name}"
+    folders = {"source_folder": f"{folder}/in", "destination_folder": f"{folder}/out"}
     return user.start({**job(folders), "model_id": model_id})
 
 
@@ -551,7 +551,7 @@ def test_airflows_audit_log_has_starts_and_cancellations(deployment: Deployment,
 
 
 def test_the_list_has_all_executions_in_pages(deployment: Deployment, ann: Client):
-    # Other modules start executions meanwhile, but none of this model.
+    # Other modules start executions concurrently, but none of this model.
     deployment.publish("listed")
     started = [start_nothing(deployment, ann, f"listed-{n}", model_id="listed") for n in range(3)]
     found, cursor = [], ""

@@ -1,4 +1,4 @@
-"""The REST API under the FAB auth manager: rights on each DAG by itself, as roles of one's own have them."""
+"""The REST API under the FAB auth manager: permissions on individual DAGs, from custom roles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tokens(fab: FabAirflow) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def runs(fab: FabAirflow, tokens: dict[str, str]) -> dict[str, str]:
-    """A run of each execution DAG, by DAG."""
+    """A run of each execution DAG, by DAG ID."""
     found = {}
     for dag_id in ("batch_execution", "batch_execution_gpu"):
         folders = {"source_folder": "s3://flights/in", "destination_folder": f"s3://flights/{dag_id}"}
@@ -66,7 +66,7 @@ def test_every_route_checks_user_and_rights(
 ):
     allowed = CHANGERS if route.changes else READERS if route.call else set(USERS)
     path = route.path_of("nothing")
-    # Wrong in itself: nothing is to be started here.
+    # An invalid request, so that nothing is started here.
     arguments: dict[str, Any] = {"json": {}} if route.call == "start" else {}
 
     for forged in ("", "forged"):
@@ -104,7 +104,7 @@ def test_cancelling_needs_the_right_to_change_runs(
 ):
     gpu, other = (f"/api/v1/batch-job/{runs[d]}/cancel" for d in ("batch_execution_gpu", "batch_execution"))
 
-    # Who may change one DAG's runs is not told of the other's; who may only read is refused.
+    # A user with permissions on one DAG gets 404 for the other's runs; a user who may only read gets 403.
     assert send(fab, tokens["gpu_user"], "POST", other).status_code == 404
     assert send(fab, tokens["viewer"], "POST", other).status_code == 403
     assert send(fab, tokens["gpu_reader"], "POST", gpu).status_code == 403

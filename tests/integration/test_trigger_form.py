@@ -1,4 +1,4 @@
-"""The trigger form of the execution DAG in a real browser, and what Airflow's server refuses before a run begins."""
+"""The trigger form of the execution DAG in a real browser, and the values that Airflow refuses before a run starts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ WRONG: list[tuple[str, Any]] = [
 
 
 class TriggerForm:
-    """The form as a user has it before him, as it is when it has just been opened."""
+    """The form as a user sees it, freshly opened."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -94,7 +94,7 @@ class TriggerForm:
         expect(button).to_have_attribute("aria-expanded", "true")
 
     def row(self, title: str) -> Locator:
-        """A field with its label, its help and what is wrong with it."""
+        """A field with its label, help and validation message."""
         label = self.page.locator("label", has_text=re.compile(rf"^{re.escape(title)}\s*\*?\s*$"))
         return self.dialog.get_by_role("group").filter(has=label)
 
@@ -114,7 +114,7 @@ class TriggerForm:
         expect(self.row(title)).to_contain_text(choice)
 
     def paste_conf(self, conf: dict[str, Any]) -> None:
-        """Put a whole conf into the editor that Airflow has for it."""
+        """Replace the whole conf in Airflow's JSON editor."""
         self.open_section("Advanced Options")
         lines = self.dialog.locator(".view-lines")
         expect(lines).to_contain_text(re.compile(r'"model_id":\s*null'))
@@ -123,11 +123,11 @@ class TriggerForm:
         editor.press("Control+a")
         editor.press("Control+v")
         expect(lines).to_contain_text(re.compile(rf'"model_id":\s*"{conf["model_id"]}"'))
-        # Airflow takes it over when the editor is left.
+        # Airflow applies the text when the editor loses focus.
         editor.blur()
 
     def send(self) -> None:
-        # By key: the note on a refused attempt lies over the button for some seconds.
+        # By keyboard: the toast about a refused attempt covers the button for some seconds.
         expect(self.trigger).to_be_enabled()
         self.trigger.press("Enter")
 
@@ -139,7 +139,7 @@ class TriggerForm:
 
 @pytest.fixture(scope="module")
 def run_of_a_client(deployment: Deployment) -> str:
-    """A run that a REST client has started, with its choices in other cases; it goes on beside the other tests."""
+    """A run started through REST, with choices in different cases; it continues during the other tests."""
     folders = deployment.write_files("client", {"a": "calm"})
     choices = {"input_file_type": "csv", "output_file_type": "Feather", "instance": "TINY"}
     return deployment.start(**folders, **choices)

@@ -1,4 +1,4 @@
-"""An Airflow database for this folder's tests; made once, in the home that every test shares."""
+"""An Airflow database for this folder's tests, created once, in the home that all tests share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from inline_executions import DAG_SOURCE, InlineExecutions, publish_moody_model
 
 @pytest.fixture(scope="session")
 def dag_file(own_database: Path) -> Path:
-    """The DAGs, where Airflow finds them, and a database that knows Airflow's tables."""
+    """The DAG file, in Airflow's DAGs folder, and a migrated database."""
     with warnings.catch_warnings():
-        # The API that serves the tasks warns, while it is imported, of what its own libraries will change.
+        # Importing the execution API emits deprecation warnings of its libraries.
         warnings.simplefilter("ignore")
         import_module("airflow.api_fastapi.execution_api.app")
     file = Path(os.environ["AIRFLOW_HOME"]) / "dags" / "inline_executions.py"
@@ -26,7 +26,7 @@ def dag_file(own_database: Path) -> Path:
 
 @pytest.fixture
 def executions(dag_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InlineExecutions:
-    """Runs executions over files below this test's folder, with a model of their own."""
+    """Runs executions over files below this test's folder, with a test model."""
     (tmp_path / "scratch").mkdir()
     for option, value in {
         "MODEL_REPOSITORY": publish_moody_model(tmp_path),

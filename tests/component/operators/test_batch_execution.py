@@ -1,4 +1,4 @@
-"""The operator and the sensor while a DAG is parsed, and the ids of what they start; the rest is seen in a real Airflow."""
+"""The operator and the sensor at DAG parse time; integration tests cover how they run in a real Airflow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_required_parameters_are_required_and_the_others_are_not():
 def test_an_invalid_literal_is_a_dag_error_that_names_it(field, value):
     with pytest.raises(ConfigurationError, match=re.escape(field)) as refused:
         operator(**{field: value})
-    # A folder without a bucket may be cured by either.
+    # A folder without a bucket can be fixed in either field.
     assert refused.value.details["field"] in {field, "source_bucket"}
 
 

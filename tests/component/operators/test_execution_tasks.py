@@ -1,4 +1,4 @@
-"""The three operators at work: how each task of an execution ends, and what it leaves."""
+"""The three operators in complete runs: how each task of an execution ends, and what it writes."""
 
 from __future__ import annotations
 

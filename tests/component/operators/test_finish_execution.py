@@ -1,4 +1,4 @@
-"""How the last task of an execution sees that it was ended from outside, also where an earlier try of it was lost."""
+"""How ``finish`` detects that an execution was ended externally, even if an earlier try of ``finish`` was lost."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
 
 
-class Killed(LocalStorage):
-    """Ends with its process when it lists: what a task does while it waits for pods."""
+class KilledStorage(LocalStorage):
+    """Simulates a kill of the task while it waits for pods, which is when it lists."""
 
     def list(self, location: Location) -> Any:
         raise SystemExit
@@ -37,7 +37,7 @@ class Killed(LocalStorage):
 
 @pytest.fixture
 def spec(tmp_path: Path) -> ExecutionSpec:
-    """An execution of one file whose pod was ended."""
+    """An execution of one file whose pod was terminated."""
     build = tmp_path / "models" / "m" / "b1"
     build.mkdir(parents=True)
     (build / "model.toml").write_text('entrypoint = "model:predict"\n')
@@ -77,7 +77,7 @@ def spec(tmp_path: Path) -> ExecutionSpec:
 def ended(
     spec: ExecutionSpec, storage: LocalStorage, *, cancelled_by: str = "", **instances: int
 ) -> tuple[ExecutionStatus | None, str]:
-    """What the task says of an execution, so many of whose mapped tasks are in which state."""
+    """The status and reason that ``finish`` reports, given the number of mapped tasks in each state."""
     finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
     ti = SimpleNamespace(
         dag_id="d", run_id="r", get_ti_count=lambda *, states, **_: sum(instances.get(s, 0) for s in states)
@@ -92,7 +92,7 @@ def cancel_mark(spec: ExecutionSpec) -> StopMark:
 
 def test_a_try_lost_while_ending_pods_does_not_change_the_status_of_the_next(spec: ExecutionSpec):
     with pytest.raises(SystemExit):
-        ended(spec, Killed(), failed=1)
+        ended(spec, KilledStorage(), failed=1)
     assert cancel_mark(spec).read() is not None
 
     assert ended(spec, LocalStorage(), failed=1) == (None, "")
@@ -100,19 +100,17 @@ def test_a_try_lost_while_ending_pods_does_not_change_the_status_of_the_next(spe
 
 
 def test_another_owners_cancel_mark_counts(spec: ExecutionSpec):
-    cancel_mark(spec).set(ExecutionCancelledError("Somebody did not want it."))
+    reason = "The waiting task was cleared."
+    cancel_mark(spec).set(ExecutionCancelledError(reason))
 
-    assert ended(spec, LocalStorage(), failed=1) == (
-        ExecutionStatus.CANCELLED,
-        "Somebody did not want it.",
-    )
+    assert ended(spec, LocalStorage(), failed=1) == (ExecutionStatus.CANCELLED, reason)
 
 
 def test_a_cancel_through_the_api_waits_for_all_pods_and_removes_its_mark(spec: ExecutionSpec):
     why = "It was cancelled by maria."
     with pytest.raises(SystemExit):
-        ended(spec, Killed(), cancelled_by=why, failed=1)
-    # While it waits, the pods are told to end.
+        ended(spec, KilledStorage(), cancelled_by=why, failed=1)
+    # The mark makes the pods stop while finish waits for them.
     mark = cancel_mark(spec).read()
     assert mark is not None
     assert mark["reason"] == why

@@ -1,4 +1,4 @@
-"""An execution that needs more than its DAG's tasks were given when the DAG was parsed."""
+"""Executions that need more resources than their tasks were assigned when the DAG was parsed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def deploy(tmp_path: Path):
 def test_a_kubernetes_pod_too_small_for_the_deployment_is_refused_and_nothing_is_written(
     executions: InlineExecutions, deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    # What Airflow's Kubernetes executor sets in every pod; the group in this DAG names no instance.
+    # Airflow's Kubernetes executor sets this in every pod; the groups in this DAG do not set an instance.
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
     deploy(instance="large")
 

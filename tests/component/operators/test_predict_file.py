@@ -1,4 +1,4 @@
-"""``PredictFileOperator`` on its own, in DAGs written by hand: what becomes of each file, and what is refused when."""
+"""``PredictFileOperator`` in hand-written DAGs: the outcome of each file, and when invalid values are refused."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from s3_server import S3Server
 
-# One run for all: ``apart`` is mapped over files that an upstream task lists, ``each`` over files with arguments of
-# their own. Whatever fails leaves its reason in a file.
+# One run for all tests: ``apart`` is mapped over files that an upstream task lists, ``each`` over files with individual
+# arguments. Every failed try writes its reason to a file.
 DAGS = """
 import json
 from datetime import timedelta
@@ -98,7 +98,7 @@ with DAG("by_hand", schedule=None, default_args={"model_id": "moody"}) as by_han
     )
 """
 
-# Backtracks in C, with the interpreter lock held: nothing but a kill ends it in this century.
+# Backtracks in C while holding the GIL: only a kill ends it.
 HANGING = """
 import re
 
@@ -108,7 +108,7 @@ def predict(df):
 """
 
 
-# Changes its input while it is loaded: after the task has looked at the file, before it fetches it; once.
+# Changes its input while the model loads, once: after the task has checked the file, before it fetches it.
 MEDDLING = """
 import os
 from pathlib import Path
@@ -140,10 +140,12 @@ def predicted(name: str, mood: str = "calm") -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class ByHand:
-    """The run of the DAG.
+    """The finished run of the DAG.
 
     Attributes:
-        orders: What ``each`` was mapped over, by what it is about.
+        folder: The folder of the inputs and results.
+        run: The run.
+        orders: The names of the cases that ``each`` was mapped over, in order.
     """
 
     folder: Path
@@ -161,7 +163,7 @@ class ByHand:
         return ti.xcom_pull(task_ids=task_id, map_indexes=map_index if map_index >= 0 else None)
 
     def end(self, order: str) -> tuple[str, int, str]:
-        """State, tries and the last reason of one instance of ``each``."""
+        """The state, tries and last failure reason of one instance of ``each``."""
         ti = self.instance("each", self.orders.index(order))
         reason = self.folder / "reasons" / f"each-{ti.map_index}-{ti.try_number}"
         return str(ti.state), ti.try_number, reason.read_text() if reason.exists() else ""
@@ -248,17 +250,17 @@ def test_a_literal_file_gets_its_result_and_the_task_returns_what_it_read_and_wr
     assert str(by_hand.instance("literal").state) == "success"
     result = by_hand.folder / "out" / "literal" / "a.parquet"
     assert_frame_equal(pd.read_parquet(result), predicted("a"))
-    said = by_hand.xcom("literal")
+    returned = by_hand.xcom("literal")
     for side, path in (("input", by_hand.folder / "north" / "a.csv"), ("output", result)):
         stored = LocalStorage().stat(Location.of_path(path))
-        assert said[side] == {
+        assert returned[side] == {
             "uri": f"file://{path}",
             "size_bytes": stored.size_bytes,
             "etag": stored.etag,
             "rows": 2,
         }
-    assert list(said["seconds"]) == ["load", "fetch", "read", "predict", "write", "publish"]
-    assert (said["model_id"], said["build_id"]) == ("moody", "b1")
+    assert list(returned["seconds"]) == ["load", "fetch", "read", "predict", "write", "publish"]
+    assert (returned["model_id"], returned["build_id"]) == ("moody", "b1")
     lineage = json.loads((by_hand.folder / "reasons" / "lineage-literal").read_text())
     build = by_hand.folder / "repository" / "moody" / "b1"
     assert lineage == [str(by_hand.folder / "north" / "a.csv"), str(build), str(result)]
@@ -310,10 +312,10 @@ def test_default_args_of_the_dag_do_not_affect_an_execution_in_it(by_hand: ByHan
     ],
 )
 def test_a_permanent_error_fails_the_task_at_once_with_its_reason(by_hand: ByHand, order: str, reason: str):
-    state, tries, said = by_hand.end(order)
+    state, tries, actual_reason = by_hand.end(order)
 
     assert (state, tries) == ("failed", 1)
-    assert reason in said
+    assert reason in actual_reason
 
 
 def test_a_file_name_replaces_the_map_index_even_if_the_task_fails(by_hand: ByHand):
@@ -333,15 +335,15 @@ def test_a_file_that_fails_once_is_retried(by_hand: ByHand):
 
 def test_a_file_that_changes_during_loading_is_read_by_the_next_try(by_hand: ByHand):
     assert by_hand.end("changes")[:2] == ("success", 2)
-    said = by_hand.xcom("each", by_hand.orders.index("changes"))
-    assert (said["input"]["rows"], said["output"]["rows"]) == (3, 3)
+    returned = by_hand.xcom("each", by_hand.orders.index("changes"))
+    assert (returned["input"]["rows"], returned["output"]["rows"]) == (3, 3)
 
 
 def test_files_predicted_at_once_on_one_machine_share_its_cores(by_hand: ByHand):
     index = by_hand.orders.index("threads")
     result = pd.read_csv(by_hand.folder / "out" / str(index) / "a.csv")
-    at_once = min(len(by_hand.orders), 16)  # Airflow's max_active_tasks_per_dag
-    assert set(result["threads"]) == {max(1, len(os.sched_getaffinity(0)) // at_once)}
+    concurrent = min(len(by_hand.orders), 16)  # Airflow's max_active_tasks_per_dag
+    assert set(result["threads"]) == {max(1, len(os.sched_getaffinity(0)) // concurrent)}
 
 
 def test_an_explicit_input_type_overrides_the_file_name(by_hand: ByHand):
@@ -389,7 +391,7 @@ def test_the_example_of_the_documentation_runs_against_a_real_bucket(
     assert files_below(tmp_path / "scratch") == []
 
 
-# ---- while the DAG is parsed
+# ---- at parse time
 
 ONE_FILE = {"file": "s3://shop/in/day.csv", "destination_folder": "s3://shop/out", "model_id": "m"}
 LATER = "{{ params.later }}"

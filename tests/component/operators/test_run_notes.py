@@ -1,4 +1,4 @@
-"""Notes on runs in Airflow's own database: what they cost its scheduler, and that nothing that fails in them reaches it."""
+"""Notes on runs in Airflow's own database: their cost to the scheduler, which their failures must not affect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def note_of(outcome: Outcome) -> str:
-    """What the listener notes, called as the scheduler calls it: in a transaction that nobody else may commit."""
+    """Call the listener as the scheduler does, in a transaction that only its owner may commit; return the note."""
     with create_session() as session, prohibit_commit(session) as guard:
         run = session.get(DagRun, outcome.run.id)
         run.dag = outcome.run.dag
@@ -40,23 +40,23 @@ def stored_note(outcome: Outcome) -> str:
 
 @contextmanager
 def statements(session: Session) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile."""
+    """Collect the SQL statements executed within the block."""
     seen: list[str] = []
 
-    def see(*arguments: object) -> None:
+    def record(*arguments: object) -> None:
         seen.append(str(arguments[2]))
 
     engine = session.get_bind()
-    event.listen(engine, "before_cursor_execute", see)
+    event.listen(engine, "before_cursor_execute", record)
     try:
         yield seen
     finally:
-        event.remove(engine, "before_cursor_execute", see)
+        event.remove(engine, "before_cursor_execute", record)
 
 
 @contextmanager
 def notes_refused() -> Iterator[None]:
-    """The database takes no note."""
+    """Make the database refuse notes."""
     refuse = "BEGIN SELECT RAISE(ABORT, 'no notes today'); END"
     with create_session() as session:
         session.execute(text(f"CREATE TRIGGER no_notes BEFORE INSERT ON dag_run_note {refuse}"))
@@ -69,7 +69,7 @@ def notes_refused() -> Iterator[None]:
 
 @contextmanager
 def writes_by_others(after: str) -> Iterator[None]:
-    """Somebody else writes after each statement in which a text occurs, unless the database does not let them at once."""
+    """Write from another connection after each statement that contains ``after``, unless the database is locked."""
     engine = get_engine()
 
     def write(*arguments: object) -> None:

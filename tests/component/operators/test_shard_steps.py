@@ -1,4 +1,4 @@
-"""What an attempt at a shard does next, as a table: what it has seen, and its next step."""
+"""The next step of an attempt at a shard, as tables of what it has seen and the step that follows."""
 
 from __future__ import annotations
 
@@ -49,12 +49,11 @@ def records(*given: FileRecord) -> dict[str, FileRecord]:
 
 
 NEW = Seen(files=[A, B], may_retry=True, job_timeout=60.0, started_at=STARTED_AT)
-UNREAD = {"records": {}}
 DONE = records(record(A), record(B))
 TRIED = {"records": {}, "tried": [A, B]}
 
 BEFORE_PREDICTING = {
-    "nothing is known": ({}, Read()),
+    "the ledger has not been read": ({}, Read()),
     "another file failed": (
         {"stopped": True},
         Skip("The execution has ended, so this was not started. Another file has failed."),
@@ -63,28 +62,28 @@ BEFORE_PREDICTING = {
         {"stopped": True, "cancelled": CANCELLED},
         Skip("The execution has ended, so this was not started. It was cancelled by maria."),
     ),
-    "it was cancelled while the ledger was read": (
+    "the execution was cancelled while the ledger was read": (
         {"cancelled": CANCELLED, "stopped": True, "records": {}},
         Skip("The execution has ended, so this was not started. It was cancelled by maria."),
     ),
-    "nothing was done": ({"records": {}}, Predict([A, B])),
-    "one file was finished": ({"records": records(record(A))}, Predict([B])),
-    "one file was only started": ({"records": records(record(A, FileStatus.STARTED))}, Predict([A, B])),
+    "no file was processed": ({"records": {}}, Predict([A, B])),
+    "one file finished": ({"records": records(record(A))}, Predict([B])),
+    "one file only started": ({"records": records(record(A, FileStatus.STARTED))}, Predict([A, B])),
     "one file failed": ({"records": records(record(A, FileStatus.FAILED), record(B))}, Predict([A])),
-    "one file was finished with another content": (
+    "one file finished with different content": (
         {"records": records(record(A, etag="older"), record(B))},
         Predict([A]),
     ),
-    "all was finished": ({"records": DONE}, Finish()),
-    "all was finished, cleared after a failure": (
+    "all files finished": ({"records": DONE}, Finish()),
+    "all files finished, cleared after a failure": (
         {"records": DONE, "generation": 1, "execution_finished": False},
         Finish(),
     ),
-    "all was finished, cleared after the execution finished": (
+    "all files finished, cleared after the execution finished": (
         {"records": DONE, "generation": 1, "execution_finished": True},
         Predict([A, B]),
     ),
-    "all was finished since the clear": (
+    "all files finished since the clear": (
         {
             "records": records(record(A, generation=1), record(B, generation=1)),
             "generation": 1,
@@ -92,7 +91,7 @@ BEFORE_PREDICTING = {
         },
         Finish(),
     ),
-    "one was finished since the clear, one before": (
+    "one file finished since the clear, one before": (
         {
             "records": records(record(A, generation=1), record(B)),
             "generation": 1,
@@ -126,13 +125,13 @@ def test_without_a_job_timeout_there_is_no_deadline():
 
 
 AFTER_PREDICTING = {
-    "all finished": ({"finished": 2}, Finish()),
-    "a file failed that no retry can mend": (
+    "all files finished": ({"finished": 2}, Finish()),
+    "a file failed permanently": (
         {"error": BROKEN},
         Fail("a.csv is empty.", BROKEN, end_execution=True),
     ),
-    "a file failed that may be retried": ({"error": FLAKY}, Fail("a.csv: ValueError", FLAKY, retry=True)),
-    "a file failed at the last try": (
+    "a file failed and may be retried": ({"error": FLAKY}, Fail("a.csv: ValueError", FLAKY, retry=True)),
+    "a file failed in the last try": (
         {"error": FLAKY, "may_retry": False},
         Fail("a.csv: ValueError", FLAKY, retry=True, end_execution=True),
     ),
@@ -140,12 +139,12 @@ AFTER_PREDICTING = {
         {"finished": 1, "stopped": True},
         Fail("1 of 2 files were not started: another file has failed, and so the execution."),
     ),
-    "another task's file failed when all here had finished": ({"finished": 2, "stopped": True}, Finish()),
+    "another task's file failed after all files here finished": ({"finished": 2, "stopped": True}, Finish()),
     "a file failed, and so did another task's": (
         {"error": BROKEN, "stopped": True},
         Fail("a.csv is empty.", BROKEN, end_execution=True),
     ),
-    "the task was terminated while it predicted": (
+    "the task was terminated while predicting": (
         {"finished": 1, "killed": KILLED, "error": KILLED},
         Fail(KILLED.message, KILLED, retry=True, record_cancelled=True),
     ),
@@ -158,7 +157,7 @@ AFTER_PREDICTING = {
         {"killed": KILLED, "error": BROKEN},
         Fail("a.csv is empty.", BROKEN, end_execution=True),
     ),
-    "the execution was cancelled while it predicted": (
+    "the execution was cancelled while predicting": (
         {"finished": 1, "stopped": True, "cancelled": CANCELLED, "error": CANCELLED},
         Fail(
             "The execution was cancelled. It was cancelled by maria.",

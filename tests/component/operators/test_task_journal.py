@@ -1,4 +1,4 @@
-"""What the tasks of an execution leave in Airflow's store, and that they do their work where there is none."""
+"""What an execution's tasks write to Airflow's task state store, and that they continue without one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_journal_has_every_file_from_plan_to_end(executions: InlineExecution
         "finished_files": 3,
         "rows": 6,
     }
-    # One task for each file needs no count of its own.
+    # With one task per file, no progress rows are needed.
     assert not [key for _, _, key in journal.rows if key == "progress"]
 
 
@@ -116,18 +116,18 @@ def test_any_other_unknown_key_is_refused_by_name(executions: InlineExecutions, 
     assert next(iter(conf)) in outcome.xcom("plan", "refused")["reason"]
 
 
-class Broken:
-    """A store that Airflow does not answer for."""
+class BrokenStore:
+    """A state store whose every request fails."""
 
     def set(self, key: str, value: object) -> None:
-        raise ConnectionError("no answer")
+        raise ConnectionError("no response")
 
     def get(self, key: str) -> object:
-        raise ConnectionError("no answer")
+        raise ConnectionError("no response")
 
 
-@pytest.mark.parametrize("store", [Broken(), None])
-def test_a_task_continues_without_a_state_store(store: Broken | None, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("store", [BrokenStore(), None])
+def test_a_task_continues_without_a_state_store(store: BrokenStore | None, caplog: pytest.LogCaptureFixture):
     context = {
         "ti": SimpleNamespace(try_number=2),
         "dag_run": SimpleNamespace(clear_number=0),

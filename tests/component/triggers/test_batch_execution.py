@@ -1,4 +1,4 @@
-"""The trigger as it travels; what it does is seen in a real Airflow."""
+"""The trigger's serialization; integration tests cover its behaviour in a real Airflow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_trigger_survives_serialization_unchanged(values):
     path, stored = trigger.serialize()
     assert path == "airflow_batchexec.triggers.batch_execution.BatchExecutionTrigger"
     assert values.items() <= stored.items()
-    again = BatchExecutionTrigger(**deserialize(json.loads(json.dumps(serialize(stored)))))
-    assert again.serialize() == (path, stored)
+    restored = BatchExecutionTrigger(**deserialize(json.loads(json.dumps(serialize(stored)))))
+    assert restored.serialize() == (path, stored)
 
 
 def test_the_event_is_delayed_from_the_deferral_not_from_each_start_of_a_triggerer():

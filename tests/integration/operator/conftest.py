@@ -1,4 +1,4 @@
-"""One set of DAGs for all modules of this folder."""
+"""A set of DAGs that all modules in this folder share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an execution when its waiting operator is ended, lost, or out of time."""
+"""The execution of a waiting operator that is ended, lost, or past its timeout."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_operator_past_its_execution_timeout_cancels_its_execution(
     for execution in executions_of(deployment, run_id):
         run = deployment.airflow.wait_for_run("batch_execution", execution["dag_run_id"])
         assert run["state"] == "failed"
-    # One that was ended while it was planned has no manifest.
+    # An execution cancelled during planning has no manifest.
     summaries = [
         deployment.airflow.xcom("batch_execution", execution["dag_run_id"], "finish", key="summary")
         for execution in executions_of(deployment, run_id)

@@ -1,4 +1,4 @@
-"""``BatchExecutionOperator`` in DAGs of a user's own, in a real Airflow."""
+"""``BatchExecutionOperator`` in user DAGs, in a real Airflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``BatchExecutionSensor`` in DAGs of a user's own, in a real Airflow."""
+"""``BatchExecutionSensor`` in user DAGs, in a real Airflow."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_sensors_fail_at_once_with_the_reason_or_skip_with_soft_fail(
     if end == "unknown":
         execution_id, reason = "never_started", "has no execution"
     else:
-        folders = deployment.write_files(f"looked-at-{end}", {"hang": "hang"})
+        folders = deployment.write_files(f"sensed-{end}", {"hang": "hang"})
         limits = {"FAILED": {"file_timeout": 1}, "TIMEOUT": {"job_timeout": 4}, "CANCELLED": {}}[end]
         execution_id = deployment.start(**folders, **limits)
         if end == "CANCELLED":
-            wait_until(lambda: deployment.pods(f"looked-at-{end}"), what="a pod at work")
+            wait_until(lambda: deployment.pods(f"sensed-{end}"), what="a running pod")
             path = f"dags/batch_execution/dagRuns/{execution_id}"
             deployment.airflow.api("PATCH", path, json={"state": "failed"})
-            assert_cancelled(deployment, f"looked-at-{end}", execution_id)
+            assert_cancelled(deployment, f"sensed-{end}", execution_id)
         reason = f"ended as {end}"
     run_id = deployment.airflow.trigger("lookers", {"execution_id": execution_id})
 
