@@ -82,7 +82,7 @@ def test_log_output_is_kept_out_of_the_result(airflow):
         server.on("GET /batchexec/api/v1/batch-job/rest__1/status", DROP, status_of("RUNNING", 1, 2))
         done = airflow(*STATUS, AIRFLOW__API__BASE_URL=server.url, BATCHEXEC_TOKEN="token")
     assert json.loads(done.stdout)["finished_files"] == 1
-    assert "Trying again" in done.stderr
+    assert "Retrying" in done.stderr
 
 
 def test_help_and_exit_codes_match_batchexec(airflow):

@@ -215,7 +215,7 @@ def test_a_file_that_hangs_is_ended_by_file_timeout(deployment: Deployment) -> N
     assert run["state"] == "failed"
     record = deployment.manifest("hanging", run_id)["files"][0]
     assert record["status"] == "TIMEOUT"
-    assert "file_timeout, 2 s" in record["reason"]
+    assert "file_timeout of 2 s" in record["reason"]
     assert [i["try_number"] for i in deployment.instances(run_id, "predict")] == [1]
     assert not deployment.pods("hanging")
 

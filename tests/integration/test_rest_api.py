@@ -582,4 +582,4 @@ def test_no_log_contains_a_secret_and_no_request_failed(deployment: Deployment):
     logs = "".join(path.read_text() for path in deployment.airflow.home.rglob("*.log"))
 
     assert deployment.s3.secret_access_key not in logs
-    assert "A request of the batch execution API failed" not in logs
+    assert "Unhandled error in the batch execution API" not in logs

@@ -145,11 +145,11 @@ def test_the_reason_of_an_external_end_comes_first(status):
         record("c.csv", FileStatus.FAILED, reason="It is broken."),
         unstarted=["d.csv"],
         end_status=status,
-        end_reason="The job_timeout of 5 s is over.",
+        end_reason="The execution exceeded its job_timeout of 5 s.",
     )
     assert ended.status is status
     assert ended.reason == (
-        "The job_timeout of 5 s is over. 1 of 4 files failed: c.csv: It is broken. "
+        "The execution exceeded its job_timeout of 5 s. 1 of 4 files failed: c.csv: It is broken. "
         "1 file was cancelled: b.csv. 1 file was not started: d.csv."
     )
 
