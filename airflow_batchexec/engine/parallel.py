@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["parallel_map"]
 
@@ -20,9 +20,9 @@ def parallel_map(
 ) -> list[_Result]:
     """Apply ``work`` to every item, to several concurrently.
 
-    After the first failure, no further items are started; running ones are awaited, then the failure is raised. An
-    exception in the calling thread, such as Ctrl-C or one raised by ``items``, has the same effect. ``items`` is
-    consumed as threads become free.
+    After the first failure, no further items are started, running ones are awaited, and the failure of the first item
+    that failed, in item order, is raised. An exception in the calling thread, such as Ctrl-C or one raised by
+    ``items``, also stops the rest. ``items`` is consumed as threads become free.
 
     Args:
         work: Called in one of the threads, or in the calling thread if there is only one item.
@@ -37,44 +37,48 @@ def parallel_map(
     first = list(islice(rest, 2))
     if len(first) < 2:  # noqa: PLR2004  nothing to parallelize
         return [work(item) for item in first]
-    failures: list[BaseException] = []
+    failures: dict[int, BaseException] = {}
 
-    def attempt(item: _Item) -> _Result:
-        if failures:
+    def attempt(number: int, item: _Item) -> _Result:
+        # Earlier items still run, so that the same item's failure is raised whichever thread is faster.
+        if any(failed < number for failed in list(failures)):
             raise CancelledError
         try:
             return work(item)
         except BaseException as error:
-            failures.append(error)
+            failures[number] = error
             raise
 
     with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
         try:
             # Queue one item behind each running one, so that no thread is idle while results are collected.
-            return _collect(pool, attempt, chain(first, rest), failures, max_pending=2 * threads)
-        except BaseException:
+            results = _collect(pool, attempt, chain(first, rest), failures, max_pending=2 * threads)
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)  # leaving the pool waits for running items
-            raise
+    if failures:
+        raise failures[min(failures)]
+    return [results[number] for number in range(len(results))]
 
 
 def _collect(
     pool: ThreadPoolExecutor,
-    attempt: Callable[[_Item], _Result],
+    attempt: Callable[[int, _Item], _Result],
     items: Iterable[_Item],
-    failures: list[BaseException],
+    failures: Mapping[int, BaseException],
     *,
     max_pending: int,
-) -> list[_Result]:
+) -> dict[int, _Result]:
+    """The results by item number; incomplete if an item failed."""
     numbered = enumerate(items)
     pending: dict[Future[_Result], int] = {}
     results: dict[int, _Result] = {}
     while True:
         for number, item in islice(numbered, max_pending - len(pending)):
-            pending[pool.submit(attempt, item)] = number
+            pending[pool.submit(attempt, number, item)] = number
         if not pending:
-            return [results[number] for number in range(len(results))]
+            return results
         done, _ = wait(pending, return_when=FIRST_COMPLETED)
         if failures:
-            raise failures[0]
+            return results
         for future in done:
             results[pending.pop(future)] = future.result()

@@ -86,6 +86,20 @@ def test_failure_starts_no_further_items_and_waits_for_running_ones():
     assert ended == [0]
 
 
+def test_of_several_failures_that_of_the_first_item_is_raised():
+    second_failed = threading.Event()
+
+    def work(number: int) -> None:
+        if number == 0:
+            assert second_failed.wait(TIMEOUT_SECONDS)
+        else:
+            second_failed.set()
+        raise ValueError(f"item {number}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        parallel_map(work, range(1000), threads=2, name="test")
+
+
 def test_failure_of_the_iterable_stops_the_rest():
     release = threading.Event()
     ended = []
