@@ -95,7 +95,7 @@ def seed_plan(
         "generation": generation,
     }
     say(session, run, "plan", f"journal-{generation}-1-0000", [planned])
-    rows = pack_in_rows([list(pair) for pair in files], most_bytes=48_000)
+    rows = pack_in_rows([list(pair) for pair in files], max_bytes=48_000)
     for number, row in enumerate(rows):
         say(session, run, "plan", f"files-{number:03d}", row)
     say(

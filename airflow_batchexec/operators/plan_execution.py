@@ -179,7 +179,7 @@ def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
     if len(plan.skipped) > _MAX_NAMED_SKIPPED:
         journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
     shard_of = {task.file: index for index, tasks in enumerate(prepared.shard_tasks) for task in tasks}
-    rows = pack_in_rows([[task.file, shard_of[task.file]] for task in plan.tasks], most_bytes=_MAX_ROW_BYTES)
+    rows = pack_in_rows([[task.file, shard_of[task.file]] for task in plan.tasks], max_bytes=_MAX_ROW_BYTES)
     planned = {
         "generation": generation,
         "total_files": spec.total_files,

@@ -59,21 +59,19 @@ def unpack(text: str) -> Any:
     return json.loads(data)
 
 
-def pack_in_rows(items: Sequence[Any], *, most_bytes: int) -> list[str]:
+def pack_in_rows(items: Sequence[Any], *, max_bytes: int) -> list[str]:
     """Pack a list into parts of limited size.
 
     Args:
         items: JSON values.
-        most_bytes: Maximum size of a part; a single larger item gets its own part.
+        max_bytes: Maximum size of a part; a single larger item gets its own part.
     """
     packed = pack(list(items))
-    if len(packed) <= most_bytes or len(items) < 2:  # noqa: PLR2004  a single item cannot be split
+    if len(packed) <= max_bytes or len(items) < 2:  # noqa: PLR2004  a single item cannot be split
         return [packed]
     middle = len(items) // 2
     return [
-        part
-        for half in (items[:middle], items[middle:])
-        for part in pack_in_rows(half, most_bytes=most_bytes)
+        part for half in (items[:middle], items[middle:]) for part in pack_in_rows(half, max_bytes=max_bytes)
     ]
 
 

@@ -304,7 +304,7 @@ def test_packed_values_round_trip(value):
 
 @given(st.lists(st.text(), max_size=200), st.integers(50, 400))
 def test_a_long_list_is_packed_in_ordered_rows_of_limited_size(items, limit):
-    rows = pack_in_rows(items, most_bytes=limit)
+    rows = pack_in_rows(items, max_bytes=limit)
     assert [item for row in rows for item in unpack(row)] == items
     assert all(len(row) <= limit or len(unpack(row)) == 1 for row in rows)
 
