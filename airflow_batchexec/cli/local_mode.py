@@ -70,9 +70,9 @@ def run_locally(config: ExecutionConfig, model_repository: str | None, output: O
         BatchExecError: The execution needs something unavailable on this machine, or was refused before any file was
             touched.
     """
-    from airflow_batchexec.cli.progress import ProgressView, print_summary  # noqa: PLC0415  as above
+    from airflow_batchexec.cli.local_output import ProgressView, print_summary  # noqa: PLC0415  as above
     from airflow_batchexec.client.local_run import local_execution  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.running.local import Observer  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.running.local_execution import Observer  # noqa: PLC0415  as above
 
     view = ProgressView()
     execution = local_execution(

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_batchexec.client.client_settings import ClientSettings
     from airflow_batchexec.client.inference import BatchInferenceClient
     from airflow_batchexec.client.local_run import LocalRunResult
     from airflow_batchexec.client.manager import BatchJobManagerClient
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         StartExecutionResult,
         TaskExecution,
     )
-    from airflow_batchexec.client.settings import ClientSettings
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.wire.values import JobStatus, TaskStatus
 
@@ -36,7 +36,7 @@ _MODULES = {
     "BatchJobManagerClient": "airflow_batchexec.client.manager",
     "BatchJobSummary": _RESULTS,
     "CancelExecutionResult": _RESULTS,
-    "ClientSettings": "airflow_batchexec.client.settings",
+    "ClientSettings": "airflow_batchexec.client.client_settings",
     "ExecutionConfig": "airflow_batchexec.engine.config.model",
     "ExecutionFileDetails": _RESULTS,
     "ExecutionStatusResult": _RESULTS,

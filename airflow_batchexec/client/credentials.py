@@ -16,7 +16,7 @@ from airflow_batchexec.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_batchexec.client.settings import ClientSettings
+    from airflow_batchexec.client.client_settings import ClientSettings
 
 __all__ = ["Credentials", "FixedToken", "PasswordLogin", "TokenFile", "open_credentials"]
 

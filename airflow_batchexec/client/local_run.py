@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.lifecycle import Prepared
     from airflow_batchexec.engine.execution.manifest import Manifest
-    from airflow_batchexec.engine.running.local import LocalExecution, Observer
+    from airflow_batchexec.engine.running.local_execution import LocalExecution, Observer
 
 __all__ = ["LocalRunResult", "local_execution", "local_folder", "run_locally"]
 
@@ -154,7 +154,7 @@ def local_execution(
         ConfigurationError: The configuration does not work on this machine, or no model repository is configured.
     """
     # pandas and pyarrow are not loaded until something runs.
-    from airflow_batchexec.engine.running.local import LocalExecution  # noqa: PLC0415
+    from airflow_batchexec.engine.running.local_execution import LocalExecution  # noqa: PLC0415
     from airflow_batchexec.engine.storage import open_storage  # noqa: PLC0415
 
     _check_local(config)
@@ -205,7 +205,7 @@ def run_locally(
 
 def _observer(view: Bar, text: str) -> Observer:
     from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  as above
-    from airflow_batchexec.engine.running.local import Observer  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.running.local_execution import Observer  # noqa: PLC0415  as above
 
     def planned(prepared: Prepared) -> None:
         view.show(text, 0, prepared.spec.total_files)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_batchexec.client.client_settings import ClientSettings
 from airflow_batchexec.client.interruption import signals_as_interrupts
-from airflow_batchexec.client.responses import (
+from airflow_batchexec.client.parsing import (
     read_cancelled,
     read_details,
     read_page,
@@ -17,7 +18,6 @@ from airflow_batchexec.client.responses import (
     read_started,
     read_status,
 )
-from airflow_batchexec.client.settings import ClientSettings
 from airflow_batchexec.client.transport import Transport
 from airflow_batchexec.client.waiting import POLL_SECONDS, cancel_and_report, notify, wait_for_end
 from airflow_batchexec.exceptions import BatchExecError, ConfigurationError

@@ -38,7 +38,7 @@ from airflow_batchexec.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_batchexec.client.settings import ClientSettings
+    from airflow_batchexec.client.client_settings import ClientSettings
 
 __all__ = ["Response", "Transport"]
 

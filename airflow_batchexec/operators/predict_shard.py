@@ -35,7 +35,7 @@ class PredictShardOperator(BaseOperator):
         AirflowFailException: A file failed, and a retry cannot help; or another task's file has, and some of this
             task's were not started; or the execution was cancelled.
         AirflowException: A file failed, and a retry may help; or the task was terminated.
-        AirflowSkipException: The execution has ended already; nothing was begun.
+        AirflowSkipException: The execution has ended already; nothing was started.
     """
 
     template_fields: Sequence[str] = ("execution", "shard")

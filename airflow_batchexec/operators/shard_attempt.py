@@ -246,7 +246,7 @@ class ShardAttempt:
             now,
         )
 
-        if self._files.begun:
+        if self._files.started:
             return
         tried = self._seen.tried or self._seen.files
         record = FileRecord(

@@ -98,9 +98,9 @@ class Fail:
         message: Why, for Airflow.
         error: What failed.
         retry: Whether Airflow may try the task again.
-        end_execution: Whether no further file of the execution is to be begun.
+        end_execution: Whether no further file of the execution is to be started.
         skip_siblings: Whether to skip the mapped tasks that are not queued yet.
-        record_cancelled: Whether to record the first file as cancelled, in case none was begun.
+        record_cancelled: Whether to record the first file as cancelled, in case none was started.
     """
 
     message: str

@@ -46,15 +46,15 @@ class FileLog:
     def __init__(self, *, log: Logger, files: int) -> None:
         self._log = log
         self._files = files
-        self._begun = 0
+        self._started = 0
         self._finished = 0
         self._rows = 0
         self._logged_at = float("-inf")
 
     @property
-    def begun(self) -> int:
+    def started(self) -> int:
         """How many files have been started."""
-        return self._begun
+        return self._started
 
     @property
     def finished(self) -> int:
@@ -68,7 +68,7 @@ class FileLog:
             self._rows += record.output.rows
             self._log_finished(record, record.output.rows)
         elif record.status is FileStatus.STARTED:
-            self._begun += 1
+            self._started += 1
         else:
             self._log.error("%s", record.reason)
             if record.traceback:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from pods import is_running, wait_until
+from predictors import is_running, wait_until
 
 # A supervisor that forks a task, as Airflow's does, with a socket between the two.
 SUPERVISOR = """

@@ -11,7 +11,7 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Scheme
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.repository.repository import ModelRepository
-from airflow_batchexec.engine.running.local import LocalExecution
+from airflow_batchexec.engine.running.local_execution import LocalExecution
 
 MODEL = """
 def predict(df):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from s3_server import Keys
 
-__all__ = ["Answer", "AwsProxy", "Request", "start_aws_proxy"]
+__all__ = ["AwsProxy", "Request", "Response", "start_aws_proxy"]
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _ISSUED = re.compile(rb"<(AccessKeyId|SecretAccessKey|SessionToken)>([^<]+)</")
@@ -74,7 +74,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One response."""
 
     status: int
@@ -82,14 +82,14 @@ class Answer:
     body: bytes = b""
 
     @classmethod
-    def of_s3(cls, status: int, code: str, message: str, headers: dict[str, str], **more: str) -> Answer:
+    def of_s3(cls, status: int, code: str, message: str, headers: dict[str, str], **more: str) -> Response:
         """Create an error response in S3's format."""
         return cls(
             status, headers, f"<Error>{_elements(Code=code, Message=message, **more)}</Error>".encode()
         )
 
     @classmethod
-    def of_sts(cls, status: int, code: str, message: str) -> Answer:
+    def of_sts(cls, status: int, code: str, message: str) -> Response:
         """Create an error response in STS's format."""
         body = f"<ErrorResponse><Error>{_elements(Code=code, Message=message)}</Error></ErrorResponse>"
         return cls(status, {"content-type": "text/xml"}, body.encode())
@@ -129,7 +129,7 @@ class AwsProxy:
             keys: The keys of the user who assumes the role; not needed for a web identity, whose requests are unsigned.
         """
 
-        def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
             if not request.action.startswith("AssumeRole"):
                 return pass_on(request)
             body = urlencode({**request.form, "DurationSeconds": seconds}).encode()
@@ -144,29 +144,29 @@ class AwsProxy:
     def refuse_other_regions(self, bucket: str, region: str) -> None:
         """Respond as a bucket's endpoint does if the signature is for another region."""
 
-        def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
             if request.bucket != bucket or request.region == region:
                 return pass_on(request)
             headers = {} if _has_key(request) else {"x-amz-bucket-region": region}
             if request.method == "HEAD":
-                return Answer(400, headers)
+                return Response(400, headers)
             message = (
                 f"The authorization header is malformed; the region '{request.region}' is wrong; "
                 f"expecting '{region}'"
             )
-            return Answer.of_s3(400, "AuthorizationHeaderMalformed", message, headers, Region=region)
+            return Response.of_s3(400, "AuthorizationHeaderMalformed", message, headers, Region=region)
 
         self.rules.append(rule)
 
     def refuse_as_expired(self) -> None:
         """Respond as S3 does if a session has expired, for the sessions of :meth:`expire_all`."""
 
-        def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
             if request.action or request.access_key_id not in self._expired:
                 return pass_on(request)
             if request.method == "HEAD":
-                return Answer(400, {} if _has_key(request) else {"x-amz-bucket-region": "us-east-1"})
-            return Answer.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
+                return Response(400, {} if _has_key(request) else {"x-amz-bucket-region": "us-east-1"})
+            return Response.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
 
         self.rules.append(rule)
 
@@ -174,28 +174,28 @@ class AwsProxy:
         """Treat every key that has been used or issued by STS so far as expired."""
         self._expired |= self.given | {request.access_key_id for request in self.requests}
 
-    def answer_sts(self, answer: Answer, *, after: int = 0) -> None:
+    def respond_as_sts(self, response: Response, *, after: int = 0) -> None:
         """Return this response to STS requests, except to the first ``after`` ones."""
 
-        def rule(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
             received = sum(bool(earlier.action) for earlier in self.requests)
-            return answer if request.action and received > after else pass_on(request)
+            return response if request.action and received > after else pass_on(request)
 
         self.rules.append(rule)
 
-    def handle(self, request: Request) -> Answer:
+    def handle(self, request: Request) -> Response:
         """Record a request, and respond to it by the rules."""
         with self._lock:
             self.requests.append(request)
         return self._apply(request, list(self.rules))
 
-    def _apply(self, request: Request, rules: list[Any]) -> Answer:
+    def _apply(self, request: Request, rules: list[Any]) -> Response:
         if not rules:
             return self._forward(request)
-        response: Answer = rules[0](request, lambda changed: self._apply(changed, rules[1:]))
+        response: Response = rules[0](request, lambda changed: self._apply(changed, rules[1:]))
         return response
 
-    def _forward(self, request: Request) -> Answer:
+    def _forward(self, request: Request) -> Response:
         with closing(http.client.HTTPConnection(*self.target, timeout=120)) as connection:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
@@ -208,7 +208,7 @@ class AwsProxy:
             body = response.read()
             if request.action:
                 self.given.update(found.decode() for _, found in _ISSUED.findall(body))
-            return Answer(response.status, headers, body)
+            return Response(response.status, headers, body)
 
 
 @contextmanager

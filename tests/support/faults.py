@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from pods import is_running
+from predictors import is_running
 
 if TYPE_CHECKING:
     import random

@@ -26,7 +26,7 @@ _GROUPS = {
     "integration/test_citizenship": "",
     "integration/test_rest_api_fab": "",
     "cli/test_local_mode": "",
-    "predictor/test_pod": "",
+    "predictor/test_predictor": "",
 }
 # Folders whose tests run tasks, or the API, in their own process; the first such test in a process takes ten seconds.
 _IN_PROCESS_FOLDERS = {"api", "operators"}

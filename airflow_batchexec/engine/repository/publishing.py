@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import Location, Scheme, check_id
-from airflow_batchexec.engine.repository.builds import MLFLOW_FILE, MODEL_FILE, Build, read_build
-from airflow_batchexec.engine.repository.transfer import (
+from airflow_batchexec.engine.repository.build_transfer import (
     content_hash,
     copy_folder,
     place,
     temporary_sibling,
     upload,
 )
+from airflow_batchexec.engine.repository.builds import MLFLOW_FILE, MODEL_FILE, Build, read_build
 from airflow_batchexec.engine.storage.disk import disk_errors, make_folders
 from airflow_batchexec.exceptions import InvalidBuildError
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import Location, Scheme, check_id
+from airflow_batchexec.engine.repository.build_transfer import download
 from airflow_batchexec.engine.repository.builds import (
     CLAIM_FILE,
     DEPLOYMENT_FILE,
@@ -28,7 +29,6 @@ from airflow_batchexec.engine.repository.builds import (
     read_build,
 )
 from airflow_batchexec.engine.repository.publishing import publish_folder
-from airflow_batchexec.engine.repository.transfer import download
 from airflow_batchexec.engine.storage import open_storage
 from airflow_batchexec.exceptions import (
     BuildExistsError,

@@ -115,7 +115,7 @@ class _Job:
     seconds: dict[str, float] = field(default_factory=dict)
     input_path: Path | None = None
     output_path: Path | None = None
-    answer: Prediction | None = None
+    prediction: Prediction | None = None
 
 
 def run_files(
@@ -187,7 +187,7 @@ class _Pipeline:
             if publishing is not None:
                 error = publishing.result() or error
                 publishing = None
-            if job.answer is not None:
+            if job.prediction is not None:
                 publishing = self._threads.submit(self._publish, job)
             if error is None and not self._route.prefetch:
                 fetching = self._fetch_next(tasks)
@@ -216,7 +216,7 @@ class _Pipeline:
         job.seconds["fetch"] = time.perf_counter() - started
 
     def _predict(self, job: _Job, fetched: Future[None]) -> BatchExecError | None:
-        """Fetch, read, predict and write one file; sets ``job.answer`` on success."""
+        """Fetch, read, predict and write one file; sets ``job.prediction`` on success."""
         task, route = job.task, self._route
         self._record(self._make_record(job, FileStatus.STARTED))
         output = route.staging / f"{job.number}{SUFFIXES[route.output_type][0]}"
@@ -225,12 +225,12 @@ class _Pipeline:
             with disk_errors("process", task.file):
                 fetched.result()
                 assert job.input_path is not None
-                job.answer = self._request_prediction(job, job.input_path, output)
+                job.prediction = self._request_prediction(job, job.input_path, output)
         except DeadlineExceeded:
             return self._fail(job, self._timeout_error(task))
         except BatchExecError as error:
             return self._fail(job, error)
-        job.seconds.update(job.answer.seconds)
+        job.seconds.update(job.prediction.seconds)
         return None
 
     def _request_prediction(self, job: _Job, input_path: Path, output: Path) -> Prediction:
@@ -248,9 +248,9 @@ class _Pipeline:
         )
 
     def _publish(self, job: _Job) -> BatchExecError | None:
-        task, route, answer = job.task, self._route, job.answer
+        task, route, prediction = job.task, self._route, job.prediction
         assert job.output_path is not None
-        assert answer is not None
+        assert prediction is not None
         started = time.perf_counter()
         try:
             info = route.destination.publish(job.output_path, route.results.join(task.result))
@@ -258,10 +258,10 @@ class _Pipeline:
             return self._fail(job, error)
         job.seconds["publish"] = time.perf_counter() - started
         self._discard_input(job)
-        source = StoredFile(route.root.join(task.file).uri, task.size_bytes, task.etag, answer.rows_in)
+        source = StoredFile(route.root.join(task.file).uri, task.size_bytes, task.etag, prediction.rows_in)
         self._record(
             self._make_record(
-                job, FileStatus.FINISHED, input=source, output=StoredFile.of(info, rows=answer.rows_out)
+                job, FileStatus.FINISHED, input=source, output=StoredFile.of(info, rows=prediction.rows_out)
             )
         )
         return None
@@ -323,7 +323,7 @@ class _Pipeline:
             input=input,
             output=output,
             seconds=dict(job.seconds),
-            peak_memory_bytes=job.answer.peak_memory_bytes if job.answer else 0,
+            peak_memory_bytes=job.prediction.peak_memory_bytes if job.prediction else 0,
             reason=reason,
             error=error,
             traceback=traceback,

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pytest
-from pods import is_running, nothing_left_behind, wait_until
+from predictors import is_running, nothing_left_behind, wait_until
 
 from airflow_batchexec.engine.repository.repository import open_repository
 

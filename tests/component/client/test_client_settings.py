@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from airflow_batchexec.client import BatchJobManagerClient, ClientSettings
-from airflow_batchexec.client.settings import normalize_server
+from airflow_batchexec.client.client_settings import normalize_server
 from airflow_batchexec.exceptions import ConfigurationError
 
 SERVER = "https://airflow.example.com"

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ErrorResponse
 from aws_policies import ISSUER, MAY_ASSUME, documented_policy, oidc_token, trust
-from aws_proxy import Answer, start_aws_proxy
+from aws_proxy import Response, start_aws_proxy
 from s3_server import Keys, free_port
 
 from airflow_batchexec import BatchExecutionHook, ExecutionConfig
@@ -559,7 +559,7 @@ def test_the_connection_test_reports_an_unreachable_server(secrets, caller):
 
 
 def test_on_a_server_without_sts_the_connection_test_lists_buckets(secrets, s3_server, owner, caller, proxy):
-    proxy.answer_sts(Answer(405))
+    proxy.respond_as_sts(Response(405))
     secrets.connection(endpoint_url=proxy.endpoint_url, aws_conn_id="of_flights")
     for keys, accepted in ((owner, True), (s3_server.denied, True), (wrong_secret(caller), False)):
         secrets.aws_connection("of_flights", keys)
@@ -572,10 +572,11 @@ def test_on_a_server_without_sts_the_connection_test_lists_buckets(secrets, s3_s
 
 
 @pytest.mark.parametrize(
-    "answer", [Answer.of_sts(403, "AccessDenied", "no"), Answer.of_sts(400, "InvalidParameterValue", "no")]
+    "response",
+    [Response.of_sts(403, "AccessDenied", "no"), Response.of_sts(400, "InvalidParameterValue", "no")],
 )
-def test_a_server_that_cannot_report_the_identity_counts_as_without_sts(secrets, owner, proxy, answer):
-    proxy.answer_sts(answer)
+def test_a_server_that_cannot_report_the_identity_counts_as_without_sts(secrets, owner, proxy, response):
+    proxy.respond_as_sts(response)
     secrets.connection(endpoint_url=proxy.endpoint_url)
     secrets.ambient(owner)
 

@@ -59,8 +59,8 @@ def identify(access: S3Access, *, field: str) -> Identity:
         ):
             return Identity(client.get_caller_identity()["Arn"], region)
     except (AccessDeniedError, ConfigurationError) as error:
-        answered = "code" in error.details
-        if not answered or access.sts_endpoint_url or not access.endpoint_url:
+        responded = "code" in error.details
+        if not responded or access.sts_endpoint_url or not access.endpoint_url:
             raise
     _check_keys(access, session, field)
     return Identity("", region)

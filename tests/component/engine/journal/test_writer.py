@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pods import wait_until
+from predictors import wait_until
 
 from airflow_batchexec.engine.journal.writer import JournalWriter, ModelLines
 

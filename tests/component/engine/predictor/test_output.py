@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pods import wait_until
+from predictors import wait_until
 
 from airflow_batchexec.engine.predictor.output import LineForwarder
 

@@ -685,9 +685,9 @@ def test_killed_publisher_leaves_no_build(repository, tmp_path, repository_locat
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from airflow_batchexec.engine.repository import transfer\n"
+        "from airflow_batchexec.engine.repository import build_transfer\n"
         "from airflow_batchexec.engine.repository.repository import open_repository\n"
-        "transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "build_transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "open_repository(sys.argv[1]).publish(Path(sys.argv[2]), model_id='m', build_id='v1')\n"
     )
     ended = subprocess.run(

@@ -6,7 +6,7 @@ import shutil
 import threading
 
 import pytest
-from pods import PodStarter, nothing_left_behind
+from predictors import PredictorStarter, nothing_left_behind
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.ledger import FileStatus
@@ -57,7 +57,7 @@ class Route:
 
     def __init__(self, folder):
         self.source, self.results, self.scratch = (folder / name for name in ("source", "results", "scratch"))
-        self.pods = PodStarter(folder)
+        self.starter = PredictorStarter(folder)
         self.storage = LocalStorage()
         self.entries = []
         self.names = []
@@ -109,7 +109,7 @@ class Route:
             if record is not None:
                 record(entry)
 
-        with self.pods.started(model, parameters=self.parameters) as self.pod:
+        with self.starter.started(model, parameters=self.parameters) as self.pod:
             error = run_files(
                 tasks=iter(self.plan() if tasks is None else tasks),
                 pod=self.pod,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pods import nothing_left_behind, write_build
+from predictors import nothing_left_behind, write_build
 
 from airflow_batchexec.engine.config.file_request import file_config
 from airflow_batchexec.engine.config.instances import InstanceTable

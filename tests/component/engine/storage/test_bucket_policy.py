@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aws_policies import MAY_ASSUME, documented_policy, trust
-from aws_proxy import Answer, start_aws_proxy
+from aws_proxy import Response, start_aws_proxy
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.storage.s3.role import Role
@@ -130,9 +130,9 @@ def test_other_folders_are_inaccessible(storage, bucket):
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_failed_multipart_upload_can_be_aborted(s3_server, storage, bucket, proxy, tmp_path: Path, allowed):
-    def fail_part(request: Request, pass_on: Callable[[Request], Answer]) -> Answer:
+    def fail_part(request: Request, pass_on: Callable[[Request], Response]) -> Response:
         return (
-            Answer.of_s3(400, "EntityTooLarge", "", {})
+            Response.of_s3(400, "EntityTooLarge", "", {})
             if "partNumber=3" in request.path
             else pass_on(request)
         )

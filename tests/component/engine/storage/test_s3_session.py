@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 from aws_policies import ISSUER, MAY_ASSUME, documented_policy, oidc_token, trust
-from aws_proxy import Answer, start_aws_proxy
-from pods import wait_until
+from aws_proxy import Response, start_aws_proxy
+from predictors import wait_until
 from s3_server import free_port
 
 from airflow_batchexec.engine.config.locations import Location
@@ -407,7 +407,7 @@ def test_each_rejected_operation_refreshes_the_session_once(caller, role, locati
 def test_failed_refresh_is_reported_and_leaves_nothing_behind(
     s3_server, early_expired_storage, location, proxy, tmp_path, role
 ):
-    proxy.answer_sts(Answer.of_sts(403, "AccessDenied", "not any more"))
+    proxy.respond_as_sts(Response.of_sts(403, "AccessDenied", "not any more"))
     source = tmp_path / "source"
     source.write_bytes(b"x")
 
@@ -423,7 +423,7 @@ def test_failed_refresh_is_reported_and_leaves_nothing_behind(
 def test_multipart_upload_reports_a_failed_refresh(caller, role, location, proxy, tmp_path, caplog):
     storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)), limits=SMALL_PARTS)
     proxy.refuse_as_expired()
-    proxy.answer_sts(Answer.of_sts(403, "AccessDenied", "not any more"), after=1)
+    proxy.respond_as_sts(Response.of_sts(403, "AccessDenied", "not any more"), after=1)
     large = tmp_path / "large"
     large.write_bytes(bytes(11 * MIB))
 
@@ -444,7 +444,7 @@ def test_multipart_upload_reports_a_failed_refresh(caller, role, location, proxy
 
 def test_session_rejected_after_a_refresh_is_retryable(caller, role, location, proxy):
     storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
-    expired = Answer.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
+    expired = Response.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
     proxy.rules.append(lambda request, pass_on: pass_on(request) if request.action else expired)
 
     with pytest.raises(StorageError, match="ExpiredToken") as refused:
@@ -497,16 +497,16 @@ def test_sts_endpoint_is_used_only_to_assume_roles(s3_server, caller, role, loca
 @pytest.mark.parametrize(
     ("answer", "kind", "field"),
     [
-        (Answer.of_sts(400, "MalformedPolicyDocument", ""), ConfigurationError, "sts_endpoint_url"),
-        (Answer(405), ConfigurationError, "sts_endpoint_url"),
-        (Answer(200, {}, b"<html>welcome"), ConfigurationError, "sts_endpoint_url"),
+        (Response.of_sts(400, "MalformedPolicyDocument", ""), ConfigurationError, "sts_endpoint_url"),
+        (Response(405), ConfigurationError, "sts_endpoint_url"),
+        (Response(200, {}, b"<html>welcome"), ConfigurationError, "sts_endpoint_url"),
         (
-            Answer(404, {"content-type": "text/html"}, b"<p>not here</p>"),
+            Response(404, {"content-type": "text/html"}, b"<p>not here</p>"),
             ConfigurationError,
             "sts_endpoint_url",
         ),
         (
-            Answer.of_sts(
+            Response.of_sts(
                 400,
                 "ValidationError",
                 "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
@@ -515,28 +515,28 @@ def test_sts_endpoint_is_used_only_to_assume_roles(s3_server, caller, role, loca
             "role_duration_seconds",
         ),
         (
-            Answer.of_sts(400, "ValidationError", "Request ARN is invalid"),
+            Response.of_sts(400, "ValidationError", "Request ARN is invalid"),
             ConfigurationError,
             "iam_role_arn",
         ),
         (
-            Answer.of_sts(403, "RegionDisabledException", "STS is not activated in this region"),
+            Response.of_sts(403, "RegionDisabledException", "STS is not activated in this region"),
             ConfigurationError,
             "region_name",
         ),
         (
-            Answer.of_sts(403, "ExpiredToken", "The security token is expired"),
+            Response.of_sts(403, "ExpiredToken", "The security token is expired"),
             AccessDeniedError,
             "iam_role_arn",
         ),
-        (Answer.of_sts(403, "SomethingNew", "no"), AccessDeniedError, "iam_role_arn"),
-        (Answer.of_sts(503, "ServiceUnavailable", "busy"), StorageError, "iam_role_arn"),
-        (Answer.of_sts(400, "Throttling", "Rate exceeded"), StorageError, "iam_role_arn"),
+        (Response.of_sts(403, "SomethingNew", "no"), AccessDeniedError, "iam_role_arn"),
+        (Response.of_sts(503, "ServiceUnavailable", "busy"), StorageError, "iam_role_arn"),
+        (Response.of_sts(400, "Throttling", "Rate exceeded"), StorageError, "iam_role_arn"),
     ],
-    ids=lambda value: value.body.decode()[-90:] or str(value.status) if isinstance(value, Answer) else "",
+    ids=lambda value: value.body.decode()[-90:] or str(value.status) if isinstance(value, Response) else "",
 )
 def test_sts_error_names_the_field(caller, role, proxy, answer, kind, field):
-    proxy.answer_sts(answer)
+    proxy.respond_as_sts(answer)
 
     error = connect_error(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
 
@@ -558,7 +558,7 @@ def test_sts_error_names_the_field(caller, role, proxy, answer, kind, field):
 def test_sts_error_never_quotes_the_token(proxy, tmp_path, code, kind, field):
     token = oidc_token()
     (tmp_path / "token").write_text(token)
-    proxy.answer_sts(Answer.of_sts(400, code, f"Value '{token}' at 'webIdentityToken' failed"))
+    proxy.respond_as_sts(Response.of_sts(400, code, f"Value '{token}' at 'webIdentityToken' failed"))
 
     error = connect_error(token_access(ANY_ROLE, tmp_path / "token", proxy.endpoint_url))
 

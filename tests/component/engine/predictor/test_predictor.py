@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from pods import MIB, PodStarter, is_running, nothing_left_behind, wait_until
+from predictors import MIB, PredictorStarter, is_running, nothing_left_behind, wait_until
 
 from airflow_batchexec.engine.config.instances import Instance
 from airflow_batchexec.engine.predictor.child import DeadlineExceeded
@@ -44,8 +44,8 @@ def _nothing_left_behind():
 
 
 @pytest.fixture
-def pods(tmp_path):
-    return PodStarter(tmp_path)
+def starter(tmp_path):
+    return PredictorStarter(tmp_path)
 
 
 def soon(seconds=0.5):
@@ -80,16 +80,16 @@ def soon(seconds=0.5):
     ],
     ids=["initialize_model", "class", "function", "lambda", "instance", "nested class", "static method"],
 )
-def test_every_kind_of_entrypoint_predicts(pods, entrypoint, source):
-    with pods.started(source, entrypoint=entrypoint) as pod:
-        prediction = pods.predict(pod)
-    assert pods.result == "a\n10\n20\n"
+def test_every_kind_of_entrypoint_predicts(starter, entrypoint, source):
+    with starter.started(source, entrypoint=entrypoint) as predictor:
+        prediction = starter.predict(predictor)
+    assert starter.result == "a\n10\n20\n"
     assert (prediction.rows_in, prediction.rows_out) == (2, 2)
     assert set(prediction.seconds) == {"read", "predict", "write"}
     assert prediction.peak_memory_bytes > 30 * MIB
 
 
-def test_the_model_is_loaded_once_and_keeps_its_state_between_files(pods):
+def test_the_model_is_loaded_once_and_keeps_its_state_between_files(starter):
     source = """
     import pandas as pd
     print("loading")
@@ -98,22 +98,22 @@ def test_the_model_is_loaded_once_and_keeps_its_state_between_files(pods):
         seen.append(len(df))
         return pd.DataFrame({"seen": [str(seen)]})
     """
-    with pods.started(source) as pod:
-        pods.predict(pod, "a\n1\n")
-        pods.predict(pod, "a\n1\n2\n")
-    assert pods.result == 'seen\n"[1, 2]"\n'
-    assert pods.lines("stdout") == ["loading"]
+    with starter.started(source) as predictor:
+        starter.predict(predictor, "a\n1\n")
+        starter.predict(predictor, "a\n1\n2\n")
+    assert starter.result == 'seen\n"[1, 2]"\n'
+    assert starter.lines("stdout") == ["loading"]
 
 
-def test_a_file_with_only_a_header_is_predicted_as_an_empty_frame(pods):
+def test_a_file_with_only_a_header_is_predicted_as_an_empty_frame(starter):
     source = """
     def predict(df):
         assert len(df) == 0
         return df.assign(delay=[])
     """
-    with pods.started(source) as pod:
-        prediction = pods.predict(pod, "a,b\n")
-    assert pods.result == "a,b,delay\n"
+    with starter.started(source) as predictor:
+        prediction = starter.predict(predictor, "a,b\n")
+    assert starter.result == "a,b,delay\n"
     assert (prediction.rows_in, prediction.rows_out) == (0, 0)
 
 
@@ -153,16 +153,16 @@ def test_a_file_with_only_a_header_is_predicted_as_an_empty_frame(pods):
         "sys.exit",
     ],
 )
-def test_a_build_that_fails_to_load_is_reported_with_the_reason(pods, source, entrypoint, message):
+def test_a_build_that_fails_to_load_is_reported_with_the_reason(starter, source, entrypoint, message):
     with (
         pytest.raises(ModelLoadError, match=f"(?s)The build failed to load: .*{message}"),
-        pods.started(source, entrypoint=entrypoint),
+        starter.started(source, entrypoint=entrypoint),
     ):
         pass
 
 
-def test_the_traceback_of_a_failed_import_contains_only_the_models_frames(pods):
-    with pytest.raises(ModelLoadError) as caught, pods.started("import nowhere_to_be_found\n"):
+def test_the_traceback_of_a_failed_import_contains_only_the_models_frames(starter):
+    with pytest.raises(ModelLoadError) as caught, starter.started("import nowhere_to_be_found\n"):
         pass
     lines = caught.value.details["traceback"].splitlines()
     assert lines[0] == "Traceback (most recent call last):"
@@ -171,67 +171,67 @@ def test_the_traceback_of_a_failed_import_contains_only_the_models_frames(pods):
     assert not any("importlib" in line or "worker.py" in line for line in lines)
 
 
-def test_a_missing_interpreter_is_reported(pods):
+def test_a_missing_interpreter_is_reported(starter):
     with (
         pytest.raises(
             ModelLoadError, match="Cannot start the build's interpreter /nowhere/python: No such file"
         ),
-        pods.started(ECHO, interpreter="/nowhere/python"),
+        starter.started(ECHO, interpreter="/nowhere/python"),
     ):
         pass
 
 
-def test_unmet_requirements_are_reported_before_anything_is_imported(pods):
+def test_unmet_requirements_are_reported_before_anything_is_imported(starter):
     with (
         pytest.raises(
             ModelLoadError,
             match=r"does not meet the build's requirements: nowhere-to-be-found>=1, pandas<1 \(found ",
         ),
-        pods.started("print('imported')", requirements=("nowhere-to-be-found>=1", "pandas<1", "pyarrow")),
+        starter.started("print('imported')", requirements=("nowhere-to-be-found>=1", "pandas<1", "pyarrow")),
     ):
         pass
-    assert pods.printed == []
+    assert starter.printed == []
 
 
-def test_a_predictor_that_dies_while_loading_is_reported(pods):
+def test_a_predictor_that_dies_while_loading_is_reported(starter):
     with (
         pytest.raises(PodDiedError, match="pod-0 exited with status 5"),
-        pods.started("import os\nos._exit(5)\n"),
+        starter.started("import os\nos._exit(5)\n"),
     ):
         pass
 
 
 @pytest.mark.parametrize("hang", ["import time\ntime.sleep(600)", f"import ctypes\n{HANG_IN_C}"])
-def test_a_build_that_hangs_while_loading_is_terminated_at_the_load_timeout(pods, hang):
+def test_a_build_that_hangs_while_loading_is_terminated_at_the_load_timeout(starter, hang):
     with (
         pytest.raises(ModelLoadError, match=r"did not load within 0\.5 s"),
-        pods.started(hang, load_timeout_seconds=0.5),
+        starter.started(hang, load_timeout_seconds=0.5),
     ):
         pass
 
 
-def test_the_callers_deadline_also_applies_to_loading(pods):
-    with pods.pod(pods.spec("import time\ntime.sleep(600)")) as pod:
+def test_the_callers_deadline_also_applies_to_loading(starter):
+    with starter.predictor(starter.spec("import time\ntime.sleep(600)")) as predictor:
         with pytest.raises(DeadlineExceeded):
-            pod.start(deadline=soon())
-        assert not pod.alive
+            predictor.start(deadline=soon())
+        assert not predictor.alive
 
 
 # ---- errors of one file
 
 
-def test_a_predictor_stays_usable_after_predict_raised(pods):
+def test_a_predictor_stays_usable_after_predict_raised(starter):
     source = """
     def predict(df):
         if len(df) == 1:
             raise ValueError("one row is not enough")
         return df
     """
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         with pytest.raises(PredictError, match=r"^in\.csv: ValueError: one row is not enough\.$") as caught:
-            pods.predict(pod, "a\n1\n")
-        assert pod.alive
-        assert pods.predict(pod, "a\n1\n2\n").rows_out == 2
+            starter.predict(predictor, "a\n1\n")
+        assert predictor.alive
+        assert starter.predict(predictor, "a\n1\n2\n").rows_out == 2
     details = caught.value.details
     assert details["file"] == "in.csv"
     assert 'raise ValueError("one row is not enough")' in details["traceback"]
@@ -242,34 +242,34 @@ def test_a_predictor_stays_usable_after_predict_raised(pods):
     ("result", "kind"),
     [("None", "NoneType"), ("'text'", "str"), ("{'a': 1}", "dict"), ("object()", "object"), ("3", "int")],
 )
-def test_a_result_of_an_unsupported_type_is_reported(pods, result, kind):
-    with pods.started(f"def predict(df):\n    return {result}\n") as pod:
+def test_a_result_of_an_unsupported_type_is_reported(starter, result, kind):
+    with starter.started(f"def predict(df):\n    return {result}\n") as predictor:
         with pytest.raises(ResultError, match=rf"^in\.csv: .*\b{kind}\b"):
-            pods.predict(pod)
-        assert pod.alive
+            starter.predict(predictor)
+        assert predictor.alive
 
 
-def test_an_invalid_input_is_reported_and_the_predictor_stays_usable(pods):
-    with pods.started(ECHO) as pod:
+def test_an_invalid_input_is_reported_and_the_predictor_stays_usable(starter):
+    with starter.started(ECHO) as predictor:
         with pytest.raises(InputFileError, match=r"^in\.csv: is not well-formed CSV"):
-            pods.predict(pod, "a\n1,2\n3,4,5\n")
+            starter.predict(predictor, "a\n1,2\n3,4,5\n")
         with pytest.raises(InputFileError, match=r"^in\.csv: is empty"):
-            pods.predict(pod, "")
+            starter.predict(predictor, "")
         with pytest.raises(InputFileError, match=r"^in\.csv: is not a PARQUET file"):
-            pods.predict(pod, "a" * 100, input_type=FileType.PARQUET)
-        pods.predict(pod)
+            starter.predict(predictor, "a" * 100, input_type=FileType.PARQUET)
+        starter.predict(predictor)
 
 
-def test_sys_exit_in_predict_fails_only_that_file(pods):
-    with pods.started(
+def test_sys_exit_in_predict_fails_only_that_file(starter):
+    with starter.started(
         "import sys\ndef predict(df):\n    return df if len(df) == 2 else sys.exit('enough')\n"
-    ) as pod:
+    ) as predictor:
         with pytest.raises(PredictError, match=r"in\.csv: predict called sys\.exit\('enough'\)"):
-            pods.predict(pod, "a\n1\n")
-        pods.predict(pod, "a\n1\n2\n")
+            starter.predict(predictor, "a\n1\n")
+        starter.predict(predictor, "a\n1\n2\n")
 
 
-def test_errors_that_are_too_long_or_not_printable_are_made_safe_to_log(pods):
+def test_errors_that_are_too_long_or_not_printable_are_made_safe_to_log(starter):
     source = """
     class Silent(Exception):
         def __str__(self):
@@ -279,21 +279,21 @@ def test_errors_that_are_too_long_or_not_printable_are_made_safe_to_log(pods):
             raise Silent
         raise ValueError("name \\udcff " + "x" * 10_000_000)
     """
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         with pytest.raises(PredictError, match="Silent: "):
-            pods.predict(pod, "a\n1\n")
+            starter.predict(predictor, "a\n1\n")
         with pytest.raises(PredictError) as caught:
-            pods.predict(pod)
+            starter.predict(predictor)
     for text in (caught.value.message, caught.value.details["traceback"]):
         assert "characters omitted" in text
         assert len(text.encode()) < 50_000
 
 
-def test_a_full_disk_is_reported_with_the_file(pods):
-    with pods.started(ECHO) as pod:
+def test_a_full_disk_is_reported_with_the_file(starter):
+    with starter.started(ECHO) as predictor:
         with pytest.raises(DiskFullError, match=r"in\.csv: .*No space left on device"):
-            pods.predict(pod, output_path=Path("/dev/full"))
-        pods.predict(pod)
+            starter.predict(predictor, output_path=Path("/dev/full"))
+        starter.predict(predictor)
 
 
 # ---- predictors that die, hang, or use too much memory
@@ -310,14 +310,14 @@ def test_a_full_disk_is_reported_with_the_file(pods):
         ("os.abort()", "was killed by SIGABRT"),
     ],
 )
-def test_the_error_says_how_a_predictor_died(pods, end, message):
+def test_the_error_says_how_a_predictor_died(starter, end, message):
     source = f"import ctypes, os, signal\ndef predict(df):\n    {end}\n"
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         with pytest.raises(PodDiedError, match=f"The pod pod-0 {message}"):
-            pods.predict(pod)
-        assert not pod.alive
+            starter.predict(predictor)
+        assert not predictor.alive
         with pytest.raises(PodDiedError, match=message):
-            pods.predict(pod)
+            starter.predict(predictor)
 
 
 @pytest.mark.parametrize(
@@ -330,14 +330,14 @@ def test_the_error_says_how_a_predictor_died(pods, end, message):
     ],
     ids=["sleeps", "spins", "holds the GIL", "also ignores SIGTERM"],
 )
-def test_a_hang_is_terminated_at_the_deadline(pods, hang):
+def test_a_hang_is_terminated_at_the_deadline(starter, hang):
     source = f"import ctypes, signal, time\ndef predict(df):\n    {hang}\n"
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            pods.predict(pod, deadline=soon())
+            starter.predict(predictor, deadline=soon())
         assert time.monotonic() - started < 120
-        assert not pod.alive
+        assert not predictor.alive
 
 
 ALLOCATE_MEMORY = """
@@ -363,15 +363,15 @@ time.sleep(600)
     ],
     ids=["itself", "in a child", "in a child in another session"],
 )
-def test_a_predictor_over_its_instances_memory_is_terminated(pods, body):
+def test_a_predictor_over_its_instances_memory_is_terminated(starter, body):
     small = Instance("pocket", 1, 300 * MIB)
-    with pods.started(f"{ALLOCATE_MEMORY}\ndef predict(df):\n    {body}\n", instance=small) as pod:
+    with starter.started(f"{ALLOCATE_MEMORY}\ndef predict(df):\n    {body}\n", instance=small) as predictor:
         with pytest.raises(PodMemoryError, match=r"pod-0 used 0\.\d+ GiB .* instance pocket .*0\.29 GiB"):
-            pods.predict(pod, deadline=soon(240))
-        assert not pod.alive
+            starter.predict(predictor, deadline=soon(240))
+        assert not predictor.alive
 
 
-def test_memory_shared_by_forked_children_is_counted_once(pods, tmp_path, monkeypatch):
+def test_memory_shared_by_forked_children_is_counted_once(starter, tmp_path, monkeypatch):
     seen, excess_bytes = tmp_path / "seen", MemoryWatch.excess_bytes
 
     def recording_excess_bytes(watch):
@@ -397,21 +397,21 @@ def test_memory_shared_by_forked_children_is_counted_once(pods, tmp_path, monkey
             os.waitpid(pid, 0)
         return df
     """
-    with pods.started(source, instance=Instance("medium", 1, 600 * MIB)) as pod:
-        pods.predict(pod)
+    with starter.started(source, instance=Instance("medium", 1, 600 * MIB)) as predictor:
+        starter.predict(predictor)
 
 
-def test_a_failed_allocation_terminates_the_predictor(pods):
-    with pods.started("def predict(df):\n    return bytearray(1 << 60)\n") as pod:
+def test_a_failed_allocation_terminates_the_predictor(starter):
+    with starter.started("def predict(df):\n    return bytearray(1 << 60)\n") as predictor:
         with pytest.raises(PodMemoryError, match=r"in\.csv: predict ran out of memory"):
-            pods.predict(pod)
-        assert not pod.alive
+            starter.predict(predictor)
+        assert not predictor.alive
 
 
 # ---- output
 
 
-def test_output_is_forwarded_line_by_line(pods):
+def test_output_is_forwarded_line_by_line(starter):
     source = """
     import os, sys
     def predict(df):
@@ -420,13 +420,13 @@ def test_output_is_forwarded_line_by_line(pods):
         os.write(1, b"from C\\r\\nno newline at the end")
         return df
     """
-    with pods.started(source) as pod:
-        pods.predict(pod)
-    assert pods.lines("stdout") == ["to stdout", "from C", "no newline at the end"]
-    assert pods.lines("stderr") == ["to stderr"]
+    with starter.started(source) as predictor:
+        starter.predict(predictor)
+    assert starter.lines("stdout") == ["to stdout", "from C", "no newline at the end"]
+    assert starter.lines("stderr") == ["to stderr"]
 
 
-def test_lines_are_attributed_to_the_right_one_of_many_quick_files(pods):
+def test_lines_are_attributed_to_the_right_one_of_many_quick_files(starter):
     source = """
     import ctypes, os, sys
     libc = ctypes.CDLL(None)
@@ -443,13 +443,13 @@ def test_lines_are_attributed_to_the_right_one_of_many_quick_files(pods):
         return df
     """
     names = [f"f{number:03d}" for number in range(200)]
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         for name in names:
             with suppress(PredictError):
-                pods.predict(pod, f"a\n{name}\n", input_name=name)
+                starter.predict(predictor, f"a\n{name}\n", input_name=name)
             # All output has been forwarded when predict returns.
-            assert pods.printed_for.count(name) == 4
-    lines = list(zip(pods.printed_for, pods.printed, strict=True))
+            assert starter.printed_for.count(name) == 4
+    lines = list(zip(starter.printed_for, starter.printed, strict=True))
     assert sorted(line for file, (_, line) in lines if not file) == ["loading", "loading in C"]
     for name in names:
         assert sorted(line for file, line in lines if file == name) == [
@@ -460,21 +460,21 @@ def test_lines_are_attributed_to_the_right_one_of_many_quick_files(pods):
         ]
 
 
-def test_output_before_a_crash_is_attributed_to_the_last_file(pods):
+def test_output_before_a_crash_is_attributed_to_the_last_file(starter):
     source = """
     import os
     def predict(df):
         os.write(1, b"so long\\n" * 2000)
         os._exit(3)
     """
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         with pytest.raises(PodDiedError):
-            pods.predict(pod)
-        assert pods.lines("stdout") == ["so long"] * 2000
-    assert set(pods.printed_for) == {"in.csv"}
+            starter.predict(predictor)
+        assert starter.lines("stdout") == ["so long"] * 2000
+    assert set(starter.printed_for) == {"in.csv"}
 
 
-def test_a_hundred_megabytes_of_output_are_drained_and_truncated(pods):
+def test_a_hundred_megabytes_of_output_are_drained_and_truncated(starter):
     source = """
     import os
     def predict(df):
@@ -485,17 +485,17 @@ def test_a_hundred_megabytes_of_output_are_drained_and_truncated(pods):
                 unwritten = unwritten[os.write(1, unwritten):]
         return df
     """
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         started = time.monotonic()
-        pods.predict(pod)
+        starter.predict(predictor)
         assert time.monotonic() - started < 120
-    *lines, last = pods.lines("stdout")
+    *lines, last = starter.lines("stdout")
     assert len(lines) == 10_000
     assert set(lines) == {"a line of output"}
     assert last == f"… {6_000_000 * 17 - 10_000 * 17:,} more bytes of output were omitted from the log"
 
 
-def test_closed_and_replaced_streams_harm_neither_the_file_nor_the_predictor(pods):
+def test_closed_and_replaced_streams_harm_neither_the_file_nor_the_predictor(starter):
     source = """
     import os, sys
     class Odd:
@@ -517,17 +517,17 @@ def test_closed_and_replaced_streams_harm_neither_the_file_nor_the_predictor(pod
             sys.stdout = sys.stderr = None
         return df
     """
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
         for rows in range(1, 6):
-            assert pods.predict(pod, "a\n" + "1\n" * rows).rows_out == rows
-            assert pods.result == "a\n" + "1\n" * rows
-    assert pods.printed == [("stdout", "still heard")]
+            assert starter.predict(predictor, "a\n" + "1\n" * rows).rows_out == rows
+            assert starter.result == "a\n" + "1\n" * rows
+    assert starter.printed == [("stdout", "still heard")]
 
 
 # ---- environment and working folder
 
 
-def test_the_environment_consists_of_the_parameters_and_the_predictors_own_variables(pods, monkeypatch):
+def test_the_environment_consists_of_the_parameters_and_the_predictors_own_variables(starter, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("PYTHONPATH", "/canary")
     source = """
@@ -536,10 +536,10 @@ def test_the_environment_consists_of_the_parameters_and_the_predictors_own_varia
     def predict(df):
         return pd.DataFrame({"environment": [json.dumps(at_start)]})
     """
-    with pods.started(source, parameters={"THRESHOLD": "a=b", "HOME": "/mine"}, threads=2) as pod:
-        pods.predict(pod, output_path=pods.folder / "out.parquet", output_type=FileType.PARQUET)
-    environment = json.loads(pd.read_parquet(pods.folder / "out.parquet")["environment"][0])
-    scratch = pod.spec.scratch
+    with starter.started(source, parameters={"THRESHOLD": "a=b", "HOME": "/mine"}, threads=2) as predictor:
+        starter.predict(predictor, output_path=starter.folder / "out.parquet", output_type=FileType.PARQUET)
+    environment = json.loads(pd.read_parquet(starter.folder / "out.parquet")["environment"][0])
+    scratch = predictor.spec.scratch
     caps = {name: value for name, value in environment.items() if "THREADS" in name or "LOKY" in name}
     assert set(caps.values()) == {"2"}
     assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"} <= set(caps)
@@ -554,18 +554,18 @@ def test_the_environment_consists_of_the_parameters_and_the_predictors_own_varia
     }
 
 
-def test_the_thread_cap_reaches_arrow(pods):
+def test_the_thread_cap_reaches_arrow(starter):
     source = """
     import pandas as pd, pyarrow as pa
     def predict(df):
         return pd.DataFrame({"cpu": [pa.cpu_count()], "io": [pa.io_thread_count()]})
     """
-    with pods.started(source, threads=3) as pod:
-        pods.predict(pod)
-    assert pods.result == "cpu,io\n3,3\n"
+    with starter.started(source, threads=3) as predictor:
+        starter.predict(predictor)
+    assert starter.result == "cpu,io\n3,3\n"
 
 
-def test_a_model_reads_relative_paths_and_cannot_write_into_the_build(pods):
+def test_a_model_reads_relative_paths_and_cannot_write_into_the_build(starter):
     source = """
     from pathlib import Path
     def predict(df):
@@ -573,31 +573,31 @@ def test_a_model_reads_relative_paths_and_cannot_write_into_the_build(pods):
             Path(path).write_text("written")
         return df.assign(rate=float(Path("data/rate.txt").read_text()))
     """
-    spec = pods.spec(source)
+    spec = starter.spec(source)
     (spec.folder / "data").mkdir()
     (spec.folder / "data/rate.txt").write_text("0.5")
     before = sorted(spec.folder.rglob("*"))
-    with pods.pod(spec) as pod:
-        pod.start()
-        pods.predict(pod)
-    assert pods.result == "a,rate\n1,0.5\n2,0.5\n"
+    with starter.predictor(spec) as predictor:
+        predictor.start()
+        starter.predict(predictor)
+    assert starter.result == "a,rate\n1,0.5\n2,0.5\n"
     assert sorted(spec.folder.rglob("*")) == before
 
 
-def test_the_scratch_folder_is_removed_with_the_predictor(pods):
-    with pods.started("import tempfile\ntempfile.mkstemp()\n" + ECHO) as pod:
-        assert pod.spec.scratch.is_dir()
-    assert not pod.spec.scratch.exists()
+def test_the_scratch_folder_is_removed_with_the_predictor(starter):
+    with starter.started("import tempfile\ntempfile.mkstemp()\n" + ECHO) as predictor:
+        assert predictor.spec.scratch.is_dir()
+    assert not predictor.spec.scratch.exists()
 
 
-def test_a_scratch_folder_that_cannot_be_created_is_reported(pods):
-    spec = pods.spec(ECHO)
+def test_a_scratch_folder_that_cannot_be_created_is_reported(starter):
+    spec = starter.spec(ECHO)
     spec.scratch.write_text("a file")
     with (
         pytest.raises(StorageError, match=f"Cannot prepare the pod in {spec.scratch}: "),
-        pods.pod(spec) as pod,
+        starter.predictor(spec) as predictor,
     ):
-        pod.start()
+        predictor.start()
 
 
 @pytest.fixture
@@ -615,23 +615,23 @@ def other_python(tmp_path):
     return make
 
 
-def test_a_build_runs_in_its_own_interpreter(pods, other_python):
+def test_a_build_runs_in_its_own_interpreter(starter, other_python):
     folder = other_python()
     source = """
     import sys, pandas as pd
     def predict(df):
         return pd.DataFrame({"prefix": [sys.prefix], "ours": ["airflow_batchexec" in sys.modules]})
     """
-    with pods.started(source, interpreter=str(folder / "bin/python")) as pod:
-        pods.predict(pod)
-    assert pods.result == f"prefix,ours\n{folder},False\n"
+    with starter.started(source, interpreter=str(folder / "bin/python")) as predictor:
+        starter.predict(predictor)
+    assert starter.result == f"prefix,ours\n{folder},False\n"
 
 
-def test_an_interpreter_without_pandas_is_reported(pods, other_python):
+def test_an_interpreter_without_pandas_is_reported(starter, other_python):
     python = other_python(with_libraries=False) / "bin/python"
     with (
         pytest.raises(ModelLoadError, match=f"{python} cannot import pandas, which every build needs"),
-        pods.started(ECHO, interpreter=str(python)),
+        starter.started(ECHO, interpreter=str(python)),
     ):
         pass
 
@@ -660,7 +660,7 @@ def pids_in(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("end", ["close", "end", "death", "kill", "deadline"])
-def test_no_process_started_by_a_model_outlives_its_predictor(pods, tmp_path, end):
+def test_no_process_started_by_a_model_outlives_its_predictor(starter, tmp_path, end):
     ending = {
         "death": "os._exit(1)",
         "kill": "os.kill(os.getpid(), 9)",
@@ -670,17 +670,17 @@ def test_no_process_started_by_a_model_outlives_its_predictor(pods, tmp_path, en
     on_load, on_predict = ("children()", "") if end == "deadline" else ("", "children()")
     source = f"{STARTS_CHILDREN}\n{on_load}\ndef predict(df):\n    {on_predict}\n    {ending}\n"
     path = tmp_path / "pids"
-    with pods.started(source, parameters={"PIDS": str(path)}) as pod:
+    with starter.started(source, parameters={"PIDS": str(path)}) as predictor:
         if end in {"close", "end"}:
-            pods.predict(pod)
+            starter.predict(predictor)
             pids = pids_in(path)
             assert all(map(is_running, pids))
             if end == "end":
-                pod.end()
+                predictor.end()
                 assert not any(map(is_running, pids))
         else:
             with pytest.raises((PodDiedError, DeadlineExceeded)):
-                pods.predict(pod, deadline=soon() if end == "deadline" else None)
+                starter.predict(predictor, deadline=soon() if end == "deadline" else None)
             assert not any(map(is_running, pids_in(path)))
     assert not any(map(is_running, pids_in(path)))
 
@@ -689,11 +689,11 @@ PARENT = """
 import sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pods import PodStarter
-pods = PodStarter(Path(sys.argv[2]))
+from predictors import PredictorStarter
+starter = PredictorStarter(Path(sys.argv[2]))
 source = Path(sys.argv[3]).read_text()
-with pods.started(source, parameters={"PIDS": sys.argv[4]}) as pod:
-    pods.predict(pod)
+with starter.started(source, parameters={"PIDS": sys.argv[4]}) as predictor:
+    starter.predict(predictor)
     threading.Event().wait()
 """
 
@@ -715,33 +715,33 @@ def test_a_predictor_and_its_children_end_when_their_parent_is_killed(tmp_path, 
     wait_until(lambda: not any(map(is_running, pids)))
 
 
-def test_a_predictor_can_be_ended_from_another_thread(pods):
+def test_a_predictor_can_be_ended_from_another_thread(starter):
     source = "import time\ndef predict(df):\n    print('predicting')\n    time.sleep(600)\n"
-    with pods.started(source) as pod:
+    with starter.started(source) as predictor:
 
         def cancel():
-            wait_until(lambda: pods.printed)
-            pod.end(ExecutionCancelledError("Cancelled with Ctrl-C."))
+            wait_until(lambda: starter.printed)
+            predictor.end(ExecutionCancelledError("Cancelled with Ctrl-C."))
 
         thread = threading.Thread(target=cancel)
         thread.start()
         with pytest.raises(ExecutionCancelledError, match=r"Ctrl-C"):
-            pods.predict(pod)
+            starter.predict(predictor)
         thread.join()
-        assert not pod.alive
+        assert not predictor.alive
 
 
-def test_a_predictor_that_was_ended_before_its_start_does_not_start(pods):
-    with pods.pod(pods.spec(ECHO)) as pod:
-        pod.end(ExecutionCancelledError("Too late."))
+def test_a_predictor_that_was_ended_before_its_start_does_not_start(starter):
+    with starter.predictor(starter.spec(ECHO)) as predictor:
+        predictor.end(ExecutionCancelledError("Too late."))
         with pytest.raises(ExecutionCancelledError, match=r"Too late"):
-            pod.start()
+            predictor.start()
 
 
-def test_a_predictor_whose_supervisor_is_killed_dies_with_it(pods, tmp_path):
+def test_a_predictor_whose_supervisor_is_killed_dies_with_it(starter, tmp_path):
     path = tmp_path / "pids"
     source = f"{STARTS_CHILDREN}\ndef predict(df):\n    children()\n    {HANG_IN_C}\n"
-    with pods.started(source, parameters={"PIDS": str(path)}) as pod:
+    with starter.started(source, parameters={"PIDS": str(path)}) as predictor:
 
         def kill():
             worker = psutil.Process(pids_in(path)[0])
@@ -750,7 +750,7 @@ def test_a_predictor_whose_supervisor_is_killed_dies_with_it(pods, tmp_path):
         thread = threading.Thread(target=kill)
         thread.start()
         with pytest.raises(PodDiedError, match="was killed by SIGKILL"):
-            pods.predict(pod)
+            starter.predict(predictor)
         thread.join()
     worker, inside, outside, daemon = pids_in(path)
     wait_until(lambda: not is_running(worker) and not is_running(inside))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from airflow_batchexec.client import responses as client
+from airflow_batchexec.client import parsing as client
 from airflow_batchexec.client.transport import Response
 from airflow_batchexec.exceptions import UnexpectedAnswerError
 from airflow_batchexec.wire import responses as wire
