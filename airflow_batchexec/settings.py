@@ -113,7 +113,8 @@ def model_repository(open_storage: Callable[[Location], Storage]) -> ModelReposi
     Raises:
         ConfigurationError: The option is not set, or is malformed.
     """
-    from airflow_batchexec.engine.repository.repository import ModelRepository, default_cache  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.repository.opening import default_cache  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.repository.repository import ModelRepository  # noqa: PLC0415  not for parsing
 
     uri = conf.get(_SECTION, "model_repository", fallback="")
     if not uri:

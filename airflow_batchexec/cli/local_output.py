@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.engine.execution.lifecycle import Prepared
     from airflow_batchexec.engine.execution.manifest import ManifestHeader
+    from airflow_batchexec.engine.execution.preparation import Prepared
 
 __all__ = ["ProgressView", "print_summary"]
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airflow_batchexec.client.progress import Bar
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.engine.execution.lifecycle import Prepared
     from airflow_batchexec.engine.execution.manifest import Manifest
+    from airflow_batchexec.engine.execution.preparation import Prepared
     from airflow_batchexec.engine.running.local_execution import LocalExecution, Observer
 
 __all__ = ["LocalRunResult", "local_execution", "local_folder", "run_locally"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.instances import InstanceTable
-from airflow_batchexec.engine.repository.repository import REPOSITORY_VARIABLE, open_repository
+from airflow_batchexec.engine.repository.opening import REPOSITORY_VARIABLE, open_repository
 from airflow_batchexec.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

@@ -159,7 +159,7 @@ class FinishExecutionOperator(BaseOperator):
     def _conclude(
         self, handle: ExecutionHandle, context: Context, cancelled: str, journal: TaskJournal
     ) -> Summary:
-        from airflow_batchexec.engine.execution.lifecycle import conclude  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.conclusion import conclude  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  not for parsing
 
         _, storage, folder = handle.open()
@@ -231,7 +231,7 @@ class FinishExecutionOperator(BaseOperator):
         self, spec: ExecutionSpec, storage: Storage, cancel: StopMark, context: Context, reason: str
     ) -> None:
         """Terminate pods whose tasks have failed, as their processes may not notice until their next heartbeat."""
-        from airflow_batchexec.engine.execution.lifecycle import wait_for_pods  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.conclusion import wait_for_pods  # noqa: PLC0415  not for parsing
 
         failed = _count_tasks(context, self.predict_task_id, "failed")
         if failed:

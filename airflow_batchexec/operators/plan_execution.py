@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_batchexec.engine.execution.lifecycle import Prepared
+    from airflow_batchexec.engine.execution.preparation import Prepared
 
 __all__ = ["PlanExecutionOperator"]
 
@@ -99,7 +99,7 @@ class PlanExecutionOperator(BaseOperator):
 
     def _plan(self, context: Context, journal: TaskJournal) -> list[list[int]]:
         from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution.lifecycle import prepare  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.execution.preparation import prepare  # noqa: PLC0415  as above
 
         ti = context["ti"]
         config = ExecutionConfig.from_fields(**self.fields_of_run(context))

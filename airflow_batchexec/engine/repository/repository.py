@@ -7,11 +7,9 @@ The repository is on disk or in a bucket. All code that runs comes from it: a re
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import Location, Scheme, check_id
@@ -29,7 +27,6 @@ from airflow_batchexec.engine.repository.builds import (
     read_build,
 )
 from airflow_batchexec.engine.repository.publishing import publish_folder
-from airflow_batchexec.engine.storage import open_storage
 from airflow_batchexec.exceptions import (
     BuildExistsError,
     BuildNotFoundError,
@@ -41,14 +38,11 @@ from airflow_batchexec.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
-    from airflow_batchexec.engine.storage.s3.session import S3Access
 
-__all__ = ["REPOSITORY_VARIABLE", "ModelRepository", "ModelSummary", "default_cache", "open_repository"]
-
-REPOSITORY_VARIABLE = "BATCHEXEC_MODEL_REPOSITORY"
-"""The environment variable that names the model repository."""
+__all__ = ["ModelRepository", "ModelSummary"]
 
 
 def _utc_now() -> datetime:
@@ -304,40 +298,6 @@ class ModelRepository:
                 model_id=model_id,
                 build_id=build_id,
             )
-
-
-def open_repository(
-    uri: str | None = None, *, cache: Path | None = None, s3: S3Access | None = None
-) -> ModelRepository:
-    """Open the model repository at a URI or path.
-
-    Args:
-        uri: ``s3://…``, ``file://…`` or a path; defaults to the environment variable ``BATCHEXEC_MODEL_REPOSITORY``.
-        cache: The folder that builds in a bucket are downloaded to; defaults to :func:`default_cache`.
-        s3: Credentials and endpoint for a bucket.
-
-    Raises:
-        ConfigurationError: No repository is set, or the URI is malformed.
-    """
-    uri = uri or os.environ.get(REPOSITORY_VARIABLE)
-    if not uri:
-        raise ConfigurationError(
-            f"model_repository: no model repository is set. Pass --model-repository, or set {REPOSITORY_VARIABLE}, or "
-            f"model_repository under [batchexec] in Airflow's configuration.",
-            field="model_repository",
-        )
-    if "://" not in uri:
-        # Not resolve(): if a symbolic link is changed to point to another repository, later executions must follow it.
-        uri = f"file://{os.path.abspath(os.path.expanduser(uri))}"  # noqa: PTH100, PTH111  Path keeps ".." parts
-    root = Location.parse(uri, field="model_repository")
-    return ModelRepository(root=root, storage=open_storage(root, s3=s3), cache=cache or default_cache())
-
-
-def default_cache() -> Path:
-    """Return ``batchexec/builds`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # XDG Base Directory Specification: relative paths are ignored.
-    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "batchexec" / "builds"
 
 
 def _is_id(name: str) -> bool:

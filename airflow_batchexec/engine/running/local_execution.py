@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchexec.engine.execution.conclusion import conclude
 from airflow_batchexec.engine.execution.ledger import FileStatus, LedgerWriter, now
-from airflow_batchexec.engine.execution.lifecycle import Prepared, conclude, prepare
 from airflow_batchexec.engine.execution.lock import LockOwner, local_owner_state
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
+from airflow_batchexec.engine.execution.preparation import Prepared, prepare
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute
 from airflow_batchexec.engine.running.session import PredictorSession

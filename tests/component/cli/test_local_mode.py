@@ -1,4 +1,4 @@
-"""``batchexec models execution start`` in local mode, run as a process."""
+"""``batchexec models execution start`` in local mode: in this process, or as a process to interrupt and kill."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import psutil
 import pyarrow as pa
 import pytest
 from predictors import is_running, nothing_left_behind, wait_until
+from typer.testing import CliRunner
 
-from airflow_batchexec.engine.repository.repository import open_repository
+from airflow_batchexec.cli import app
+from airflow_batchexec.engine.repository.opening import open_repository
 
 COMMAND = Path(sys.executable).with_name("batchexec")
 FINISHED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -71,8 +74,9 @@ def _nothing_left_behind():
 class Workspace:
     """A folder with inputs in ``in`` and results in ``out``, and the command that uses them."""
 
-    def __init__(self, folder, repository):
+    def __init__(self, folder, repository, monkeypatch):
         self.folder = folder
+        self._monkeypatch = monkeypatch
         self.source, self.results = folder / "in", folder / "out"
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
@@ -110,20 +114,19 @@ class Workspace:
             if value is not None
             for text in (f"--{name.replace('_', '-')}", str(value))
         ]
-        return [COMMAND, "models", "execution", "start", "--model-id", model, *flags]
+        return ["models", "execution", "start", "--model-id", model, *flags]
 
     def run(self, model, *extra, code=FINISHED, **options):
         """Run the command; check its exit code, and that it leaves nothing in the scratch folder."""
-        done = subprocess.run(
-            [*self.arguments(model, **options), *extra],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
+        with self._monkeypatch.context() as patched:
+            patched.setattr(tempfile, "tempdir", None)  # read TMPDIR again
+            for name in os.environ:
+                patched.delenv(name)
+            for name, value in self.environment.items():
+                patched.setenv(name, value)
+            patched.chdir(self.folder)
+            done = CliRunner().invoke(app, [*self.arguments(model, **options), *extra])
+        assert done.exit_code == code, (done.stderr, done.exception)
         assert list(self.scratch.iterdir()) == []
         assert list(self.results.rglob("staging")) == []
         return done
@@ -132,7 +135,7 @@ class Workspace:
     def running(self, model, *extra, **options):
         """Start the command and wait until the model hangs; yield the process, and the PIDs of its pods."""
         process = subprocess.Popen(
-            [*self.arguments(model, **options), *extra, "-P", f"MARK={self.mark}"],
+            [COMMAND, *self.arguments(model, **options), *extra, "-P", f"MARK={self.mark}"],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,8 +169,8 @@ def read_json(path):
 
 
 @pytest.fixture
-def workspace(tmp_path, repository):
-    return Workspace(tmp_path, repository)
+def workspace(tmp_path, repository, monkeypatch):
+    return Workspace(tmp_path, repository, monkeypatch)
 
 
 # ---- executions that finish
@@ -289,7 +292,7 @@ def test_the_progress_bar_is_drawn_on_a_terminal(workspace):
     workspace.write(a="value\n1\n", b="value\n1\n")
     terminal_end, command_end = pty.openpty()
     process = subprocess.Popen(
-        workspace.arguments("double", output="json"),
+        [COMMAND, *workspace.arguments("double", output="json")],
         env={**workspace.environment, "TERM": "xterm", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         stderr=command_end,
@@ -400,10 +403,10 @@ def test_a_file_over_its_timeout_fails_the_execution(workspace):
 
 def test_an_execution_over_its_timeout_lists_the_remaining_files(workspace):
     workspace.order(a="fine", b="hang", c="fine")
-    done = workspace.run("obedient", "-P", f"MARK={workspace.mark}", code=FAILED, job_timeout=20)
+    done = workspace.run("obedient", "-P", f"MARK={workspace.mark}", code=FAILED, job_timeout=6)
     (manifest,) = workspace.manifests()
     assert manifest["status"] == "TIMEOUT"
-    assert manifest["reason"].startswith("The execution exceeded its job_timeout of 20 s.")
+    assert manifest["reason"].startswith("The execution exceeded its job_timeout of 6 s.")
     assert "c.csv" in manifest["reason"]
     assert manifest["reason"] in done.stdout
     # On a busy machine the timeout may come before the first result.
@@ -446,7 +449,10 @@ def test_a_killed_execution_leaves_no_pods_and_its_lock_is_taken_over(workspace)
     workspace.environment["TMPDIR"] = str(workspace.scratch)
     workspace.order(a="fine", b="fine")
     subprocess.run(
-        workspace.arguments("obedient"), env=workspace.environment, check=True, capture_output=True
+        [COMMAND, *workspace.arguments("obedient")],
+        env=workspace.environment,
+        check=True,
+        capture_output=True,
     )
     assert workspace.files() == ["_SUCCESS", "a.csv", "b.csv"]
     assert workspace.locks() == []
@@ -456,7 +462,7 @@ def test_an_identical_execution_is_refused_while_the_first_runs(workspace):
     workspace.order(a="hang")
     with workspace.running("obedient") as (process, _):
         twin = subprocess.run(
-            workspace.arguments("obedient"),
+            [COMMAND, *workspace.arguments("obedient")],
             env=workspace.environment,
             capture_output=True,
             text=True,

@@ -12,9 +12,9 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter
-from airflow_batchexec.engine.execution.lifecycle import prepare
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
+from airflow_batchexec.engine.execution.preparation import prepare
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage.local import LocalStorage

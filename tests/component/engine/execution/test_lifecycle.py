@@ -11,11 +11,12 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution import lock
+from airflow_batchexec.engine.execution.conclusion import conclude, read_manifest
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
-from airflow_batchexec.engine.execution.lifecycle import conclude, prepare, read_manifest
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.plan import read_tasks
+from airflow_batchexec.engine.execution.preparation import prepare
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec, read_spec
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.engine.repository.repository import ModelRepository

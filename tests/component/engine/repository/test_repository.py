@@ -20,11 +20,10 @@ import pytest
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.repository.builds import BuildKind, Deployment
+from airflow_batchexec.engine.repository.opening import default_cache, open_repository
 from airflow_batchexec.engine.repository.repository import (
     ModelRepository,
     ModelSummary,
-    default_cache,
-    open_repository,
 )
 from airflow_batchexec.engine.storage import open_storage
 from airflow_batchexec.engine.storage.s3.session import S3Access
@@ -355,7 +354,7 @@ def test_exactly_one_of_eight_concurrent_publishers_wins_with_a_complete_build(r
 PUBLISH_ON_SIGNAL = """
 import sys
 from pathlib import Path
-from airflow_batchexec.engine.repository.repository import open_repository
+from airflow_batchexec.engine.repository.opening import open_repository
 from airflow_batchexec.engine.storage.s3.session import S3Access
 from airflow_batchexec.exceptions import BuildExistsError
 
@@ -686,7 +685,7 @@ def test_killed_publisher_leaves_no_build(repository, tmp_path, repository_locat
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from airflow_batchexec.engine.repository import build_transfer\n"
-        "from airflow_batchexec.engine.repository.repository import open_repository\n"
+        "from airflow_batchexec.engine.repository.opening import open_repository\n"
         "build_transfer.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "open_repository(sys.argv[1]).publish(Path(sys.argv[2]), model_id='m', build_id='v1')\n"
     )
