@@ -124,6 +124,19 @@ class PlanExecutionOperator(BaseOperator):
             default_purchase_option=settings.default_purchase_option(),
             admit=admission(self.placement, config),
         )
+        self._log_plan(prepared)
+        spec = prepared.spec
+        handle = ExecutionHandle(
+            execution_id=spec.execution_id,
+            destination=spec.destination.uri,
+            fields=config.fields(),
+            batch_execution_conn_id=self.batch_execution_conn_id,
+        )
+        ti.xcom_push(EXECUTION_KEY, handle.to_dict())
+        _report(journal, prepared, generation(context))
+        return [shard.to_descriptor() for shard in prepared.shards]
+
+    def _log_plan(self, prepared: Prepared) -> None:
         spec, plan = prepared.spec, prepared.plan
         self.log.info(
             "Execution %s: %d files, %s bytes, model %s build %s, instance %s%s, %d mapped tasks.",
@@ -144,15 +157,6 @@ class PlanExecutionOperator(BaseOperator):
                 len(plan.skipped) - _MAX_NAMED_SKIPPED,
                 spec.folder.skipped.uri,
             )
-        handle = ExecutionHandle(
-            execution_id=spec.execution_id,
-            destination=spec.destination.uri,
-            fields=config.fields(),
-            batch_execution_conn_id=self.batch_execution_conn_id,
-        )
-        ti.xcom_push(EXECUTION_KEY, handle.to_dict())
-        _report(journal, prepared, generation(context))
-        return [shard.to_descriptor() for shard in prepared.shards]
 
 
 def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:

@@ -130,6 +130,20 @@ class ChildProcess:
         response: dict[str, Any] = json.loads(self._receive(connection, size, deadline))
         return response
 
+    def check_memory(self) -> None:
+        """Raise a ``PodMemoryError`` if the processes use more memory than the instance has."""
+        assert self._watch is not None
+        used_bytes = self._watch.excess_bytes()
+        if not used_bytes:
+            return
+        instance = self._spec.instance
+        raise PodMemoryError(
+            f"The pod {self._name} used {used_bytes / 2**30:.2f} GiB of memory, more than its instance {instance.name} "
+            f"has ({instance.memory_bytes / 2**30:.2f} GiB). Use a larger instance, or split the input into smaller "
+            f"files.",
+            used_bytes=used_bytes,
+        )
+
     def describe_exit(self) -> str:
         """Describe how the process ended, after its connection broke, as the end of a sentence."""
         assert self._process is not None
@@ -190,7 +204,6 @@ class ChildProcess:
     def _wait(self, connection: socket.socket, deadline: float | None) -> None:
         """Wait until the connection is readable; meanwhile watch the process, its memory and the deadline."""
         assert self._process is not None
-        assert self._watch is not None
         while True:
             remaining = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
             if _is_readable(connection, within_seconds=max(0.0, min(remaining, _POLL_SECONDS))):
@@ -198,20 +211,9 @@ class ChildProcess:
             # A process that the model started may keep the connection open.
             if self._process.poll() is not None and not _is_readable(connection, within_seconds=0):
                 raise ConnectionResetError
-            used = self._watch.excess_bytes()
-            if used:
-                raise self._memory_error(used)
+            self.check_memory()
             if deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineExceeded
-
-    def _memory_error(self, used_bytes: int) -> PodMemoryError:
-        instance = self._spec.instance
-        return PodMemoryError(
-            f"The pod {self._name} used {used_bytes / 2**30:.2f} GiB of memory, more than its instance {instance.name} "
-            f"has ({instance.memory_bytes / 2**30:.2f} GiB). Use a larger instance, or split the input into smaller "
-            f"files.",
-            used_bytes=used_bytes,
-        )
 
 
 def _is_readable(connection: socket.socket, *, within_seconds: float) -> bool:

@@ -34,7 +34,8 @@ class MemoryWatch:
         import psutil  # noqa: PLC0415  never needed if all files are quick
 
         now = time.monotonic()
-        if now - self._tree_at >= _TREE_REFRESH_SECONDS:
+        # At first there is only the supervisor, which is about to fork the worker.
+        if now - self._tree_at >= _TREE_REFRESH_SECONDS or len(self._tree) <= 1:
             self._tree, self._tree_at = process_tree(self._pid), now
         resident = _sum(self._tree, lambda process: process.memory_info().rss)
         if resident <= self._limit_bytes:

@@ -135,6 +135,12 @@ class Predictor:
             error = _error_from_response(response, prefix="The build failed to load: ")
             self.end(error)
             raise error
+        try:
+            # It may have loaded faster than its memory is watched.
+            self._child.check_memory()
+        except PodMemoryError as error:
+            self.end(error)
+            raise
         self.load_seconds = response["seconds"]
 
     def predict(

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .csv_writer import UnencodableTextError, write_csv
+from .csv_columns import UnencodableTextError
+from .csv_writer import write_csv
 from .file_types import FileType, one_line
 
 if TYPE_CHECKING:

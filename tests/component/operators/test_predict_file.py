@@ -212,7 +212,7 @@ def orders_of(folder: Path) -> dict[str, dict[str, Any]]:
     changing = {"INPUT": str(folder / "south" / "changing.csv"), "SEEN": str(folder / "seen" / "changing")}
     orders["changes"] = {**order("south/changing.csv", parameters=changing), "model_id": "meddling"}
     orders["threads"] = {**order("north/a.csv", cpus=len(os.sched_getaffinity(0))), "model_id": "threads"}
-    orders["greedy"] = order("north/a.csv", memory=8)
+    orders["greedy"] = order("north/a.csv", memory=40)
     return orders
 
 

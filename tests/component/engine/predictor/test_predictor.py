@@ -371,6 +371,43 @@ def test_a_predictor_over_its_instances_memory_is_terminated(starter, body):
         assert not predictor.alive
 
 
+def test_a_build_larger_than_its_instance_is_refused_however_fast_it_loads(starter):
+    with (
+        pytest.raises(PodMemoryError, match=r"pod-0 used 0\.\d+ GiB .* instance pocket "),
+        starter.started(ECHO, instance=Instance("pocket", 1, 40 * MIB)),
+    ):
+        pass
+
+
+FORK_ON_REQUEST = """
+import os, sys
+sys.stdin.readline()
+if os.fork() == 0:
+    kept = bytearray(b"x") * (200 << 20)
+    print("allocated", flush=True)
+    sys.stdin.read()
+else:
+    os.wait()
+"""
+
+
+def test_the_first_child_of_a_process_counts_from_its_start():
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK_ON_REQUEST],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        watch = MemoryWatch(pid=process.pid, limit_bytes=100 * MIB)
+        assert watch.excess_bytes() == 0
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "allocated\n"
+        assert watch.excess_bytes() > 200 * MIB
+        process.stdin.close()
+
+
 def test_memory_shared_by_forked_children_is_counted_once(starter, tmp_path, monkeypatch):
     seen, excess_bytes = tmp_path / "seen", MemoryWatch.excess_bytes
 
