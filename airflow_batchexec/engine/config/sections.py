@@ -36,6 +36,7 @@ from airflow_batchexec.engine.config.values import (
 from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import ConfigurationError
 
+# The table of fields is complete once this module has registered the sections, so it is imported from here.
 __all__ = ["SECTIONS", "AdvancedOptions", "Execution", "FlatField", "Resources", "Section", "flat_fields"]
 
 # The largest number that every client can represent; 68 years in seconds.
