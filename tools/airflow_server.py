@@ -30,6 +30,7 @@ import psutil
 import requests
 
 from tools.airflow_client import AirflowAddress, AirflowClient
+from tools.processes import until_parent_dies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +49,6 @@ _OTHER_COMPONENTS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-# From util-linux: the kernel terminates the process when its parent dies.
-_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 _START_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 
@@ -234,7 +233,7 @@ class AirflowServer(AirflowClient):
         log = (self.home / f"{name}.log").open("ab")
         self._logs.append(log)
         process = subprocess.Popen(
-            [*_DIE_WITH_PARENT, sys.executable, "-m", "airflow", *arguments],
+            [*until_parent_dies(), sys.executable, "-m", "airflow", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

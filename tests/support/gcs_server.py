@@ -23,6 +23,8 @@ from gcs_accounts import Account, Accounts
 from gcs_gate import Gate
 from s3_server import READY_SECONDS, STOP_SECONDS, free_port
 
+from tools.processes import until_parent_dies
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,7 +90,15 @@ def start_gcs_server(folder: Path) -> Iterator[GcsServer]:
     options = ["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-log-level", "error"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_program(), *options, "-port", str(port), "-public-host", f"127.0.0.1:{port}"],
+            [
+                *until_parent_dies(),
+                _program(),
+                *options,
+                "-port",
+                str(port),
+                "-public-host",
+                f"127.0.0.1:{port}",
+            ],
             env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "TMPDIR": str(folder)},
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from s3_server import free_port
 
+from tools.processes import until_parent_dies
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -62,7 +64,7 @@ def start_postgresql_server() -> Iterator[str]:
         settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": str(port)}.items()]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [_program("postgres"), "-D", str(data), *settings],
+                [*until_parent_dies("INT"), _program("postgres"), "-D", str(data), *settings],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from tools.processes import until_parent_dies
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -138,7 +140,7 @@ def start_s3_server(folder: Path) -> Iterator[S3Server]:
     log = folder / "s3-server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [command],
+            [*until_parent_dies(), command],
             env=_environment(folder, port),
             cwd=folder,
             stdin=subprocess.DEVNULL,
