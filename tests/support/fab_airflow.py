@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from tools.airflow_server import free_port
+from tools.processes import until_parent_dies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
     words = ("-m", "airflow", "api-server", "--apps", "core", "--host", "127.0.0.1", "--port", str(port))
     with (folder / "api-server.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, *words],
+            [*until_parent_dies(), sys.executable, *words],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
