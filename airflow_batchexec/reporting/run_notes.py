@@ -38,7 +38,9 @@ _MAX_NOTE_LENGTH = 1000
 _MAX_LINE_LENGTH = 400
 _PARAGRAPH = "\n\n"
 # A paragraph that this module wrote; anything else in a note was written by users or other programs.
-_OWN_PARAGRAPH = re.compile(r"Execution (\S+ )?(FINISHED|FAILED|CANCELLED|TIMEOUT): ")
+_OWN = r"Execution (?:\S+ )?(?:FINISHED|FAILED|CANCELLED|TIMEOUT): [^\n]*"
+# With the separators that came with them, and no other blank lines.
+_OWN_PARAGRAPHS = re.compile(rf"\A(?:{_OWN}(?:\n\n|\Z))+|(?:\n\n{_OWN})+(?=\n\n|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
@@ -74,7 +76,7 @@ def note_text(summary: Summary, *, group: str = "") -> str:
 
 
 def update_note(note: str, lines: Iterable[str], *, by_user: bool) -> str:
-    """Replace the lines that this module wrote to a note earlier. Other text is never shortened.
+    """Replace the lines that this module wrote to a note earlier. Other text stays as it is.
 
     The UI shows the first line, so a user's text stays on top, and text by a program, such as the operator that started
     the run, goes below.
@@ -84,15 +86,17 @@ def update_note(note: str, lines: Iterable[str], *, by_user: bool) -> str:
         lines: The new lines. Lines that do not fit next to the other text are left out.
         by_user: Whether a user wrote the note.
     """
-    other = [part for part in note.split(_PARAGRAPH) if part.strip() and not _OWN_PARAGRAPH.match(part)]
+    lines = list(lines)
+    if not lines:
+        return note
+    text = _OWN_PARAGRAPHS.sub("", note)
+    other = [text] if text.strip() else []
     own: list[str] = []
     for line in lines:
         room = _MAX_NOTE_LENGTH - len(_PARAGRAPH.join([*other, *own, ""]))
         if len(line) > room:
             break
         own.append(line)
-    if not own:
-        return note
     return _PARAGRAPH.join([*other, *own] if by_user else [*own, *other])
 
 

@@ -63,21 +63,37 @@ def test_a_note_is_unchanged_if_there_is_nothing_to_add():
     assert update_note("mine", [], by_user=True) == "mine"
 
 
-@given(
-    theirs=st.text(st.characters(codec="utf-8"), max_size=1000),
-    lines=st.lists(
-        st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), max_size=6
-    ),
-    by_user=st.booleans(),
+def test_a_line_that_does_not_fit_still_replaces_an_outdated_one():
+    theirs = "x" * 900
+    before = update_note(theirs, ["Execution FINISHED: all"], by_user=True)
+
+    assert update_note(before, [note_text(failed("y" * 300))], by_user=True) == theirs
+
+
+def test_text_below_a_line_like_ours_is_not_removed_with_it():
+    theirs = "Execution FAILED: no.\nAda: the disk was full."
+
+    assert update_note(theirs, ["Execution FAILED: no."], by_user=True).startswith(theirs)
+
+
+# Any text, and short ones of the characters that a note is taken apart at.
+notes = st.text(st.characters(codec="utf-8"), max_size=1000) | st.text("a \n", max_size=12)
+ends = st.lists(
+    st.sampled_from([note_text(FINISHED), note_text(failed("y" * 300), group="a.b")]), min_size=1, max_size=6
 )
-def test_existing_text_stays_and_the_note_fits_its_column(theirs: str, lines: list[str], *, by_user: bool):
+
+
+@given(theirs=notes, before=ends, lines=ends, by_user=st.booleans())
+def test_existing_text_stays_and_an_earlier_end_leaves_no_trace(
+    theirs: str, before: list[str], lines: list[str], *, by_user: bool
+):
     note = update_note(theirs, lines, by_user=by_user)
 
     assert len(note) <= 1000
-    assert [part for part in theirs.split("\n\n") if part.strip()] == [
-        part for part in note.split("\n\n") if part.strip() and part not in lines
-    ]
+    assert theirs in note or not theirs.strip()
     assert update_note(note, lines, by_user=by_user) == note
+    if theirs.strip():
+        assert update_note(update_note(theirs, before, by_user=by_user), lines, by_user=by_user) == note
 
 
 @pytest.mark.parametrize("theirs", ["FAILED: I know why", "Execution of the plan", "Executions FAILED: all"])
