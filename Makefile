@@ -15,7 +15,7 @@ help:
 	@echo "make demo      train a model, publish it, run a year of flights through it in a real Airflow"
 	@echo "make check     style, types, layers, and all tests that need neither a server nor a browser"
 	@echo "make test      the same, and all other tests except soak"
-	@echo "make soak      kill processes of a real Airflow at random"
+	@echo "make soak      kill processes of a real Airflow at random, and search for new examples for property tests"
 	@echo "make check-all make check with every installed Python from 3.11 to 3.13"
 	@echo "make install   only create $(VENV)"
 	@echo "make lint      only style, types and layers"
@@ -54,6 +54,7 @@ test: lint
 
 soak: $(STAMP)
 	@$(BIN)/python -m pytest tests/soak -o log_cli=true --log-cli-level=WARNING
+	@BATCHEXEC_TEST_EXAMPLES=search $(PYTEST) 3 -m "hypothesis and not server" tests/component
 
 coverage: $(STAMP)
 	@$(BIN)/coverage erase
