@@ -1,4 +1,4 @@
-"""Opens the model repository that a user, the environment or Airflow's configuration names."""
+"""Opens the model repository that a user or the environment names."""
 
 from __future__ import annotations
 
