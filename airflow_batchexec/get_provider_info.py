@@ -199,6 +199,19 @@ def get_provider_info() -> dict[str, Any]:
                         "The folder for pods and fetched files. Empty: the system's temporary folder.",
                         example="/scratch",
                     ),
+                    "pod_idle_timeout_seconds": _option(
+                        "The tasks of an execution on one machine share pods. A pod ends when no task has used it for "
+                        "this many seconds, or with its execution. 0: every task starts its own pod.",
+                        default="60",
+                    ),
+                    "machine_cpus": _option(
+                        "The number of CPUs that the pods on a machine may have together. Empty: all.",
+                        example="14",
+                    ),
+                    "machine_memory": _option(
+                        "The memory that the pods on a machine may have together, in MiB. Empty: all.",
+                        example="60000",
+                    ),
                     "build_cache": _option(
                         "The folder to cache builds from a bucket in, on each machine. Empty: ~/.cache/batchexec/builds.",
                         example="/var/cache/batchexec",

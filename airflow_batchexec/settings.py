@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from airflow_batchexec.names import EXECUTION_DAG_ID
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_batchexec.engine.machine.pods import Machine
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage.base import Storage
 
@@ -33,11 +35,14 @@ __all__ = [
     "in_kubernetes_pod",
     "instance_table",
     "load_timeout_seconds",
+    "machine",
     "machine_is_shared",
     "max_mapped_tasks",
     "model_repository",
     "placement",
+    "pod_idle_timeout_seconds",
     "scratch_folder",
+    "shares_pods",
     "task_end_seconds",
     "task_memory_bytes",
 ]
@@ -85,17 +90,45 @@ def load_timeout_seconds() -> float:
     Raises:
         ConfigurationError: The option is not a positive, finite number of seconds.
     """
-    text = conf.get(_SECTION, "load_timeout", fallback="1800")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise ConfigurationError(
-            f"load_timeout: {text!r} is invalid. Set [batchexec] load_timeout to a positive number of seconds.",
-            field="load_timeout",
-        )
-    return seconds
+    return _number("load_timeout", "1800", "a positive number of seconds", lambda seconds: seconds > 0)
+
+
+def pod_idle_timeout_seconds() -> float:
+    """After how many seconds without a task a shared pod ends.
+
+    Raises:
+        ConfigurationError: The option is not a finite number of seconds, 0 or more.
+    """
+    return _number(
+        "pod_idle_timeout_seconds", "60", "a number of seconds, 0 or more", lambda seconds: seconds >= 0
+    )
+
+
+def shares_pods() -> bool:
+    """Whether the tasks on a machine share pods: a task that has a Kubernetes pod to itself does not."""
+    return sys.platform == "linux" and not in_kubernetes_pod()
+
+
+def machine() -> Machine:
+    """The pods on this machine.
+
+    Raises:
+        ConfigurationError: An option is invalid.
+        StorageError: The folder of the pods cannot be used.
+    """
+    from airflow_batchexec.engine.machine.files import private_folder  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.machine.pods import Machine  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.machine.resources import MachineResources  # noqa: PLC0415  as above
+
+    cpus = memory = None
+    if conf.get(_SECTION, "machine_cpus", fallback=""):
+        cpus = _number("machine_cpus", "", "a positive number of CPUs", lambda number: number > 0)
+    if conf.get(_SECTION, "machine_memory", fallback=""):
+        memory = _number("machine_memory", "", "a positive number of MiB", lambda number: number > 0)
+    return Machine(
+        folder=private_folder(scratch_folder()),
+        resources=MachineResources(cpus=cpus, memory_bytes=None if memory is None else int(memory * _MIB)),
+    )
 
 
 def scratch_folder() -> Path | None:
@@ -214,3 +247,16 @@ def task_memory_bytes() -> int:
 def task_end_seconds() -> float:
     """How long a task may keep running after Airflow ends it: until its next heartbeat, and then until it is killed."""
     return conf.getint("workers", "min_heartbeat_interval", fallback=5) + 7.0
+
+
+def _number(option: str, default: str, expected: str, is_valid: Callable[[float], bool]) -> float:
+    text = conf.get(_SECTION, option, fallback=default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and is_valid(number)):
+        raise ConfigurationError(
+            f"{option}: {text!r} is invalid. Set [batchexec] {option} to {expected}.", field=option
+        )
+    return number

@@ -55,11 +55,7 @@ class Bench:
     def prepare(self) -> None:
         write_days(self.folder / "input")
         train_build(self.folder / "build")
-        models = [Path(sys.executable).with_name("batchexec"), "models"]
-        names = ["--model-id", "arrival_delay", "--build-id", "v1"]
-        repository = ["--model-repository", str(self.folder / "repository")]
-        run([*models, "build", str(self.folder / "build"), *names, *repository])
-        run([*models, "deploy", *names, "--instance", "tiny", *repository])
+        publish(self.folder / "build", self.folder / "repository")
 
     def plain_loop(self) -> float:
         output = self.fresh("plain-loop")
@@ -94,6 +90,15 @@ class Bench:
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         return folder
+
+
+def publish(build: Path, repository: Path) -> None:
+    """Publish the build as ``arrival_delay`` and deploy it with the instance tiny."""
+    models = [Path(sys.executable).with_name("batchexec"), "models"]
+    names = ["--model-id", "arrival_delay", "--build-id", "v1"]
+    options = ["--model-repository", repository]
+    run([*models, "build", build, *names, *options])
+    run([*models, "deploy", *names, "--instance", "tiny", *options])
 
 
 def run(command: list[object]) -> float:

@@ -80,7 +80,10 @@ class FileAttempt:
             lineage.add(entry)
 
         try:
-            with self._session.started(spec, at_once=self._pods_at_once()) as session:
+            with self._session.started(spec, owner=self._pods_owner(), at_once=self._pods_at_once) as session:
+                assert session is not None
+                if session.load_seconds:
+                    self._log.info("The build was loaded in %.2f s.", session.load_seconds)
                 end = predict_file(
                     prepared,
                     session=session,
@@ -139,6 +142,11 @@ class FileAttempt:
             spec.instance,
         )
         return prepared, hook
+
+    def _pods_owner(self) -> tuple[str, ...]:
+        """The mapped instances of a task share pods."""
+        ti = self._ti
+        return (settings.deployment_name(), ti.dag_id, str(ti.run_id), ti.task_id)
 
     def _pods_at_once(self) -> int:
         """How many files of a mapped task may be predicted at once, as far as the DAG limits it."""

@@ -13,6 +13,7 @@ from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import CLIENT_KEY, EXECUTION_KEY, FILES_ROWS, PLANNED_ROW, REFUSED_KEY
 from airflow_batchexec.operators.task_journal import TaskJournal
+from airflow_batchexec.operators.task_session import start_pods_ahead
 from airflow_batchexec.placement.tasks import Placement, admission
 from airflow_batchexec.runs.handle import (
     ExecutionHandle,
@@ -133,6 +134,7 @@ class PlanExecutionOperator(BaseOperator):
             batch_execution_conn_id=self.batch_execution_conn_id,
         )
         ti.xcom_push(EXECUTION_KEY, handle.to_dict())
+        start_pods_ahead(spec, batch_execution_conn_id=self.batch_execution_conn_id, log=self.log)
         _report(journal, prepared, generation(context))
         return [shard.to_descriptor() for shard in prepared.shards]
 

@@ -168,9 +168,17 @@ class ShardAttempt:
         deadline = JobDeadline.of(self._seen.job_timeout, elapsed=elapsed)
         try:
             with self._session.started(
-                self._spec, at_once=self._spec.pods_at_once, deadline=deadline
+                self._spec,
+                owner=self._spec.pods_owner,
+                at_once=lambda: self._spec.pods_at_once,
+                deadline=deadline,
+                should_stop=self._watch.is_set,
             ) as session:
-                self._journal.add("loaded", pod=session.name, seconds=round(session.load_seconds, 3))
+                if session is None:
+                    return
+                if session.load_seconds:
+                    self._log.info("The build was loaded in %.2f s.", session.load_seconds)
+                    self._journal.add("loaded", pod=session.name, seconds=round(session.load_seconds, 3))
                 error = self._run_files(tasks, session)
         except BatchExecError as failure:
             error = failure

@@ -1,4 +1,4 @@
-"""The predictor of an Airflow task: started with the task's build, ended with the task, its output in the task's log."""
+"""The predictor of an Airflow task: shared with other tasks on the machine or its own, its output in the task's log."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_batchexec import settings
+from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from airflow.sdk.types import Logger
 
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.running.deadline import JobDeadline
     from airflow_batchexec.engine.running.session import PredictorSession
-    from airflow_batchexec.exceptions import BatchExecError
+    from airflow_batchexec.engine.running.shared_pods import SharedPods
 
-__all__ = ["TaskSession"]
+__all__ = ["TaskSession", "end_shared_pods", "start_pods_ahead"]
 
 
 class TaskSession:
@@ -48,14 +50,25 @@ class TaskSession:
 
     @contextmanager
     def started(
-        self, spec: ExecutionSpec, *, at_once: int, deadline: JobDeadline | None = None
-    ) -> Iterator[PredictorSession]:
-        """Start the predictor and load its build; nothing of it is left afterwards.
+        self,
+        spec: ExecutionSpec,
+        *,
+        owner: tuple[str, ...],
+        at_once: Callable[[], int],
+        deadline: JobDeadline | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PredictorSession | None]:
+        """Take a pod that is ready on this machine, or start one; nothing of the task is left in it afterwards.
 
         Args:
             spec: The execution.
-            at_once: How many predictors like this one may run at the same time.
+            owner: What the pods on a machine serve; tasks with the same owner share them.
+            at_once: Returns how many predictors like this one may run at the same time; for one of the task's own.
             deadline: When the execution exceeds its ``job_timeout``.
+            should_stop: Whether to stop waiting for room on this machine.
+
+        Yields:
+            The session; ``None`` if it was time to stop.
 
         Raises:
             BatchExecError: The build cannot be fetched or loaded, or :meth:`end` was called; then its reason.
@@ -63,22 +76,23 @@ class TaskSession:
         from airflow_batchexec.engine.running.deadline import JobDeadline  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.running.session import PredictorSession  # noqa: PLC0415  as above
 
-        builds = BatchExecutionHook(self._batch_execution_conn_id)
-        build_folder = settings.model_repository(builds.open_storage).fetch(spec.build)
         session = PredictorSession(
-            spec,
-            name=self._name,
-            on_line=self._print,
-            deadline=deadline or JobDeadline(),
-            predictors_on_machine=at_once if settings.machine_is_shared() else None,
-            load_timeout_seconds=settings.load_timeout_seconds(),
-            scratch_root=settings.scratch_folder(),
+            spec, name=self._name, on_line=self._print, deadline=deadline or JobDeadline()
         )
         self._session = session
         if self._ended_by is not None:
             raise self._ended_by
-        with session.started(build_folder):
-            self._log.info("The build was loaded in %.2f s.", session.load_seconds)
+        if settings.shares_pods():
+            pods = _shared_pods(spec, owner)
+            with session.shared(pods, lambda: self._fetch(spec), should_stop=should_stop) as is_ready:
+                yield session if is_ready else None
+            return
+        with session.started(
+            self._fetch(spec),
+            predictors_on_machine=at_once() if settings.machine_is_shared() else None,
+            load_timeout_seconds=settings.load_timeout_seconds(),
+            scratch_root=settings.scratch_folder(),
+        ):
             yield session
 
     def end(self, reason: BatchExecError) -> None:
@@ -87,7 +101,53 @@ class TaskSession:
         if self._session is not None:
             self._session.end(reason)
 
+    def _fetch(self, spec: ExecutionSpec) -> Path:
+        return _fetch_build(spec, batch_execution_conn_id=self._batch_execution_conn_id)
+
     def _print(self, file: str, stream: str, line: str) -> None:
         # First, so that a log that cannot be written does not lose the line.
         self._on_line(file, stream, line)
         self._log.info("[%s] %s", stream, line)
+
+
+def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...]) -> SharedPods:
+    """The pods on this machine that tasks with this owner share."""
+    from airflow_batchexec.engine.running.shared_pods import SharedPods  # noqa: PLC0415  not for parsing
+
+    return SharedPods(
+        machine=settings.machine(),
+        spec=spec,
+        owner=owner,
+        idle_seconds=settings.pod_idle_timeout_seconds(),
+        load_timeout_seconds=settings.load_timeout_seconds(),
+    )
+
+
+def start_pods_ahead(spec: ExecutionSpec, *, batch_execution_conn_id: str, log: Logger) -> None:
+    """Have the first pods load while Airflow schedules the tasks, if these will run on this machine.
+
+    A failure is only logged: the first task meets it again.
+    """
+    if not (settings.shares_pods() and settings.machine_is_shared() and settings.pod_idle_timeout_seconds()):
+        return
+    try:
+        build_folder = _fetch_build(spec, batch_execution_conn_id=batch_execution_conn_id)
+        _shared_pods(spec, spec.pods_owner).start_ahead(min(spec.pods_at_once, spec.shards), build_folder)
+    except BatchExecError as error:
+        log.warning("No pod was started ahead: %s", error.message)
+
+
+def end_shared_pods(spec: ExecutionSpec, *, log: Logger) -> None:
+    """End the execution's pods on this machine. On others, they end when nothing has used them for a while."""
+    if not settings.shares_pods():
+        return
+    try:
+        _shared_pods(spec, spec.pods_owner).end()
+    except BatchExecError as error:
+        log.warning("The pods on this machine end later, as they are idle: %s", error.message)
+
+
+def _fetch_build(spec: ExecutionSpec, *, batch_execution_conn_id: str) -> Path:
+    """The local folder of an execution's build."""
+    builds = BatchExecutionHook(batch_execution_conn_id)
+    return settings.model_repository(builds.open_storage).fetch(spec.build)

@@ -155,6 +155,11 @@ class ExecutionSpec:
         return min(self.pods or self.total_files, self.total_files)
 
     @property
+    def pods_owner(self) -> tuple[str, ...]:
+        """What identifies the execution among those that share a machine."""
+        return (self.owner.deployment, self.owner.dag_id, self.execution_id, self.destination.uri)
+
+    @property
     def lock(self) -> Location:
         """The location of its lock."""
         identity = Identity.of(

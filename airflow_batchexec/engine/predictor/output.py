@@ -52,6 +52,7 @@ class LineForwarder:
         self._abandoned = False
         # Another thread may read what poll() has reported to this one.
         os.set_blocking(stream.fileno(), False)
+        self._woken, self._wakeup = os.pipe()
         self._thread = threading.Thread(target=self._run, name=f"pod-{name}", daemon=True)
         self._thread.start()
 
@@ -63,6 +64,14 @@ class LineForwarder:
                 unread -= len(piece)
             self._end_line()
             self._renew_budget()
+
+    def stop(self) -> None:
+        """Leave the rest of the stream to another reader. Only before :meth:`join`."""
+        with self._lock:
+            self._abandoned = True
+            # The thread closes both at once.
+            if not self._stream.closed:
+                os.write(self._wakeup, b"\0")
 
     def join(self, timeout: float) -> None:
         """Wait until the stream has ended and has been passed on completely.
@@ -78,6 +87,7 @@ class LineForwarder:
         # Not select, which cannot handle descriptors above 1023.
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
         while True:
             readable = poll.poll(_POLL_SECONDS * 1000)
             with self._lock:
@@ -85,6 +95,8 @@ class LineForwarder:
                     self._end_line()
                     self._renew_budget()
                     self._stream.close()
+                    os.close(self._woken)
+                    os.close(self._wakeup)
                     return
 
     def _read(self, size: int) -> bytes | None:

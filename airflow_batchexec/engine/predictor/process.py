@@ -7,14 +7,14 @@ excessive memory use is detected by watching the process tree, and an exit or a 
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchexec.engine.predictor.child import GRACE_SECONDS, ChildProcess, DeadlineExceeded
+from airflow_batchexec.engine.predictor.child import GRACE_SECONDS, DeadlineExceeded
 from airflow_batchexec.engine.predictor.output import LineForwarder
+from airflow_batchexec.engine.predictor.own_child import OwnChild
 from airflow_batchexec.exceptions import (
     DiskFullError,
     FileTaskError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from airflow_batchexec.engine.predictor.child import Child
     from airflow_batchexec.engine.predictor.spec import PredictorSpec
     from airflow_batchexec.engine.standalone.file_types import FileType
     from airflow_batchexec.exceptions import BatchExecError
@@ -75,19 +76,27 @@ class Predictor:
         name: Its name in logs and records.
         on_line: Receives what the model prints, as (stream, line), from the predictor's own threads or its user's;
             never concurrently for the same stream.
+        child: Its processes; by default new ones that end with this process.
 
     Attributes:
         file: The file being predicted, or predicted last; empty before the first. Lines passed to ``on_line`` belong
             to this file.
     """
 
-    def __init__(self, *, spec: PredictorSpec, name: str, on_line: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        spec: PredictorSpec,
+        name: str,
+        on_line: Callable[[str, str], None],
+        child: Child | None = None,
+    ) -> None:
         self.spec = spec
         self.name = name
         self.load_seconds = 0.0
         self.file = ""
         self._on_line = on_line
-        self._child = ChildProcess(spec=spec, name=name)
+        self._child = child or OwnChild(spec=spec, name=name)
         self._forwarders: list[LineForwarder] = []
         self._ended_by: BatchExecError | None = None
         # Reentrant: a signal handler may call end() while the same thread is in it.
@@ -106,29 +115,27 @@ class Predictor:
             DeadlineExceeded: The caller's deadline passed.
             StorageError: The scratch folder cannot be prepared.
         """
-        spec = self.spec
-        self._child.start()
-        self._forwarders = [
-            LineForwarder(stream=stream, name=name, on_line=self._on_line)
-            for name, stream in self._child.outputs.items()
-        ]
-        limit = time.monotonic() + spec.load_timeout_seconds
-        request = {
-            "op": "load",
-            "kind": spec.kind,
-            "folder": str(spec.folder),
-            "entrypoint": spec.entrypoint,
-            "requirements": list(spec.requirements),
-            "threads": spec.threads,
-        }
+        limit = time.monotonic() + self.spec.load_timeout_seconds
         try:
-            response = self._request(request, deadline=limit if deadline is None else min(limit, deadline))
+            self._child.start(deadline=limit if deadline is None else min(limit, deadline))
+            self._forwarders = [
+                LineForwarder(stream=stream, name=name, on_line=self._on_line)
+                for name, stream in self._child.outputs.items()
+            ]
+            self._check_not_ended()
+            if self._child.load_seconds is None:
+                self._wait_until_loaded(deadline=limit if deadline is None else min(limit, deadline))
         except DeadlineExceeded:
+            self.end()
             if deadline is not None and deadline <= limit:
                 raise
             raise ModelLoadError(
-                f"The build did not load within {spec.load_timeout_seconds:g} s ({spec.folder})."
+                f"The build did not load within {self.spec.load_timeout_seconds:g} s ({self.spec.folder})."
             ) from None
+
+    def _wait_until_loaded(self, *, deadline: float) -> None:
+        try:
+            response = self._receive(deadline=deadline)
         finally:
             self._end_output()
         if not response["ok"]:
@@ -142,6 +149,7 @@ class Predictor:
             self.end(error)
             raise
         self.load_seconds = response["seconds"]
+        self._child.loaded(self.load_seconds)
 
     def predict(
         self,
@@ -186,7 +194,8 @@ class Predictor:
             "output_type": output_type.value,
         }
         try:
-            response = self._request(request, deadline=deadline)
+            self._send(request)
+            response = self._receive(deadline=deadline)
         finally:
             self._end_output()
         if not response["ok"]:
@@ -207,14 +216,23 @@ class Predictor:
         return self._ended_by is None and self._child.is_running
 
     def close(self) -> None:
-        """Let an idle predictor exit by itself, terminate it if it does not, and release all resources."""
-        if self.alive:
-            self._child.shut_down()
-        self.end()
+        """Let an idle predictor exit by itself, or leave a shared one to others; terminate any other.
+
+        Releases all resources.
+        """
+        if self._child.is_shared:
+            for forwarder in self._forwarders:
+                # The next user reads what is printed from now on.
+                forwarder.stop()
+        with self._lock:
+            is_idle = self.alive
+            if is_idle:
+                self._child.shut_down()
+            if not (is_idle and self._child.is_shared):
+                self.end()
         for forwarder in self._forwarders:
             forwarder.join(GRACE_SECONDS)
         self._child.close()
-        shutil.rmtree(self.spec.scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -244,13 +262,17 @@ class Predictor:
         for forwarder in self._forwarders:
             forwarder.end_file()
 
-    def _request(self, request: dict[str, Any], *, deadline: float | None) -> dict[str, Any]:
-        if self._ended_by is not None:
-            # Another thread may have called end() before the process was started.
-            self.end()
-            raise self._ended_by
+    def _send(self, request: dict[str, Any]) -> None:
+        self._check_not_ended()
         try:
-            return self._child.request(request, deadline=deadline)
+            self._child.send(request)
+        except OSError:
+            raise self._connection_error() from None
+
+    def _receive(self, *, deadline: float | None) -> dict[str, Any]:
+        self._check_not_ended()
+        try:
+            return self._child.receive(deadline=deadline)
         except DeadlineExceeded:
             self.end()
             raise
@@ -259,6 +281,12 @@ class Predictor:
             raise
         except (OSError, ValueError):
             raise self._connection_error() from None
+
+    def _check_not_ended(self) -> None:
+        if self._ended_by is not None:
+            # Another thread may have called end() before the process was started.
+            self.end()
+            raise self._ended_by
 
     def _connection_error(self) -> BatchExecError:
         """Return why the connection broke: the reason passed to :meth:`end`, or how the process exited."""

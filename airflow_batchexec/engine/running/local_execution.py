@@ -147,7 +147,6 @@ class LocalExecution:
                 name=f"pod-{number}",
                 on_line=self._printer(f"pod-{number}"),
                 deadline=deadline,
-                predictors_on_machine=count,
             )
             for number in range(count)
         ]
@@ -223,7 +222,7 @@ class LocalExecution:
             self._observer.recorded(entry)
 
         try:
-            with session.started(build_folder):
+            with session.started(build_folder, predictors_on_machine=spec.pods_at_once):
                 route = FileRoute.of(
                     spec,
                     source=self._open_storage(spec.root),

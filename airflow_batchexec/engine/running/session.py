@@ -1,20 +1,19 @@
-"""A predictor and the files that it processes: shared by local mode and the tasks in Airflow."""
+"""A predictor and the files that it processes: used by local mode and the tasks in Airflow."""
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.predictor.process import Predictor
-from airflow_batchexec.engine.predictor.spec import PredictorSpec
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
+from airflow_batchexec.engine.running.predictor_spec import predictor_spec, threads_for
 from airflow_batchexec.engine.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -23,13 +22,16 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.running.shared_pods import SharedPods
     from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["PredictorSession", "scratch_folder"]
 
+_POLL_SECONDS = 0.05
+
 
 class PredictorSession:
-    """Starts a predictor, sends files through it, and cleans up after it.
+    """Starts a predictor, or takes one that is ready on this machine, and sends files through it.
 
     Args:
         spec: The execution.
@@ -37,10 +39,6 @@ class PredictorSession:
         on_line: Receives each line that the model prints, as (file, stream, line); the file is empty while the build
             is loaded. Called from several threads.
         deadline: The deadline of the execution's ``job_timeout``.
-        predictors_on_machine: The number of predictors that share this machine's cores; ``None`` if the instance's
-            cores are reserved for this one.
-        load_timeout_seconds: The maximum time to load the build.
-        scratch_root: Where the scratch folder is created; ``None`` for the system's temporary folder.
     """
 
     def __init__(
@@ -50,42 +48,76 @@ class PredictorSession:
         name: str,
         on_line: Callable[[str, str, str], None],
         deadline: JobDeadline = JobDeadline(),  # noqa: B008  immutable
-        predictors_on_machine: int | None = None,
-        load_timeout_seconds: float = 1800.0,
-        scratch_root: Path | None = None,
     ) -> None:
         self.spec = spec
         self.name = name
         self._on_line = on_line
         self._deadline = deadline
-        self._threads = _threads(spec, predictors_on_machine)
-        self._load_timeout_seconds = load_timeout_seconds
-        self._scratch_root = scratch_root
         self._pod: Predictor | None = None
+        self._scratch: Path | None = None
         self._ended_by: BatchExecError | None = None
 
     @contextmanager
-    def started(self, build_folder: Path) -> Iterator[None]:
-        """Start the predictor and load its build; on exit, end the predictor and remove its scratch folder.
+    def started(
+        self,
+        build_folder: Path,
+        *,
+        predictors_on_machine: int | None = None,
+        load_timeout_seconds: float = 1800.0,
+        scratch_root: Path | None = None,
+    ) -> Iterator[None]:
+        """Start a predictor and load its build; on exit, end the predictor and remove its scratch folder.
 
         Args:
             build_folder: The local folder of the build.
+            predictors_on_machine: The number of predictors that share this machine's cores; ``None`` if the
+                instance's cores are reserved for this one.
+            load_timeout_seconds: The maximum time to load the build.
+            scratch_root: Where the scratch folder is created; ``None`` for the system's temporary folder.
 
         Raises:
             BatchExecError: The build cannot be loaded, or :meth:`end` was called; then its reason.
             JobTimeoutError: The deadline passed before the build was loaded.
         """
-        with scratch_folder(self._scratch_root) as scratch:
-            pod_spec = self._pod_spec(build_folder, scratch)
+        with scratch_folder(scratch_root) as scratch:
+            pod_spec = predictor_spec(
+                self.spec,
+                build_folder=build_folder,
+                scratch=scratch,
+                threads=threads_for(self.spec.instance, predictors_on_machine),
+                load_timeout_seconds=load_timeout_seconds,
+            )
             with Predictor(spec=pod_spec, name=self.name, on_line=self._print) as pod:
-                self._pod = pod
-                if self._ended_by is not None:
-                    raise self._ended_by
-                try:
-                    pod.start(deadline=self._deadline.at)
-                except DeadlineExceeded:
-                    raise self._deadline.error() from None
+                self._start(pod)
+                self._scratch = scratch
                 yield
+
+    @contextmanager
+    def shared(
+        self, pods: SharedPods, build_folder: Callable[[], Path], *, should_stop: Callable[[], bool]
+    ) -> Iterator[bool]:
+        """Take a pod that is ready on this machine, or start one as soon as there is room; on exit, leave it to others.
+
+        Args:
+            pods: The pods of the execution.
+            build_folder: Returns the local folder of the build; called only if no pod is ready.
+            should_stop: Whether to stop waiting for room.
+
+        Yields:
+            Whether there is a predictor; ``False`` if it was time to stop.
+
+        Raises:
+            BatchExecError: The build cannot be loaded, or :meth:`end` was called; then its reason.
+            JobTimeoutError: The deadline passed before the build was loaded.
+        """
+        pod = self._take(pods, build_folder, should_stop)
+        if pod is None:
+            yield False
+            return
+        # In the pod's folder, which is removed even if this process is killed.
+        with pod, scratch_folder(pod.spec.scratch.parent, prefix="files-") as scratch:
+            self._scratch = scratch
+            yield True
 
     def run(
         self,
@@ -127,13 +159,13 @@ class PredictorSession:
 
     @property
     def scratch(self) -> Path:
-        """The scratch folder of the started predictor."""
-        assert self._pod is not None
-        return self._pod.spec.scratch
+        """A folder for files on their way through the predictor, removed with the session."""
+        assert self._scratch is not None
+        return self._scratch
 
     @property
     def load_seconds(self) -> float:
-        """The time that loading the build took, in seconds."""
+        """The time that loading the build took, in seconds; 0 if it had been loaded before."""
         return self._pod.load_seconds if self._pod else 0.0
 
     def end(self, reason: BatchExecError) -> None:
@@ -145,43 +177,64 @@ class PredictorSession:
     def _print(self, stream: str, line: str) -> None:
         self._on_line(self._pod.file if self._pod else "", stream, line)
 
-    def _pod_spec(self, build_folder: Path, scratch: Path) -> PredictorSpec:
-        spec = self.spec
-        return PredictorSpec(
-            kind=spec.build.kind.value,
-            folder=build_folder,
-            entrypoint=spec.build.entrypoint,
-            interpreter=spec.build.interpreter,
-            requirements=spec.build.requirements,
-            instance=spec.instance,
-            threads=self._threads,
-            parameters=spec.config.execution.parameters,
-            scratch=scratch,
-            load_timeout_seconds=self._load_timeout_seconds,
-        )
+    def _take(
+        self, pods: SharedPods, build_folder: Callable[[], Path], should_stop: Callable[[], bool]
+    ) -> Predictor | None:
+        folder: Path | None = None
+        while True:
+            self._check_not_over()
+            if should_stop():
+                return None
+            claimed = pods.claim_idle()
+            if claimed is None:
+                folder = folder or build_folder()
+                claimed = pods.claim_new()
+            if claimed is None:
+                time.sleep(_POLL_SECONDS)
+                continue
+            spec = pods.predictor_spec(claimed, folder)
+            child = pods.child(claimed, spec, name=self.name)
+            pod = Predictor(spec=spec, name=self.name, on_line=self._print, child=child)
+            try:
+                self._start(pod)
+            except OSError:
+                # It has ended since it was claimed.
+                pod.close()
+            except BaseException:
+                pod.close()
+                raise
+            else:
+                return pod
+
+    def _start(self, pod: Predictor) -> None:
+        self._pod = pod
+        self._check_not_over()
+        try:
+            pod.start(deadline=self._deadline.at)
+        except DeadlineExceeded:
+            raise self._deadline.error() from None
+
+    def _check_not_over(self) -> None:
+        if self._ended_by is not None:
+            raise self._ended_by
+        if self._deadline.has_passed():
+            raise self._deadline.error()
 
 
 @contextmanager
-def scratch_folder(root: Path | None = None) -> Iterator[Path]:
+def scratch_folder(root: Path | None = None, *, prefix: str = "batchexec-") -> Iterator[Path]:
     """Create a local folder that is removed on exit.
 
     Args:
         root: Where to create it; ``None`` for the system's temporary folder.
+        prefix: The start of its name.
 
     Raises:
         StorageError: The folder cannot be created.
     """
     with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
-        folder = Path(tempfile.mkdtemp(prefix="batchexec-", dir=root))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _threads(spec: ExecutionSpec, predictors_on_machine: int | None) -> int:
-    """The number of threads for a predictor's libraries: oversubscribed cores would slow down every predictor."""
-    threads = math.ceil(spec.instance.cpus)
-    if predictors_on_machine is not None:
-        threads = min(threads, len(os.sched_getaffinity(0)) // predictors_on_machine)
-    return max(1, threads)

@@ -5,7 +5,7 @@ a child in another session, not by calling ``os._exit``. On Linux it is the subr
 starts: orphans are reparented to the supervisor, which kills and reaps them with the rest.
 
 The build's interpreter runs it as a script. It forks the worker before importing anything heavy; only their parent
-process distinguishes the two.
+process distinguishes the two. With the argument ``shared``, it hands over to ``shared_supervisor``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
 _PR_SET_PDEATHSIG = 1
@@ -40,8 +41,62 @@ def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) ->
         scratch: The predictor's folder, removed here if the parent was killed and cannot remove it.
         parent: The process that started the supervisor; it may already have exited.
     """
+    worker = fork(close_in_worker=(lifeline,))
+    if worker is None:
+        return
+    os.close(connection)
+    status = _wait_for_worker(worker, lifeline=lifeline)
+    worker.kill_descendants()
+    if _has_exited(parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+    _exit_as(os.waitstatus_to_exitcode(status))
+
+
+class WorkerProcess:
+    """The worker, as its supervisor sees it.
+
+    Attributes:
+        exited: A descriptor that becomes readable when a child of the supervisor has exited.
+    """
+
+    def __init__(self, pid: int, *, exited: int, is_subreaper: bool) -> None:
+        self.exited = exited
+        self._pid = pid
+        self._is_subreaper = is_subreaper
+
+    def reap(self) -> int | None:
+        """Reap the children that have exited; return the worker's wait status if it is one of them."""
+        with suppress(BlockingIOError):
+            os.read(self.exited, 1024)
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._pid:
+                    return status
+                if pid == 0:
+                    break
+        return None
+
+    def kill(self) -> int:
+        """Kill the worker and return its wait status."""
+        os.kill(self._pid, signal.SIGKILL)
+        return os.waitpid(self._pid, 0)[1]
+
+    def kill_descendants(self) -> None:
+        """Kill all other processes that the model has started."""
+        if self._is_subreaper:
+            _kill_descendants()
+
+
+def fork(*, close_in_worker: Iterable[int]) -> WorkerProcess | None:
+    """Fork the worker; returns ``None`` in the worker.
+
+    Args:
+        close_in_worker: Descriptors that are the supervisor's alone.
+    """
     child_exited, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
+    for fd in (child_exited, wakeup):
+        os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakeup)
     is_subreaper = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -50,37 +105,25 @@ def fork_worker(*, connection: int, lifeline: int, scratch: str, parent: int) ->
     if worker == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for fd in (child_exited, wakeup, lifeline):
+        for fd in (child_exited, wakeup, *close_in_worker):
             os.close(fd)
         _exit_with_parent(supervisor)
-        return
-    os.close(connection)
+        return None
     # Signals to the process group end the worker, and the supervisor exits after it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    status = _wait_for_worker(worker, child_exited=child_exited, lifeline=lifeline)
-    if is_subreaper:
-        _kill_descendants()
-    if _has_exited(parent):
-        shutil.rmtree(scratch, ignore_errors=True)
-    _exit_as(os.waitstatus_to_exitcode(status))
+    return WorkerProcess(worker, exited=child_exited, is_subreaper=is_subreaper)
 
 
-def _wait_for_worker(worker: int, *, child_exited: int, lifeline: int) -> int:
+def _wait_for_worker(worker: WorkerProcess, *, lifeline: int) -> int:
     """Wait until the worker exits, killing it if the lifeline breaks; return its wait status."""
     while True:
-        readable, _, _ = select.select([child_exited, lifeline], [], [])
+        readable, _, _ = select.select([worker.exited, lifeline], [], [])
         if lifeline in readable:
-            os.kill(worker, signal.SIGKILL)
-            return os.waitpid(worker, 0)[1]
-        os.read(child_exited, 1024)
-        with suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == worker:
-                    return status
-                if pid == 0:
-                    break
+            return worker.kill()
+        status = worker.reap()
+        if status is not None:
+            return status
 
 
 def _kill_descendants() -> None:
@@ -139,21 +182,27 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
-def _load_worker() -> ModuleType:
-    """Import the worker with this folder as a top-level package: its parent packages are not installed here."""
+def _load(name: str) -> ModuleType:
+    """Import a module of this folder as a top-level package: its parent packages are not installed here."""
     folder = os.path.dirname(__file__)  # noqa: PTH120  as above
     spec = importlib.util.spec_from_file_location(
         _PACKAGE, f"{folder}/__init__.py", submodule_search_locations=[folder]
     )
     assert spec is not None
     assert spec.loader is not None
-    sys.modules[_PACKAGE] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-    return importlib.import_module(f"{_PACKAGE}.worker")
+    if _PACKAGE not in sys.modules:
+        sys.modules[_PACKAGE] = package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{_PACKAGE}.{name}")
 
 
 if __name__ == "__main__":
-    connection_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    fork_worker(connection=connection_fd, lifeline=lifeline_fd, scratch=sys.argv[3], parent=int(sys.argv[4]))
+    connection_fd = int(sys.argv[2])
+    if sys.argv[1] == "shared":
+        _load("shared_supervisor").fork_worker(connection_fd, *sys.argv[3:])
+    else:
+        fork_worker(
+            connection=connection_fd, lifeline=int(sys.argv[3]), scratch=sys.argv[4], parent=int(sys.argv[5])
+        )
     os.set_inheritable(connection_fd, False)
-    _load_worker().main(connection_fd)
+    _load("worker").main(connection_fd)
