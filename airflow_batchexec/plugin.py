@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from airflow_batchexec import preload
 from airflow_batchexec.api import URL_PREFIX, LazyApp
 from airflow_batchexec.reporting import run_notes
 
@@ -13,10 +14,10 @@ __all__ = ["BatchExecPlugin"]
 
 
 class BatchExecPlugin(AirflowPlugin):
-    """Adds notes on runs and the REST API to Airflow."""
+    """Adds notes on runs, the REST API, and a faster start of tasks to Airflow."""
 
     name = "batchexec"
-    listeners: list[Any] = [run_notes]  # noqa: RUF012  the type that Airflow expects
+    listeners: list[Any] = [preload, run_notes]  # noqa: RUF012  the type that Airflow expects
     fastapi_apps: list[Any] = [  # noqa: RUF012  as above
         {"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "Batch execution"}
     ]
