@@ -80,7 +80,7 @@ class FileAttempt:
             lineage.add(entry)
 
         try:
-            with self._session.started(spec, owner=self._pods_owner(), at_once=self._pods_at_once) as session:
+            with self._session.started(spec, owner=self._pods_owner()) as session:
                 assert session is not None
                 if session.load_seconds:
                     self._log.info("The build was loaded in %.2f s.", session.load_seconds)
@@ -147,12 +147,3 @@ class FileAttempt:
         """The mapped instances of a task share pods."""
         ti = self._ti
         return (settings.deployment_name(), ti.dag_id, str(ti.run_id), ti.task_id)
-
-    def _pods_at_once(self) -> int:
-        """How many files of a mapped task may be predicted at once, as far as the DAG limits it."""
-        ti = self._ti
-        if self._map_index < 0 or not settings.machine_is_shared():
-            return 1
-        files: int = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id])
-        most = self._context["task"].max_active_tis_per_dagrun or files
-        return max(1, min(files, most, self._context["dag"].max_active_tasks))

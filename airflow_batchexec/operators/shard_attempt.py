@@ -170,7 +170,6 @@ class ShardAttempt:
             with self._session.started(
                 self._spec,
                 owner=self._spec.pods_owner,
-                at_once=lambda: self._spec.pods_at_once,
                 deadline=deadline,
                 should_stop=self._watch.is_set,
             ) as session:

@@ -54,7 +54,6 @@ class TaskSession:
         spec: ExecutionSpec,
         *,
         owner: tuple[str, ...],
-        at_once: Callable[[], int],
         deadline: JobDeadline | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[PredictorSession | None]:
@@ -63,7 +62,6 @@ class TaskSession:
         Args:
             spec: The execution.
             owner: What the pods on a machine serve; tasks with the same owner share them.
-            at_once: Returns how many predictors like this one may run at the same time; for one of the task's own.
             deadline: When the execution exceeds its ``job_timeout``.
             should_stop: Whether to stop waiting for room on this machine.
 
@@ -89,7 +87,6 @@ class TaskSession:
             return
         with session.started(
             self._fetch(spec),
-            predictors_on_machine=at_once() if settings.machine_is_shared() else None,
             load_timeout_seconds=settings.load_timeout_seconds(),
             scratch_root=settings.scratch_folder(),
         ):

@@ -18,8 +18,8 @@ with DAG("peer_handwritten", schedule=None, params=FOLDERS):
 
     @task
     def predict(name: str, params: dict[str, str] | None = None) -> None:
-        import joblib
-        import pandas as pd
+        import joblib  # noqa: PLC0415  not for parsing
+        import pandas as pd  # noqa: PLC0415  as above
 
         assert params is not None
         features, model = joblib.load(params["model"])

@@ -6,13 +6,18 @@ import gc
 import textwrap
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from airflow_batchexec.engine.config.instances import Instance
+from airflow_batchexec.engine.machine.files import private_folder
+from airflow_batchexec.engine.machine.pods import Machine
+from airflow_batchexec.engine.machine.resources import MachineResources
 from airflow_batchexec.engine.predictor.process import Predictor
+from airflow_batchexec.engine.predictor.shared_child import SharedChild
 from airflow_batchexec.engine.predictor.spec import PredictorSpec
 from airflow_batchexec.engine.standalone.file_types import FileType
 
@@ -83,13 +88,18 @@ def _open_descriptors() -> dict[str, str]:
 class PredictorStarter:
     """Starts predictors and writes inputs below a temporary folder.
 
+    Args:
+        folder: The temporary folder.
+        shared: Whether the predictors are pods that could be shared; each is used once, and ends when it is closed.
+
     Attributes:
         printed: What the predictors have printed, as (stream, line).
         printed_for: The file that each of these lines was printed for.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder
+        self.shared = shared
         self.printed: list[tuple[str, str]] = []
         self.printed_for: list[str] = []
         self._builds = 0
@@ -128,7 +138,16 @@ class PredictorStarter:
             self.printed.append((stream, line))
             self.printed_for.append(predictor.file)
 
-        predictor = Predictor(spec=spec, name="pod-0", on_line=on_line)
+        child = None
+        if self.shared:
+            machine = Machine(
+                folder=private_folder(self.folder), resources=MachineResources(cpus=64, memory_bytes=2**40)
+            )
+            pod = machine.claim_new(f"pod-{self._builds}", spec.instance)
+            assert pod is not None
+            spec = replace(spec, scratch=pod.folder.scratch)
+            child = SharedChild(spec=spec, name="pod-0", pod=pod, idle_seconds=0)
+        predictor = Predictor(spec=spec, name="pod-0", on_line=on_line, child=child)
         return predictor
 
     @contextmanager

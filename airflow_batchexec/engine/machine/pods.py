@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["ClaimedPod", "Machine", "PodFolder"]
 
 _NEW = ".new-"
+_END_SECONDS = 5.0
+_MAX_PACKET_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +179,19 @@ class Machine:
         return None
 
     def end(self, prefix: str) -> None:
-        """End the idle pods whose keys start with a prefix, and remove what killed ones have left."""
+        """End the idle pods whose keys start with a prefix, and remove what killed ones have left.
+
+        Returns when they have ended.
+        """
         if not self._pods.exists():
             return
-        with disk_errors("end pods in", str(self._pods)), locked(self._folder / "lock"):
-            for pod in self._living():
-                if pod.key.startswith(prefix):
-                    _end_if_idle(pod)
+        with disk_errors("end pods in", str(self._pods)), ExitStack() as stack:
+            with locked(self._folder / "lock"):
+                ending = [_end_if_idle(pod) for pod in self._living() if pod.key.startswith(prefix)]
+            for connection in filter(None, ending):
+                stack.enter_context(connection)
+            for connection in filter(None, ending):
+                _wait_for_end(connection)
 
     def _find(self, prefix: str) -> list[PodFolder]:
         try:
@@ -233,7 +241,8 @@ class Machine:
             del left[pod]
             if self.resources.reserve(instance, left.values()) is not None:
                 for unneeded in idle[:number]:
-                    _end_if_idle(unneeded)
+                    if connection := _end_if_idle(unneeded):
+                        connection.close()
                 return
 
 
@@ -252,13 +261,29 @@ def _read_reservation(pod: PodFolder) -> Reservation:
     return Reservation(values["cpus"], values["memory_bytes"], tuple(values["gpus"]))
 
 
-def _end_if_idle(pod: PodFolder) -> None:
-    """End a pod unless it is used: a supervisor ends its pod when a user leaves it without a word."""
+def _end_if_idle(pod: PodFolder) -> socket.socket | None:
+    """End a pod unless it is used: a supervisor ends its pod when a user leaves it without a word.
+
+    Returns:
+        A connection that breaks when the pod has ended.
+    """
     busy = try_lock(pod.busy)
     if busy is None:
-        return
+        return None
     try:
-        with suppress(OSError):
-            pod.connect().close()
+        connection = pod.connect()
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        return None
+    else:
+        return connection
     finally:
         os.close(busy)
+
+
+def _wait_for_end(connection: socket.socket) -> None:
+    connection.settimeout(_END_SECONDS)
+    with suppress(OSError):
+        while connection.recv(_MAX_PACKET_BYTES):
+            # The descriptors that come with the greeting are dropped.
+            pass
