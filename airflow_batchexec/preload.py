@@ -20,11 +20,16 @@ MODULES = (
     "airflow_batchexec.dags.factory",
     "airflow_batchexec.engine.execution.conclusion",
     "airflow_batchexec.engine.execution.preparation",
+    "airflow_batchexec.engine.journal.replay",
     "airflow_batchexec.engine.journal.writer",
+    "airflow_batchexec.engine.machine.pods",
+    "airflow_batchexec.engine.repository.opening",
     "airflow_batchexec.engine.running.session",
+    "airflow_batchexec.engine.running.shared_pods",
     "airflow_batchexec.engine.running.single_file",
     "airflow_batchexec.engine.storage.local",
     "airflow_batchexec.operators.predict_file",
+    "psutil",
 )
 """What the tasks of an execution import, directly or indirectly, except for buckets."""
 
