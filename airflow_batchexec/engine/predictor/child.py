@@ -109,11 +109,23 @@ class ChildProcess:
         assert self._process.stderr is not None
         return {"stdout": self._process.stdout, "stderr": self._process.stderr}
 
-    def request(self, request: dict[str, Any], *, deadline: float | None) -> dict[str, Any]:
-        """Send a request to the worker and wait for its response.
+    def send(self, request: dict[str, Any]) -> None:
+        """Send a request to the worker.
 
         Args:
             request: The request, see ``engine/standalone/worker.py``.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        assert self._connection is not None
+        data = json.dumps(request).encode()
+        self._connection.sendall(struct.pack(">I", len(data)) + data)
+
+    def receive(self, *, deadline: float | None) -> dict[str, Any]:
+        """Wait for the worker's next response.
+
+        Args:
             deadline: When to give up, on ``time.monotonic``'s clock.
 
         Raises:
@@ -124,8 +136,6 @@ class ChildProcess:
         """
         connection = self._connection
         assert connection is not None
-        data = json.dumps(request).encode()
-        connection.sendall(struct.pack(">I", len(data)) + data)
         size = struct.unpack(">I", self._receive(connection, 4, deadline))[0]
         response: dict[str, Any] = json.loads(self._receive(connection, size, deadline))
         return response

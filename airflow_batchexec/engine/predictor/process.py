@@ -122,7 +122,8 @@ class Predictor:
             "threads": spec.threads,
         }
         try:
-            response = self._request(request, deadline=limit if deadline is None else min(limit, deadline))
+            self._send(request)
+            response = self._receive(deadline=limit if deadline is None else min(limit, deadline))
         except DeadlineExceeded:
             if deadline is not None and deadline <= limit:
                 raise
@@ -143,7 +144,7 @@ class Predictor:
             raise
         self.load_seconds = response["seconds"]
 
-    def predict(
+    def send(
         self,
         *,
         input_path: Path,
@@ -151,11 +152,8 @@ class Predictor:
         input_type: FileType,
         output_path: Path,
         output_type: FileType,
-        deadline: float | None = None,
-    ) -> Prediction:
-        """Send one file through ``predict``.
-
-        After an error other than a ``PodError``, the predictor can take another file.
+    ) -> None:
+        """Send one file to be predicted; call :meth:`receive` before the next.
 
         Args:
             input_path: The file to read.
@@ -163,6 +161,30 @@ class Predictor:
             input_type: The type to read it as.
             output_path: The file to write. After an error it may exist in part.
             output_type: The type to write.
+
+        Raises:
+            PodDiedError: The process exited.
+        """
+        # The model's threads may have printed something since the last file.
+        self._end_output()
+        self.file = input_name
+        self._send(
+            {
+                "op": "predict",
+                "input": str(input_path),
+                "input_name": input_name,
+                "input_type": input_type.value,
+                "output": str(output_path),
+                "output_type": output_type.value,
+            }
+        )
+
+    def receive(self, *, deadline: float | None = None) -> Prediction:
+        """Wait until the file that was sent last has been predicted.
+
+        After an error other than a ``PodError``, the predictor can take another file.
+
+        Args:
             deadline: When to terminate the predictor, on ``time.monotonic``'s clock.
 
         Raises:
@@ -174,23 +196,12 @@ class Predictor:
             PodDiedError: The process exited.
             DeadlineExceeded: The deadline passed; the predictor was terminated.
         """
-        # The model's threads may have printed something since the last file.
-        self._end_output()
-        self.file = input_name
-        request = {
-            "op": "predict",
-            "input": str(input_path),
-            "input_name": input_name,
-            "input_type": input_type.value,
-            "output": str(output_path),
-            "output_type": output_type.value,
-        }
         try:
-            response = self._request(request, deadline=deadline)
+            response = self._receive(deadline=deadline)
         finally:
             self._end_output()
         if not response["ok"]:
-            error = _error_from_response(response, prefix=f"{input_name}: ", file=input_name)
+            error = _error_from_response(response, prefix=f"{self.file}: ", file=self.file)
             if isinstance(error, PodMemoryError):
                 self.end(error)
             raise error
@@ -244,13 +255,17 @@ class Predictor:
         for forwarder in self._forwarders:
             forwarder.end_file()
 
-    def _request(self, request: dict[str, Any], *, deadline: float | None) -> dict[str, Any]:
-        if self._ended_by is not None:
-            # Another thread may have called end() before the process was started.
-            self.end()
-            raise self._ended_by
+    def _send(self, request: dict[str, Any]) -> None:
+        self._check_not_ended()
         try:
-            return self._child.request(request, deadline=deadline)
+            self._child.send(request)
+        except OSError:
+            raise self._connection_error() from None
+
+    def _receive(self, *, deadline: float | None) -> dict[str, Any]:
+        self._check_not_ended()
+        try:
+            return self._child.receive(deadline=deadline)
         except DeadlineExceeded:
             self.end()
             raise
@@ -259,6 +274,12 @@ class Predictor:
             raise
         except (OSError, ValueError):
             raise self._connection_error() from None
+
+    def _check_not_ended(self) -> None:
+        if self._ended_by is not None:
+            # Another thread may have called end() before the process was started.
+            self.end()
+            raise self._ended_by
 
     def _connection_error(self) -> BatchExecError:
         """Return why the connection broke: the reason passed to :meth:`end`, or how the process exited."""
