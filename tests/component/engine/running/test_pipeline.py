@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from predictors import PredictorStarter, nothing_left_behind
@@ -485,3 +487,36 @@ def test_what_is_printed_belongs_to_the_file_that_it_was_printed_for(any_route):
     lines = [line for _, line in any_route.starter.printed]
     assert lines == any_route.starter.printed_for
     assert sorted(lines) == sorted(2 * [f"{name}.csv" for name in names])
+
+
+def test_a_file_is_recorded_as_finished_after_its_result_is_on_disk(route, monkeypatch):
+    """After a power cut, no record may say that a file has a result that is lost."""
+    names = "abcdefghij"
+    route.write(**dict.fromkeys(names, "x"))
+    tasks = route.plan()
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(("sync", path))
+        fsync(descriptor)
+        events.append(("synced", path))
+
+    def recorded_replace(source, target):
+        events.append(("rename", Path(source)))
+        replace(source, target)
+        events.append(("renamed", Path(target)))
+
+    def record(entry):
+        events.append((entry.status, entry.file))
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    assert route.run(tasks=tasks, record=record) is None
+    for number, name in enumerate(names, start=1):
+        staged, result = route.scratch / "out" / f"{number}.parquet", route.results / f"{name}.parquet"
+        assert events.index(("synced", staged)) < events.index(("rename", staged))
+        renamed, finished = events.index(("renamed", result)), events.index((FINISHED, f"{name}.csv"))
+        started = events.index(("sync", route.results), renamed)
+        assert ("synced", route.results) in events[started:finished]
