@@ -163,7 +163,14 @@ class PredictorStarter:
         path.write_text(text)
         return path
 
-    def predict(self, predictor: Predictor, text: str = "a\n1\n2\n", **options: object) -> Prediction:
+    def predict(
+        self,
+        predictor: Predictor,
+        text: str = "a\n1\n2\n",
+        *,
+        deadline: float | None = None,
+        **options: object,
+    ) -> Prediction:
         """Send a CSV file with this text through a predictor; the result is in :attr:`result`."""
         arguments = {
             "input_path": self.csv(text),
@@ -173,7 +180,8 @@ class PredictorStarter:
             "output_type": FileType.CSV,
             **options,
         }
-        return predictor.predict(**arguments)  # type: ignore[arg-type]  # options of Predictor.predict()
+        predictor.send(**arguments)  # type: ignore[arg-type]  # options of Predictor.send()
+        return predictor.receive(deadline=deadline)
 
     @property
     def result(self) -> str:

@@ -18,6 +18,9 @@ from airflow_batchexec.exceptions import ConfigurationError, LocationError
 __all__ = ["AllowedLocations", "Location", "Scheme", "canonical", "check_id", "check_relative_path"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NOT_NORMAL = frozenset({"", ".", ".."})
 # All names that boto3 accepts and that either service has ever allowed; older ones may contain capitals and
 # underscores.
 _BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
@@ -280,14 +283,13 @@ def check_id(value: str, *, field: str) -> None:
 
 
 def _normalize(path: str, whole: str, field: str) -> str:
-    if any(ord(c) < 32 or ord(c) == 127 for c in path):  # noqa: PLR2004  ASCII's control characters
+    if _CONTROL_CHARACTER.search(path):
         raise LocationError(f"{field}: {whole!r} contains a control character.", field=field)
-    if any("\ud800" <= c <= "\udfff" for c in path):
+    if _SURROGATE.search(path):
         raise LocationError(f"{field}: {whole!r} is not valid Unicode.", field=field)
-    parts = path.split("/") if path else []
-    if any(part in {"", ".", ".."} for part in parts):
+    if path and not _NOT_NORMAL.isdisjoint(path.split("/")):
         raise LocationError(f"{field}: {whole!r} must not contain '.', '..' or empty segments.", field=field)
-    return "/".join(parts)
+    return path
 
 
 def _is_bucket_of(location: Location, bucket: str) -> bool:

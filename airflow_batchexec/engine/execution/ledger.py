@@ -143,7 +143,8 @@ class LedgerWriter:
             if self._closing:
                 raise RuntimeError(f"{record.file}: the ledger is closed; this record would be lost.")
             self._pending.append(record)
-            self._condition.notify()
+            if len(self._pending) == 1:
+                self._condition.notify()
 
     def close(self) -> None:
         """Store all added records."""

@@ -99,6 +99,8 @@ class Predictor:
         self._child = child or OwnChild(spec=spec, name=name)
         self._forwarders: list[LineForwarder] = []
         self._ended_by: BatchExecError | None = None
+        # Whether a response is outstanding, so that the worker is not idle.
+        self._is_waiting = False
         # Reentrant: a signal handler may call end() while the same thread is in it.
         self._lock = threading.RLock()
 
@@ -151,7 +153,7 @@ class Predictor:
         self.load_seconds = response["seconds"]
         self._child.loaded(self.load_seconds)
 
-    def predict(
+    def send(
         self,
         *,
         input_path: Path,
@@ -159,11 +161,8 @@ class Predictor:
         input_type: FileType,
         output_path: Path,
         output_type: FileType,
-        deadline: float | None = None,
-    ) -> Prediction:
-        """Send one file through ``predict``.
-
-        After an error other than a ``PodError``, the predictor can take another file.
+    ) -> None:
+        """Send one file to be predicted; call :meth:`receive` before the next.
 
         Args:
             input_path: The file to read.
@@ -171,6 +170,30 @@ class Predictor:
             input_type: The type to read it as.
             output_path: The file to write. After an error it may exist in part.
             output_type: The type to write.
+
+        Raises:
+            PodDiedError: The process exited.
+        """
+        # The model's threads may have printed something since the last file.
+        self._end_output()
+        self.file = input_name
+        self._send(
+            {
+                "op": "predict",
+                "input": str(input_path),
+                "input_name": input_name,
+                "input_type": input_type.value,
+                "output": str(output_path),
+                "output_type": output_type.value,
+            }
+        )
+
+    def receive(self, *, deadline: float | None = None) -> Prediction:
+        """Wait until the file that was sent last has been predicted.
+
+        After an error other than a ``PodError``, the predictor can take another file.
+
+        Args:
             deadline: When to terminate the predictor, on ``time.monotonic``'s clock.
 
         Raises:
@@ -182,24 +205,12 @@ class Predictor:
             PodDiedError: The process exited.
             DeadlineExceeded: The deadline passed; the predictor was terminated.
         """
-        # The model's threads may have printed something since the last file.
-        self._end_output()
-        self.file = input_name
-        request = {
-            "op": "predict",
-            "input": str(input_path),
-            "input_name": input_name,
-            "input_type": input_type.value,
-            "output": str(output_path),
-            "output_type": output_type.value,
-        }
         try:
-            self._send(request)
             response = self._receive(deadline=deadline)
         finally:
             self._end_output()
         if not response["ok"]:
-            error = _error_from_response(response, prefix=f"{input_name}: ", file=input_name)
+            error = _error_from_response(response, prefix=f"{self.file}: ", file=self.file)
             if isinstance(error, PodMemoryError):
                 self.end(error)
             raise error
@@ -225,7 +236,7 @@ class Predictor:
                 # The next user reads what is printed from now on.
                 forwarder.stop()
         with self._lock:
-            is_idle = self.alive
+            is_idle = self.alive and not self._is_waiting
             if is_idle:
                 self._child.shut_down()
             if not (is_idle and self._child.is_shared):
@@ -264,6 +275,7 @@ class Predictor:
 
     def _send(self, request: dict[str, Any]) -> None:
         self._check_not_ended()
+        self._is_waiting = True
         try:
             self._child.send(request)
         except OSError:
@@ -271,8 +283,9 @@ class Predictor:
 
     def _receive(self, *, deadline: float | None) -> dict[str, Any]:
         self._check_not_ended()
+        self._is_waiting = True
         try:
-            return self._child.receive(deadline=deadline)
+            response = self._child.receive(deadline=deadline)
         except DeadlineExceeded:
             self.end()
             raise
@@ -281,6 +294,8 @@ class Predictor:
             raise
         except (OSError, ValueError):
             raise self._connection_error() from None
+        self._is_waiting = False
+        return response
 
     def _check_not_ended(self) -> None:
         if self._ended_by is not None:

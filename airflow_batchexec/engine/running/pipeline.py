@@ -1,37 +1,36 @@
-"""The file pipeline of one pod: while a file is predicted, the next one is fetched and the previous one published.
+"""The file pipeline of one pod: while a file is predicted, the next ones are fetched and the previous ones published.
 
-Every started file gets exactly one final record, whatever happens. No file is started after the first failure.
+The pod gets its next file as soon as it has answered, before its answer is dealt with. Every started file gets exactly
+one final record, whatever happens. No file is started after the first failure.
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, now
+from airflow_batchexec.engine.execution.ledger import StoredFile
 from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.running.deadline import JobDeadline
+from airflow_batchexec.engine.running.file_job import FileJob
+from airflow_batchexec.engine.running.transfers import TRANSFER_BYTES, Fetches, Publications
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType
 from airflow_batchexec.engine.storage.base import ObjectInfo
 from airflow_batchexec.engine.storage.disk import disk_errors
-from airflow_batchexec.exceptions import (
-    BatchExecError,
-    ExecutionCancelledError,
-    FileTimeoutError,
-    JobTimeoutError,
-)
+from airflow_batchexec.exceptions import BatchExecError, FileTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
-    from airflow_batchexec.engine.predictor.process import Prediction, Predictor
+    from airflow_batchexec.engine.predictor.process import Predictor
     from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["FileRoute", "Limits", "run_files"]
@@ -50,7 +49,8 @@ class FileRoute:
         output_type: The file type of the results.
         scratch: A local folder for fetched inputs.
         staging: A local folder for results that are not published yet.
-        prefetch: Whether to fetch a file ahead, which pays off if fetching copies data.
+        prefetch_bytes: Fetch no further file ahead while those before it have this many bytes in total; 0 if fetching
+            copies no data.
     """
 
     source: Storage
@@ -61,7 +61,7 @@ class FileRoute:
     output_type: FileType
     scratch: Path
     staging: Path
-    prefetch: bool = True
+    prefetch_bytes: int = TRANSFER_BYTES
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class FileRoute:
             output_type=execution.output_file_type,
             scratch=scratch / "inputs",
             staging=staging / f"results-{name}",
-            prefetch=source.staging(spec.root) is None,
+            prefetch_bytes=TRANSFER_BYTES if source.staging(spec.root) is None else 0,
         )
 
 
@@ -104,18 +104,6 @@ class Limits:
     file_timeout: float = 0.0
     job: JobDeadline = field(default_factory=JobDeadline)
     should_stop: Callable[[], bool] = field(default=lambda: False)
-
-
-@dataclass(slots=True)
-class _Job:
-    """A file in the pipeline."""
-
-    task: FileTask
-    number: int
-    seconds: dict[str, float] = field(default_factory=dict)
-    input_path: Path | None = None
-    output_path: Path | None = None
-    prediction: Prediction | None = None
 
 
 def run_files(
@@ -140,18 +128,27 @@ def run_files(
         record: Called with a record of each file's start and end, from several threads.
 
     Returns:
-        The error of the first failing file; ``None`` if none failed.
+        The error of the first file that failed; ``None`` if none failed.
     """
-    pipeline = _Pipeline(
-        pod=pod, attempt=attempt, generation=generation, route=route, limits=limits, record=record
+    jobs = (
+        FileJob(
+            task=task,
+            number=number,
+            pod=pod.name,
+            attempt=attempt,
+            generation=generation,
+            output_path=route.staging / f"{number}{SUFFIXES[route.output_type][0]}",
+        )
+        for number, task in enumerate(tasks, start=1)
     )
+    pipeline = _Pipeline(jobs=jobs, pod=pod, route=route, limits=limits, record=record)
     try:
         for folder in (route.scratch, route.staging):
             with disk_errors("make the folder", str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
-        return pipeline.run(tasks)
+        return pipeline.run()
     finally:
-        pipeline.shut_down()
+        pipeline.close()
         shutil.rmtree(route.scratch, ignore_errors=True)
         shutil.rmtree(route.staging, ignore_errors=True)
 
@@ -160,137 +157,134 @@ class _Pipeline:
     def __init__(
         self,
         *,
+        jobs: Iterator[FileJob],
         pod: Predictor,
-        attempt: int,
-        generation: int,
         route: FileRoute,
         limits: Limits,
         record: Callable[[FileRecord], None],
     ) -> None:
         self._pod = pod
-        self._attempt = attempt
-        self._generation = generation
         self._route = route
         self._limits = limits
         self._record = record
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="files")
-        self._jobs = 0
+        self._fetches = Fetches(jobs, self._fetch, max_bytes=route.prefetch_bytes)
+        self._publications = Publications(self._publish)
+        # Held while a file is started, so that none is after another has failed.
+        self._starting = threading.Lock()
+        self._error: BatchExecError | None = None
 
-    def run(self, tasks: Iterator[FileTask]) -> BatchExecError | None:
-        publishing: Future[BatchExecError | None] | None = None
-        error: BatchExecError | None = None
-        fetching = self._fetch_next(tasks)
-        while fetching is not None and error is None and not self._limits.should_stop():
-            job, fetched = fetching
-            fetching = self._fetch_next(tasks) if self._route.prefetch else None
-            error = self._predict(job, fetched)
-            if publishing is not None:
-                error = publishing.result() or error
-                publishing = None
-            if job.prediction is not None:
-                publishing = self._threads.submit(self._publish, job)
-            if error is None and not self._route.prefetch:
-                fetching = self._fetch_next(tasks)
-        if publishing is not None:
-            error = publishing.result() or error
-        return error
+    def run(self) -> BatchExecError | None:
+        current = self._start(self._next())
+        while current is not None:
+            if not self._receive(current):
+                break
+            current = self._continue_after(current)
+        self._publications.close()
+        self._publications.check()
+        return self._error
 
-    def shut_down(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self) -> None:
+        self._fetches.close()
+        self._publications.close()
 
-    def _fetch_next(self, tasks: Iterator[FileTask]) -> tuple[_Job, Future[None]] | None:
-        if self._limits.should_stop():
-            return None
-        task = next(tasks, None)
-        if task is None:
-            return None
-        self._jobs += 1
-        job = _Job(task, self._jobs)
-        return job, self._threads.submit(self._fetch, job)
+    def _continue_after(self, predicted: FileJob) -> FileJob | None:
+        """Send the next file to the pod and publish the predicted one; first whichever need not wait."""
+        job = self._next()
+        if job is None or not job.is_fetched or not self._publications.have_room:
+            self._publications.add(predicted)
+            return self._start(job)
+        try:
+            return self._start(job)
+        finally:
+            self._publications.add(predicted)
 
-    def _fetch(self, job: _Job) -> None:
+    def _next(self) -> FileJob | None:
+        return None if self._error is not None or self._limits.should_stop() else self._fetches.take()
+
+    def _fetch(self, job: FileJob) -> Path:
         task, route = job.task, self._route
         started = time.perf_counter()
         info = ObjectInfo(route.root.join(task.file), task.size_bytes, task.etag)
-        job.input_path = route.source.fetch(info, route.scratch / f"{job.number}-input")
+        path = route.source.fetch(info, self._scratch_file(job))
         job.seconds["fetch"] = time.perf_counter() - started
+        return path
 
-    def _predict(self, job: _Job, fetched: Future[None]) -> BatchExecError | None:
-        """Fetch, read, predict and write one file; sets ``job.prediction`` on success."""
-        task, route = job.task, self._route
-        self._record(self._make_record(job, FileStatus.STARTED))
-        output = route.staging / f"{job.number}{SUFFIXES[route.output_type][0]}"
-        job.output_path = output
+    def _start(self, job: FileJob | None) -> FileJob | None:
+        """Record the start of a file and send it to the pod; return it unless it failed or must not be started."""
+        self._publications.check()
+        if job is None:
+            return None
+        with self._starting:
+            if self._error is not None or self._limits.should_stop():
+                return None
+            self._record(job.started())
         try:
-            with disk_errors("process", task.file):
-                fetched.result()
-                assert job.input_path is not None
-                job.prediction = self._request_prediction(job, job.input_path, output)
-        except DeadlineExceeded:
-            return self._fail(job, self._timeout_error(task))
+            with disk_errors("process", job.task.file):
+                assert job.fetched is not None
+                self._send(job, job.fetched.result())
         except BatchExecError as error:
-            return self._fail(job, error)
-        job.seconds.update(job.prediction.seconds)
-        return None
+            self._fail(job, error)
+            return None
+        return job
 
-    def _request_prediction(self, job: _Job, input_path: Path, output: Path) -> Prediction:
+    def _send(self, job: FileJob, input_path: Path) -> None:
         limits, route = self._limits, self._route
         deadlines = [] if limits.job.at is None else [limits.job.at]
         if limits.file_timeout:
             deadlines.append(time.monotonic() + limits.file_timeout)
-        return self._pod.predict(
+        job.deadline = min(deadlines, default=None)
+        self._pod.send(
             input_path=input_path,
             input_name=job.task.file,
             input_type=route.input_type,
-            output_path=output,
+            output_path=job.output_path,
             output_type=route.output_type,
-            deadline=min(deadlines, default=None),
         )
 
-    def _publish(self, job: _Job) -> BatchExecError | None:
+    def _receive(self, job: FileJob) -> bool:
+        """Wait until the pod has predicted the file; return whether it succeeded."""
+        try:
+            with disk_errors("process", job.task.file):
+                job.prediction = self._pod.receive(deadline=job.deadline)
+        except DeadlineExceeded:
+            self._fail(job, self._timeout_error(job.task))
+            return False
+        except BatchExecError as error:
+            self._fail(job, error)
+            return False
+        job.seconds.update(job.prediction.seconds)
+        return True
+
+    def _publish(self, job: FileJob) -> None:
         task, route, prediction = job.task, self._route, job.prediction
-        assert job.output_path is not None
         assert prediction is not None
+        self._discard_input(job)
         started = time.perf_counter()
         try:
             info = route.destination.publish(job.output_path, route.results.join(task.result))
         except BatchExecError as error:
-            return self._fail(job, error)
+            self._fail(job, error)
+            return
         job.seconds["publish"] = time.perf_counter() - started
-        self._discard_input(job)
         source = StoredFile(route.root.join(task.file).uri, task.size_bytes, task.etag, prediction.rows_in)
-        self._record(
-            self._make_record(
-                job, FileStatus.FINISHED, input=source, output=StoredFile.of(info, rows=prediction.rows_out)
-            )
-        )
-        return None
+        self._record(job.finished(source=source, result=StoredFile.of(info, rows=prediction.rows_out)))
 
-    def _fail(self, job: _Job, error: BatchExecError) -> BatchExecError:
-        status = FileStatus.FAILED
-        if isinstance(error, (FileTimeoutError, JobTimeoutError)):
-            status = FileStatus.TIMEOUT
-        elif isinstance(error, ExecutionCancelledError):
-            status = FileStatus.CANCELLED
-        self._record(
-            self._make_record(
-                job,
-                status,
-                reason=error.message,
-                error=type(error).__name__,
-                traceback=error.details.get("traceback", ""),
-            )
-        )
-        if job.output_path is not None:
-            job.output_path.unlink(missing_ok=True)
+    def _fail(self, job: FileJob, error: BatchExecError) -> None:
+        """Record the failure of a file, and start no more files."""
+        with self._starting:
+            self._error = self._error or error
+        self._record(job.failed(error))
+        job.output_path.unlink(missing_ok=True)
         self._discard_input(job)
         error.details.setdefault("file", job.task.file)
-        return error
 
-    def _discard_input(self, job: _Job) -> None:
+    def _discard_input(self, job: FileJob) -> None:
         """Free the scratch disk; an input that is read in place is the user's own file and stays."""
-        if job.input_path is not None and job.input_path.parent == self._route.scratch:
-            job.input_path.unlink(missing_ok=True)
+        if self._route.prefetch_bytes:
+            self._scratch_file(job).unlink(missing_ok=True)
+
+    def _scratch_file(self, job: FileJob) -> Path:
+        return self._route.scratch / f"{job.number}-input"
 
     def _timeout_error(self, task: FileTask) -> BatchExecError:
         limits = self._limits
@@ -299,32 +293,4 @@ class _Pipeline:
         return FileTimeoutError(
             f"{task.file}: exceeded the file_timeout of {limits.file_timeout:g} s; its pod was terminated.",
             file=task.file,
-        )
-
-    def _make_record(
-        self,
-        job: _Job,
-        status: FileStatus,
-        *,
-        input: StoredFile | None = None,  # noqa: A002  the name of the record's field
-        output: StoredFile | None = None,
-        reason: str = "",
-        error: str = "",
-        traceback: str = "",
-    ) -> FileRecord:
-        return FileRecord(
-            file=job.task.file,
-            etag=job.task.etag,
-            status=status,
-            pod=self._pod.name,
-            attempt=self._attempt,
-            at=now(),
-            generation=self._generation,
-            input=input,
-            output=output,
-            seconds=dict(job.seconds),
-            peak_memory_bytes=job.prediction.peak_memory_bytes if job.prediction else 0,
-            reason=reason,
-            error=error,
-            traceback=traceback,
         )

@@ -96,11 +96,12 @@ class LocalStorage(Storage):
     def publish(self, path: Path, location: Location) -> ObjectInfo:
         """Rename the file, or, across file systems, copy it next to its final name and rename the copy."""
         target = location.path
+        folder = target.parent
         with (
             disk_errors(f"publish {path} as", location.uri),
             open_regular(path, follow_links=False) as source,
         ):
-            make_folders(target.parent)
+            make_folders(folder)
             os.fsync(source.fileno())
             status = os.fstat(source.fileno())
             try:
@@ -110,7 +111,7 @@ class LocalStorage(Storage):
                     raise
                 status = _copy(source, target)
                 path.unlink()
-            sync_folder(target.parent)
+            sync_folder(folder)
         return _info(location, status)
 
     def write(self, location: Location, data: bytes) -> ObjectInfo:

@@ -354,3 +354,15 @@ def test_a_folder_that_others_could_write_to_is_refused(tmp_path: Path):
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="not a private folder"):
         private_folder(tmp_path)
+
+
+def test_a_user_that_leaves_in_the_middle_of_a_file_leaves_no_busy_pod(pods: Pods, tmp_path: Path):
+    with pods.used("first", HANG) as predictor:
+        predictor.send(
+            input_path=pods.starter.csv("a\n1\n"),
+            input_name="in.csv",
+            input_type=FileType.CSV,
+            output_path=tmp_path / "out.csv",
+            output_type=FileType.CSV,
+        )
+    assert pods.folders == []
