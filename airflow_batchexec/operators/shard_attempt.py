@@ -151,10 +151,10 @@ class ShardAttempt:
 
     def _execution_finished(self) -> bool:
         """Whether the execution had finished before it was cleared."""
-        from airflow_batchexec.engine.execution.conclusion import read_manifest  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.conclusion import read_header  # noqa: PLC0415  not for parsing
 
         try:
-            return read_manifest(self._storage, self._spec.folder).has_finished
+            return read_header(self._storage, self._spec.folder).has_finished
         except ObjectNotFoundError:
             return False
 
