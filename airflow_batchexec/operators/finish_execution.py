@@ -266,7 +266,8 @@ def _report_end(
     journal: TaskJournal, context: Context, summary: Summary, conclusion: Conclusion | None
 ) -> None:
     """Write the row ``ended`` and the journal entry for the end."""
-    from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.listed_files import listed_unfinished  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.packing import pack  # noqa: PLC0415  as above
 
     manifest = conclusion.header if conclusion else None
     row: dict[str, Any] = {
@@ -275,13 +276,12 @@ def _report_end(
         "reason": summary.reason,
     }
     if conclusion is not None and manifest is not None:
+        unfinished = {file: status.value for file, status in conclusion.audit.unfinished.items()}
         row |= {
             "total_files": manifest.total_files,
             "finished_files": manifest.finished_files,
             "rows": manifest.rows,
-            "not_finished": pack(
-                {file: status.value for file, status in conclusion.audit.unfinished.items()}
-            ),
+            "not_finished": pack(listed_unfinished(unfinished, total_files=manifest.total_files)),
         }
     journal.put(ENDED_ROW, row)
     journal.add(
