@@ -28,6 +28,7 @@ from airflow_batchexec.engine.execution.manifest import (
 from airflow_batchexec.engine.execution.manifest_text import entry_pieces, header_of, manifest_pieces
 from airflow_batchexec.engine.execution.plan import FileTask
 from airflow_batchexec.engine.execution.stored_results import list_results, with_results
+from airflow_batchexec.engine.storage.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +81,10 @@ def conclude(
     """
     folder = spec.folder
     audit = Audit()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as entries:
+    with (
+        disk_errors("write", f"the entries of {folder.manifest.uri} to the temporary folder"),
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as entries,
+    ):
         entries.writelines(entry_pieces(_audit_files(spec, storage, audit)))
         status, reason = audit.outcome(end_status=end_status, end_reason=end_reason)
         header = _make_header(spec, audit, status, reason, ended_at)

@@ -201,7 +201,7 @@ def test_the_specification_is_written_last_before_an_old_success_marker_is_delet
     world.prepare()
     (_, lock_name), *changes = world.storage.changes
     assert changes == [
-        ("write", "plan.jsonl"),
+        ("publish", "plan.jsonl"),
         ("write", "skipped.jsonl"),
         ("write", "execution.json"),
         ("delete", "_SUCCESS"),
@@ -439,7 +439,7 @@ def test_planning_again_keeps_the_lock(world):
 
 
 @pytest.mark.parametrize(
-    "full_at", [("write", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
+    "full_at", [("publish", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
 )
 def test_a_disk_that_fills_up_during_planning_leaves_neither_plan_nor_lock(world, full_at):
     world.put("a.csv", "notes.txt")
