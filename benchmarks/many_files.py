@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
@@ -32,7 +34,9 @@ from airflow_batchexec.engine.storage.local import LocalStorage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.preparation import Prepared
+    from airflow_batchexec.operators.task_journal import TaskJournal
 
 STEPS = ("plan", "pods", "conclude", "report")
 SOURCE = Location.parse("s3://flights/daily")
@@ -295,19 +299,6 @@ def peak_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
-class Store:
-    """A task state store that only counts."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-
-    def get(self, key: str) -> None:
-        """No row is read."""
-
-    def set(self, key: str, value: Any) -> None:
-        self.rows[key] = len(json.dumps(value))
-
-
 def report(figures: dict[str, Any]) -> None:
     print(f"{figures['files']:,} files")
     for step in ("plan", "conclude"):
@@ -322,8 +313,93 @@ def report(figures: dict[str, Any]) -> None:
 
 
 def measure_rows(bucket: Bucket, pods: int) -> dict[str, float]:
-    """The sizes of what the tasks store in Airflow, as JSON: of ``plan``, of ``predict``, and of ``finish``."""
-    raise NotImplementedError
+    """The sizes, in bytes of JSON, of what the tasks store in Airflow: XComs, and rows of the task state store.
+
+    ``finish`` reports an execution in which no file has a result, which is the longest row.
+    """
+    from airflow_batchexec.engine.execution.audit import Audit
+    from airflow_batchexec.engine.execution.conclusion import Conclusion, read_header
+    from airflow_batchexec.operators.finish_execution import _report_end
+    from airflow_batchexec.operators.plan_execution import _report
+
+    prepared = prepare(bucket, pods)
+    plan_rows, finish_rows = Store(), Store()
+    with plan_rows.journal("plan") as journal:
+        _report(journal, prepared, 0)
+    predict_rows = [report_shard(prepared, number) for number in range(len(prepared.shards))]
+    audit = Audit()
+    for task in prepared.plan.tasks:
+        audit.add(failed_record(task.file))
+    header = read_header(bucket, prepared.spec.folder)
+    context: Any = finish_rows.context()
+    with finish_rows.journal("finish") as journal:
+        summary = header.summary(generation=0)
+        _report_end(journal, context, summary, Conclusion(header=header, audit=audit))
+    sizes = {
+        "xcom of plan": len(json.dumps([shard.to_descriptor() for shard in prepared.shards])),
+        "xcom of finish": len(json.dumps(summary.to_dict())),
+        "rows of plan": plan_rows.size(),
+        "rows of predict": sum(rows.size() for rows in predict_rows),
+        "rows of finish": finish_rows.size(),
+    }
+    return {**sizes, "total": sum(sizes.values())}
+
+
+def report_shard(prepared: Prepared, number: int) -> Store:
+    """Report what the pod of a shard does, if it finishes all its files."""
+    from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.journal.listed_files import are_listed
+
+    rows = Store()
+    tasks = prepared.shard_tasks[number]
+    with rows.journal(f"pod-{number}") as journal:
+        if not are_listed(prepared.spec.total_files):
+            journal.omit_files()
+        journal.add("loaded", pod=f"pod-{number}", seconds=0.812)
+        for task in tasks:
+            for line in record_lines(asdict(task), number):
+                journal.add_record(FileRecord.from_dict(json.loads(line)))
+        if len(prepared.shards) < prepared.spec.total_files:
+            journal.set_progress(len(tasks))
+    return rows
+
+
+def failed_record(file: str) -> FileRecord:
+    from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus
+
+    return FileRecord(file=file, etag="", status=FileStatus.FAILED)
+
+
+class Store:
+    """A task state store that only counts."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+
+    def get(self, key: str) -> None:
+        """No row is read."""
+
+    def set(self, key: str, value: Any) -> None:
+        self.rows[key] = len(json.dumps(value))
+
+    def size(self) -> int:
+        return sum(self.rows.values())
+
+    def context(self) -> dict[str, Any]:
+        return {
+            "ti": SimpleNamespace(try_number=1),
+            "dag_run": SimpleNamespace(clear_number=0),
+            "task_state_store": self,
+        }
+
+    @contextmanager
+    def journal(self, name: str) -> Iterator[TaskJournal]:
+        from airflow_batchexec.operators.task_journal import TaskJournal
+
+        context: Any = self.context()
+        journal = TaskJournal(context, name=name, log=logging.getLogger("task"))
+        yield journal
+        journal.close()
 
 
 if __name__ == "__main__":
