@@ -14,7 +14,7 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import delete, select
 
-from airflow_batchexec.engine.journal.replay import pack, pack_in_rows
+from airflow_batchexec.engine.journal.packing import pack, pack_in_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

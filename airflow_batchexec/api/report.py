@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchexec.api.state import TaskRows
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.config.sections import flat_fields
-from airflow_batchexec.engine.journal.replay import replay, report_lines, unpack
+from airflow_batchexec.engine.journal.listed_files import are_listed, failed_files
+from airflow_batchexec.engine.journal.packing import unpack, unpack_entries
+from airflow_batchexec.engine.journal.replay import audited_statuses, current_entries, replay, report_lines
 from airflow_batchexec.exceptions import BatchExecError
-from airflow_batchexec.names import CLIENT_KEY, FILES_ROWS, JOURNAL_ROWS, PLAN_TASK_ID, WARNINGS
+from airflow_batchexec.names import (
+    CLIENT_KEY,
+    FILES_ROWS,
+    JOURNAL_ROWS,
+    PLAN_TASK_ID,
+    PREDICT_TASK_ID,
+    WARNINGS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,9 +90,11 @@ class ExecutionReport:
         return [(_utc(at), line) for at, line in sorted(lines, key=lambda pair: pair[0])]
 
     def files(self) -> list[tuple[str, FileState]]:
-        """The task ID and state of every planned file, in plan order."""
-        files = self._planned_files()
+        """The task ID and state of every planned file, in plan order; of failed files only if files are not listed."""
         ended = self._task_rows.ended_in(self.run.generation) if self.run.is_over else None
+        if not are_listed(self._total_files()):
+            return self._failed_files(ended)
+        files = self._planned_files()
         try:
             states = replay(self._entries, files, ended, self.run.is_over)
         except (TypeError, ValueError):
@@ -100,6 +111,21 @@ class ExecutionReport:
             task_id = f"predict[{state.shard}]"
             found.append((f"{task_id}.{number}" if shard_sizes[state.shard] > 1 else task_id, state))
         return found
+
+    def _failed_files(self, ended: Mapping[str, Any] | None) -> list[tuple[str, FileState]]:
+        try:
+            files = failed_files(current_entries(self._entries), audited_statuses(ended))
+            states = replay(self._entries, files, ended, self.run.is_over)
+        except (TypeError, ValueError):
+            log.warning("Cannot read the journal of execution %s", self.run.run_id, exc_info=True)
+            return []
+        return [
+            (f"predict[{state.shard}]" if state.shard >= 0 else PREDICT_TASK_ID, state) for state in states
+        ]
+
+    def _total_files(self) -> int:
+        total = (self._task_rows.planned or {}).get("total_files")
+        return total if isinstance(total, int) else 0
 
     def fields(self, defaults: Mapping[str, Any]) -> ExecutionFields:
         """The parameters of the execution.
@@ -168,10 +194,10 @@ def _journal_entries(rows: list[StoredValue]) -> list[dict[str, Any]]:
     """The entries of all journals, in the order in which they were written."""
     found = []
     for row in rows:
-        value = row.value if row.key.startswith(JOURNAL_ROWS) else None
+        value = unpack_entries(row.value) if row.key.startswith(JOURNAL_ROWS) else []
         found += [
             entry
-            for entry in (value if isinstance(value, list) else [])
+            for entry in value
             if isinstance(entry, dict)
             and isinstance(entry.get("kind"), str)
             and _timestamp(entry) is not None

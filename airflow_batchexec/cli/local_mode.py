@@ -84,7 +84,7 @@ def run_locally(config: ExecutionConfig, model_repository: str | None, output: O
     with _interruptible(), view:
         prepared = execution.prepare()
         try:
-            manifest = execution.run(prepared)
+            manifest = execution.run(prepared).header
         except BatchExecError as error:
             failure = error
     if failure is not None:
@@ -92,7 +92,7 @@ def run_locally(config: ExecutionConfig, model_repository: str | None, output: O
         report(failure)
         raise typer.Exit(FAILED)
     if output is Output.JSON:
-        sys.stdout.write(json.dumps(manifest.header().to_dict()) + "\n")
+        sys.stdout.write(json.dumps(manifest.to_dict()) + "\n")
     else:
         print_summary(manifest)
     if not manifest.has_finished:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.client.progress import Bar
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.engine.execution.manifest import Manifest
+    from airflow_batchexec.engine.execution.manifest import ManifestHeader
     from airflow_batchexec.engine.execution.preparation import Prepared
     from airflow_batchexec.engine.running.local_execution import LocalExecution, Observer
 
@@ -65,7 +67,6 @@ class LocalRunResult:
         seconds: The duration in seconds.
         destination: The folder with the results.
         manifest: The file that lists the outcome of each input file.
-        document: The contents of the manifest.
     """
 
     execution_id: str
@@ -82,11 +83,17 @@ class LocalRunResult:
     seconds: float
     destination: str
     manifest: str
-    document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The contents of the manifest, read from its file on first use."""
+        path = Location.parse(self.manifest).path
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return document
 
     @classmethod
-    def of(cls, manifest: Manifest) -> LocalRunResult:
-        """Create a result from a manifest."""
+    def of(cls, manifest: ManifestHeader) -> LocalRunResult:
+        """Create a result from a manifest's header."""
         return cls(
             execution_id=manifest.execution_id,
             status=manifest.status.value,
@@ -102,7 +109,6 @@ class LocalRunResult:
             seconds=manifest.seconds,
             destination=manifest.destination,
             manifest=manifest.manifest,
-            document=manifest.to_dict(),
         )
 
 
@@ -190,7 +196,9 @@ def run_locally(
     with signals_as_interrupts(), progress_bar(model_id, enabled=progress) as view:
         observer = _observer(view, f"{model_id} running")
         execution = local_execution(config, model_repository=model_repository, observer=observer)
-        manifest = execution.run(execution.prepare())
+        prepared = execution.prepare()
+        conclusion = execution.run(prepared)
+    manifest = conclusion.header
     if not manifest.has_finished:
         raise ExecutionFailedError(
             f"Execution {manifest.execution_id} is {manifest.status}: {manifest.reason}",
@@ -198,7 +206,7 @@ def run_locally(
             status=manifest.status.value,
             reason=manifest.reason,
             manifest=manifest.manifest,
-            traceback=next((record.traceback for record in manifest.files if record.traceback), ""),
+            traceback=conclusion.audit.traceback,
         )
     return LocalRunResult.of(manifest)
 

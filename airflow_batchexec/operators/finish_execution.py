@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-    from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Manifest, Summary
+    from airflow_batchexec.engine.execution.conclusion import Conclusion
+    from airflow_batchexec.engine.execution.manifest import ExecutionStatus, Summary
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.execution.stop import StopMark
     from airflow_batchexec.engine.storage.base import Storage
@@ -73,7 +74,7 @@ class FinishExecutionOperator(BaseOperator):
         self.predict_task_id = predict_task_id
         self.name = name
         self.unless_done_by = unless_done_by
-        self._concluded: tuple[ExecutionSpec, Manifest] | None = None
+        self._concluded: tuple[ExecutionSpec, Conclusion] | None = None
         if not unless_done_by:
             self.add_outlets([execution_alias(self, name)])
 
@@ -109,7 +110,10 @@ class FinishExecutionOperator(BaseOperator):
         task_instance: RuntimeTaskInstanceProtocol,  # noqa: ARG002  the provider's signature
     ) -> Any:
         """The facets for OpenLineage, also if the execution failed."""
-        return facets_of(Lineage.of_execution(*self._concluded) if self._concluded else None)
+        if self._concluded is None:
+            return facets_of(None)
+        spec, conclusion = self._concluded
+        return facets_of(Lineage.of_execution(spec, conclusion.audit))
 
     def _end(self, context: Context, *, cancelled: str, journal: TaskJournal) -> Summary:
         """Conclude the execution and return its summary."""
@@ -170,10 +174,11 @@ class FinishExecutionOperator(BaseOperator):
         )
         status, reason = self._end_status(spec, storage, context, cancelled)
         end_shared_pods(spec, log=self.log)
-        manifest = conclude(
+        conclusion = conclude(
             spec=spec, storage=storage, ended_at=time.time(), end_status=status, end_reason=reason
         )
-        self._concluded = spec, manifest
+        self._concluded = spec, conclusion
+        manifest = conclusion.header
         journal.add(
             "audited",
             finished=manifest.finished_files,
@@ -259,28 +264,26 @@ def _cancelled_by(journal: TaskJournal, context: Context) -> str:
     return f"It was cancelled by {by[:_MAX_USER_NAME_LENGTH]}."
 
 
-def _report_end(journal: TaskJournal, context: Context, summary: Summary, manifest: Manifest | None) -> None:
+def _report_end(
+    journal: TaskJournal, context: Context, summary: Summary, conclusion: Conclusion | None
+) -> None:
     """Write the row ``ended`` and the journal entry for the end."""
-    from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
-    from airflow_batchexec.engine.journal.replay import pack  # noqa: PLC0415  as above
+    from airflow_batchexec.engine.journal.listed_files import listed_unfinished  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.packing import pack  # noqa: PLC0415  as above
 
+    manifest = conclusion.header if conclusion else None
     row: dict[str, Any] = {
         "generation": summary.generation,
         "status": summary.status.value,
         "reason": summary.reason,
     }
-    if manifest is not None:
+    if conclusion is not None and manifest is not None:
+        unfinished = {file: status.value for file, status in conclusion.audit.unfinished.items()}
         row |= {
             "total_files": manifest.total_files,
             "finished_files": manifest.finished_files,
             "rows": manifest.rows,
-            "not_finished": pack(
-                {
-                    record.file: record.status.value
-                    for record in manifest.files
-                    if record.status is not FileStatus.FINISHED
-                }
-            ),
+            "not_finished": pack(listed_unfinished(unfinished, total_files=manifest.total_files)),
         }
     journal.put(ENDED_ROW, row)
     journal.add(

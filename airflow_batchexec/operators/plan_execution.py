@@ -163,7 +163,8 @@ class PlanExecutionOperator(BaseOperator):
 
 def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
     """Report the plan. The row ``planned`` is written last, after the rows that it refers to."""
-    from airflow_batchexec.engine.journal.replay import pack_in_rows  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.listed_files import are_listed  # noqa: PLC0415  not for parsing
+    from airflow_batchexec.engine.journal.packing import pack_in_rows  # noqa: PLC0415  as above
 
     spec, plan = prepared.spec, prepared.plan
     build = {"model_id": spec.build.model_id, "build_id": spec.build.build_id}
@@ -184,8 +185,13 @@ def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
         journal.add("skipped", file=skipped.file, reason=skipped.reason)
     if len(plan.skipped) > _MAX_NAMED_SKIPPED:
         journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
-    shard_of = {task.file: index for index, tasks in enumerate(prepared.shard_tasks) for task in tasks}
-    rows = pack_in_rows([[task.file, shard_of[task.file]] for task in plan.tasks], max_bytes=_MAX_ROW_BYTES)
+    rows: list[str] = []
+    if are_listed(spec.total_files):
+        shard_of = {task.file: index for index, tasks in enumerate(prepared.shard_tasks) for task in tasks}
+        files = [[task.file, shard_of[task.file]] for task in plan.tasks]
+        rows = pack_in_rows(files, max_bytes=_MAX_ROW_BYTES)
+    else:
+        journal.add("unlisted", files=spec.total_files, plan=spec.folder.plan.uri)
     planned = {
         "generation": generation,
         "total_files": spec.total_files,

@@ -59,10 +59,13 @@ class ShardAttempt:
         from airflow_batchexec.engine.execution.plan import Shard, read_tasks  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  as above
         from airflow_batchexec.engine.execution.stop import StopMark, StopWatch  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.journal.listed_files import are_listed  # noqa: PLC0415  as above
 
         self._handle = ExecutionHandle.from_dict(execution)
         self._hook, self._storage, folder = self._handle.open()
         self._spec: ExecutionSpec = read_spec(self._storage, folder)
+        if not are_listed(self._spec.total_files):
+            self._journal.omit_files()
         self.lineage = Lineage(self._spec)
         lines = Shard.from_descriptor(shard)
         tasks = read_tasks(self._storage.read(folder.plan, start=lines.offset, length=lines.length))
@@ -151,10 +154,10 @@ class ShardAttempt:
 
     def _execution_finished(self) -> bool:
         """Whether the execution had finished before it was cleared."""
-        from airflow_batchexec.engine.execution.conclusion import read_manifest  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.execution.conclusion import read_header  # noqa: PLC0415  not for parsing
 
         try:
-            return read_manifest(self._storage, self._spec.folder).has_finished
+            return read_header(self._storage, self._spec.folder).has_finished
         except ObjectNotFoundError:
             return False
 

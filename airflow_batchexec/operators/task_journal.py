@@ -3,12 +3,14 @@
 Rows of the task's state store, by key:
 
 ============================== ===================================================================================
-journal-<generation>-<try>-<n> a list of entries, as ``engine/journal/entries.py`` describes them
+journal-<generation>-<try>-<n> a list of entries, as ``engine/journal/entries.py`` describes them; packed if it is long
 planned                        by plan: generation, total_files, shares, model_id, build_id, files_rows
-files-<n>                      by plan: packed pairs of file and index of shard; ``files_rows`` says how many count
+files-<n>                      by plan: packed pairs of file and index of shard; ``files_rows`` says how many count.
+                               There are none if ``engine/journal/listed_files.py`` says that files are not listed
 progress                       by predict, if the plan has fewer shards than files: generation, finished
 ended                          by finish: generation, status, reason; for a planned execution also total_files,
-                               finished_files, rows, not_finished (packed: status by file)
+                               finished_files, rows, not_finished (packed: status by file; if files are not listed,
+                               only of those that were started, and of a limited number)
 cancelled                      of finish, written by the REST API when a user cancels the run: generation, by, at
 ============================== ===================================================================================
 """
@@ -57,6 +59,7 @@ class TaskJournal:
         self._generation = generation(context)
         self._try = context["ti"].try_number
         self._has_failed = False
+        self._omits_files = False
         self._progress: int | None = None
         self._written_progress: int | None = None
         self._writer = JournalWriter(
@@ -76,6 +79,10 @@ class TaskJournal:
         self._lines.end()
         self._writer.close()
 
+    def omit_files(self) -> None:
+        """From now on, add only failures of files, and the model's output only while it is loaded."""
+        self._omits_files = True
+
     def add(self, kind: str, **values: Any) -> None:
         """Add an entry with the present time."""
         self._writer.add({"kind": kind, **values})
@@ -84,6 +91,8 @@ class TaskJournal:
         """Add the start or end of a file."""
         from airflow_batchexec.engine.execution.ledger import FileStatus  # noqa: PLC0415  not for parsing
 
+        if self._omits_files and record.status in {FileStatus.STARTED, FileStatus.FINISHED}:
+            return
         entry: dict[str, Any] = {
             "at": round(record.at, 3),
             "kind": record.status.value.lower(),
@@ -126,11 +135,13 @@ class TaskJournal:
 
     def add_line(self, file: str, stream: str, text: str) -> None:
         """Add a line that the model printed for a file or, if that is empty, while it was loaded."""
-        self._lines.add(file=file, stream=stream, text=text)
+        if not (file and self._omits_files):
+            self._lines.add(file=file, stream=stream, text=text)
 
     def set_progress(self, finished: int) -> None:
-        """Set how many files of the task have finished; written with the next entries."""
+        """Set how many files of the task have finished; written with the next batch."""
         self._progress = finished
+        self._writer.request_batch()
 
     def put(self, key: str, value: dict[str, Any] | str) -> bool:
         """Write a row now, from the task's own thread.
@@ -156,7 +167,9 @@ class TaskJournal:
             return None
 
     def _write_row(self, number: str, entries: list[dict[str, Any]]) -> None:
-        self._set(f"{JOURNAL_ROWS}{self._generation}-{self._try}-{number}", entries)
+        from airflow_batchexec.engine.journal.packing import pack_entries  # noqa: PLC0415  not for parsing
+
+        self._set(f"{JOURNAL_ROWS}{self._generation}-{self._try}-{number}", pack_entries(entries))
 
     def _write_progress(self) -> None:
         finished = self._progress

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset
 
     from airflow_batchexec.engine.config.locations import Location
+    from airflow_batchexec.engine.execution.audit import Audit
     from airflow_batchexec.engine.execution.ledger import FileRecord, StoredFile
-    from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
 
 __all__ = ["Lineage", "facets_of"]
@@ -55,11 +55,11 @@ class Lineage:
         self._written = _Amount()
 
     @classmethod
-    def of_execution(cls, spec: ExecutionSpec, manifest: Manifest) -> Lineage:
+    def of_execution(cls, spec: ExecutionSpec, audit: Audit) -> Lineage:
         """The lineage of a whole execution, at the level of folders."""
         lineage = cls(spec, max_files=0)
-        for record in manifest.files:
-            lineage.add(record)
+        lineage._read = _Amount(audit.rows_in, audit.bytes_in, audit.finished_files)
+        lineage._written = _Amount(audit.rows_out, audit.bytes_out, audit.finished_files)
         return lineage
 
     def add(self, record: FileRecord) -> None:
@@ -68,7 +68,7 @@ class Lineage:
             return
         self._read.add(record.input)
         self._written.add(record.output)
-        if len(self._files) <= self._max_files:
+        if len(self._files) < self._max_files:
             self._files.append((record.input, record.output))
 
     def facets(self) -> OperatorLineage[Any, Any]:
@@ -79,7 +79,7 @@ class Lineage:
 
         if not self._written.files:
             return OperatorLineage(inputs=[self._model()])
-        if len(self._files) > self._max_files:
+        if self._written.files > self._max_files:
             inputs = [_input(self._spec.root, self._read)]
             outputs = [_output(self._spec.destination, self._written)]
         else:

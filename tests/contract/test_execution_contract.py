@@ -50,7 +50,7 @@ def _run(place, repository, **fields):
         open_storage=lambda _: place.storage,
         allowed=AllowedLocations((place.folder,)),
     )
-    return execution.run(execution.prepare())
+    return execution.run(execution.prepare()).header
 
 
 def test_an_execution_reads_and_writes_in_every_storage(place, repository):
@@ -69,7 +69,8 @@ def test_an_execution_reads_and_writes_in_every_storage(place, repository):
             "double": [2 * number, 2 * number + 2],
         }
     stored = json.loads(place.storage.read(place.folder.join("out/_batchexec/first/manifest.json")))
-    assert stored == manifest.to_dict()
+    assert {name: stored[name] for name in manifest.to_dict()} == manifest.to_dict()
+    assert [entry["status"] for entry in stored["files"]] == ["FINISHED"] * 3
     assert "out/_SUCCESS" in place.names()
     assert not any("/locks/" in name for name in place.names())
 

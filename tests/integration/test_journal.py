@@ -13,7 +13,7 @@ from journals import read_journal
 from waiting import wait_until
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.journal.replay import unpack
+from airflow_batchexec.engine.journal.packing import unpack
 from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.storage.local import LocalStorage
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import NullPool, create_engine, text
 
-from airflow_batchexec.engine.journal.replay import replay, report_lines, unpack
+from airflow_batchexec.engine.journal.packing import unpack, unpack_entries
+from airflow_batchexec.engine.journal.replay import replay, report_lines
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -43,7 +44,10 @@ class Journal:
     def entries(self, *kinds: str) -> list[dict[str, Any]]:
         """The entries of these kinds; all without arguments."""
         found = [
-            entry for (_, _, key), value in self.rows.items() if key.startswith("journal-") for entry in value
+            entry
+            for (_, _, key), value in self.rows.items()
+            if key.startswith("journal-")
+            for entry in unpack_entries(value)
         ]
         return [entry for entry in found if not kinds or entry["kind"] in kinds]
 

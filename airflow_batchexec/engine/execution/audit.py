@@ -1,13 +1,13 @@
-"""The audit of an execution against its plan: account for every file and verify every result. Pure functions.
+"""The audit of an execution against its plan: account for every file and verify every result. No I/O.
 
 The invariant: listed = finished + failed + not started. An execution is FINISHED only if no file failed, none is left
-over, and every result is in the destination with the size that it was published with.
+over, and every result is in the destination with the size and the etag that it was published with.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus
@@ -15,94 +15,27 @@ from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.exceptions import ObjectChangedError, ObjectNotFoundError, PodDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from airflow_batchexec.engine.execution.file_table import StoredResult
     from airflow_batchexec.engine.execution.plan import FileTask
-    from airflow_batchexec.engine.storage.base import ObjectInfo
 
-__all__ = ["Audit", "audit"]
+__all__ = ["MAX_UNFINISHED", "Audit", "audit_file"]
+
+MAX_UNFINISHED = 10_000
+"""The maximum number of files without a result that an audit names, of those that were started and of the others."""
 
 _MAX_NAMED_FILES = 3
-_NOT_FAILED = frozenset({FileStatus.FINISHED, FileStatus.NOT_STARTED})
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """The audited outcome of an execution.
-
-    Attributes:
-        status: FINISHED, FAILED, CANCELLED or TIMEOUT.
-        reason: Why it did not finish; empty if it did.
-        records: The final record of each file, in the order of the plan.
-    """
-
-    status: ExecutionStatus
-    reason: str
-    records: tuple[FileRecord, ...]
-
-    @property
-    def finished_files(self) -> int:
-        """Files with a result."""
-        return sum(record.status is FileStatus.FINISHED for record in self.records)
-
-    @property
-    def not_started_files(self) -> int:
-        """Files that no pod started."""
-        return sum(record.status is FileStatus.NOT_STARTED for record in self.records)
-
-    @property
-    def failed_files(self) -> int:
-        """Files that were started and have no result."""
-        return len(self.records) - self.finished_files - self.not_started_files
-
-    @property
-    def rows_in(self) -> int:
-        """Rows read from the finished files."""
-        return sum(record.input.rows for record in self.records if record.input and record.output)
-
-    @property
-    def rows_out(self) -> int:
-        """Rows in all results."""
-        return sum(record.output.rows for record in self.records if record.output)
-
-
-def audit(
-    *,
-    tasks: Sequence[FileTask],
-    records: Mapping[str, FileRecord],
-    results: Mapping[str, ObjectInfo | None],
-    end_status: ExecutionStatus | None = None,
-    end_reason: str = "",
-) -> Audit:
-    """Compare the ledger and the stored results with the plan.
+def audit_file(task: FileTask, record: FileRecord | None, stored: StoredResult | None) -> FileRecord:
+    """The final record of a file.
 
     Args:
-        tasks: The plan.
-        records: The latest record of each file, by file. Records whose etag is not the planned one do not count.
-        results: The stored result of each finished file, by file; ``None`` if it is missing.
-        end_status: The status, if the records alone do not determine it, such as CANCELLED or TIMEOUT. If ``None``, an
-            execution without failed files is CANCELLED if any of its files were.
-        end_reason: The reason for ``end_status``.
+        task: The file task.
+        record: The latest record of the file. It does not count if its etag is not the planned one.
+        stored: The result that is in the destination; ``None`` if there is none.
     """
-    last = tuple(_audit_file(task, records.get(task.file), results) for task in tasks)
-    counts = Counter(record.status for record in last)
-    if counts[FileStatus.FINISHED] == len(last):
-        return Audit(ExecutionStatus.FINISHED, "", last)
-    reasons = (end_reason if end_status else "", _describe_failures(last), _describe_unprocessed(last))
-    return Audit(end_status or _status(counts), " ".join(filter(None, reasons)), last)
-
-
-def _status(counts: Counter[FileStatus]) -> ExecutionStatus:
-    failed = any(
-        counts[status] for status in FileStatus if status not in {*_NOT_FAILED, FileStatus.CANCELLED}
-    )
-    cancelled = counts[FileStatus.CANCELLED] and not failed
-    return ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.FAILED
-
-
-def _audit_file(
-    task: FileTask, record: FileRecord | None, results: Mapping[str, ObjectInfo | None]
-) -> FileRecord:
     if record is None or record.etag != task.etag:
         return FileRecord(file=task.file, etag=task.etag, status=FileStatus.NOT_STARTED)
     if record.status is FileStatus.STARTED:
@@ -112,28 +45,136 @@ def _audit_file(
             error=PodDiedError.__name__,
             reason="It was started but did not end: its process was killed or lost.",
         )
-    if record.status is FileStatus.FINISHED:
-        found = results.get(task.file)
-        assert record.output is not None
-        if found is None or found.size_bytes != record.output.size_bytes:
-            state = "is now missing" if found is None else f"now has {found.size_bytes:,} bytes"
-            return replace(
-                record,
-                status=FileStatus.FAILED,
-                error=(ObjectNotFoundError if found is None else ObjectChangedError).__name__,
-                reason=f"Its result {record.output.uri} was published with {record.output.size_bytes:,} bytes and "
-                f"{state}: something else is writing to the destination.",
-            )
-    return record
+    if record.status is not FileStatus.FINISHED:
+        return record
+    published = record.output
+    assert published is not None
+    if stored is None:
+        state = "is now missing"
+    elif stored.size_bytes != published.size_bytes:
+        state = f"now has {stored.size_bytes:,} bytes"
+    elif stored.etag != published.etag:
+        state = f"its etag has changed from {published.etag} to {stored.etag}"
+    else:
+        return record
+    return replace(
+        record,
+        status=FileStatus.FAILED,
+        error=(ObjectNotFoundError if stored is None else ObjectChangedError).__name__,
+        reason=f"Its result {published.uri} was published with {published.size_bytes:,} bytes and {state}: something "
+        f"else is writing to the destination.",
+    )
 
 
-def _describe_failures(records: Sequence[FileRecord]) -> str:
-    failed = [r for r in records if r.status not in {*_NOT_FAILED, FileStatus.CANCELLED}]
-    if not failed:
-        return ""
-    named = "; ".join(f"{record.file}: {_inline(record)}" for record in failed[:_MAX_NAMED_FILES])
-    files = "files" if len(records) > 1 else "file"
-    return f"{len(failed)} of {len(records)} {files} failed: {named}{_more(failed, '; ')}."
+class Audit:
+    """The audited outcome of an execution, from the final records of its files in the order of the plan.
+
+    Attributes:
+        rows_in: Rows read from the finished files.
+        rows_out: Rows in all results.
+        bytes_in: The size of the finished files, in bytes.
+        bytes_out: The size of all results, in bytes.
+        traceback: The first traceback of a file; empty without any.
+    """
+
+    def __init__(self) -> None:
+        self.rows_in = self.rows_out = self.bytes_in = self.bytes_out = 0
+        self.traceback = ""
+        self._counts: Counter[FileStatus] = Counter()
+        self._unfinished: defaultdict[bool, dict[str, FileStatus]] = defaultdict(dict)
+        self._named: defaultdict[str, list[FileRecord]] = defaultdict(list)
+
+    def add(self, record: FileRecord) -> None:
+        """Add the next file."""
+        self._counts[record.status] += 1
+        self.traceback = self.traceback or record.traceback
+        if record.status is FileStatus.FINISHED:
+            assert record.input is not None
+            assert record.output is not None
+            self.rows_in += record.input.rows
+            self.rows_out += record.output.rows
+            self.bytes_in += record.input.size_bytes
+            self.bytes_out += record.output.size_bytes
+            return
+        unfinished = self._unfinished[record.status is FileStatus.NOT_STARTED]
+        if len(unfinished) < MAX_UNFINISHED:
+            unfinished[record.file] = record.status
+        named = self._named[_kind(record.status)]
+        if len(named) < _MAX_NAMED_FILES:
+            named.append(record)
+
+    @property
+    def total_files(self) -> int:
+        """All files."""
+        return self._counts.total()
+
+    @property
+    def finished_files(self) -> int:
+        """Files with a result."""
+        return self._counts[FileStatus.FINISHED]
+
+    @property
+    def not_started_files(self) -> int:
+        """Files that no pod started."""
+        return self._counts[FileStatus.NOT_STARTED]
+
+    @property
+    def failed_files(self) -> int:
+        """Files that were started and have no result."""
+        return self.total_files - self.finished_files - self.not_started_files
+
+    @property
+    def unfinished(self) -> dict[str, FileStatus]:
+        """The status of files without a result: first those that were started, at most ``MAX_UNFINISHED`` of each."""
+        return {**self._unfinished[False], **self._unfinished[True]}
+
+    def outcome(
+        self, *, end_status: ExecutionStatus | None = None, end_reason: str = ""
+    ) -> tuple[ExecutionStatus, str]:
+        """How the execution ended, and why it did not finish; the reason is empty if it did.
+
+        Args:
+            end_status: The status, if the records alone do not determine it, such as CANCELLED or TIMEOUT. If ``None``,
+                an execution without failed files is CANCELLED if any of its files were.
+            end_reason: The reason for ``end_status``.
+        """
+        if self.finished_files == self.total_files:
+            return ExecutionStatus.FINISHED, ""
+        reasons = (
+            end_reason if end_status else "",
+            self._describe_failures(),
+            self._sentence(FileStatus.CANCELLED, "cancelled"),
+            self._sentence(FileStatus.NOT_STARTED, "not started"),
+        )
+        return end_status or self._status(), " ".join(filter(None, reasons))
+
+    def _failures(self) -> int:
+        return self.failed_files - self._counts[FileStatus.CANCELLED]
+
+    def _status(self) -> ExecutionStatus:
+        cancelled = self._counts[FileStatus.CANCELLED] and not self._failures()
+        return ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.FAILED
+
+    def _describe_failures(self) -> str:
+        failures, named = self._failures(), self._named[_kind(FileStatus.FAILED)]
+        if not failures:
+            return ""
+        reasons = "; ".join(f"{record.file}: {_inline(record)}" for record in named)
+        files = "files" if self.total_files > 1 else "file"
+        return f"{failures} of {self.total_files} {files} failed: {reasons}{_more(failures, named, '; ')}."
+
+    def _sentence(self, status: FileStatus, what: str) -> str:
+        count, named = self._counts[status], self._named[_kind(status)]
+        if not count:
+            return ""
+        verb = "file was" if count == 1 else "files were"
+        files = ", ".join(record.file for record in named)
+        return f"{count} {verb} {what}: {files}{_more(count, named, ' ')}."
+
+
+def _kind(status: FileStatus) -> str:
+    """What a sentence of the reason says of files with this status."""
+    return status.value if status in {FileStatus.CANCELLED, FileStatus.NOT_STARTED} else "failed"
 
 
 def _inline(record: FileRecord) -> str:
@@ -141,22 +182,5 @@ def _inline(record: FileRecord) -> str:
     return record.reason.removeprefix(f"{record.file}: ").rstrip(". \n") or record.status.value.lower()
 
 
-def _describe_unprocessed(records: Sequence[FileRecord]) -> str:
-    """The files that were cancelled or not started."""
-    return " ".join(
-        sentence
-        for status, what in ((FileStatus.CANCELLED, "cancelled"), (FileStatus.NOT_STARTED, "not started"))
-        if (sentence := _sentence([r for r in records if r.status is status], what))
-    )
-
-
-def _sentence(records: Sequence[FileRecord], what: str) -> str:
-    if not records:
-        return ""
-    verb = "file was" if len(records) == 1 else "files were"
-    named = ", ".join(record.file for record in records[:_MAX_NAMED_FILES])
-    return f"{len(records)} {verb} {what}: {named}{_more(records, ' ')}."
-
-
-def _more(records: Sequence[FileRecord], separator: str) -> str:
-    return f"{separator}and {len(records) - _MAX_NAMED_FILES} more" if len(records) > _MAX_NAMED_FILES else ""
+def _more(count: int, named: Sequence[FileRecord], separator: str) -> str:
+    return f"{separator}and {count - len(named)} more" if count > len(named) else ""

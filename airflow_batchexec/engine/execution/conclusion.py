@@ -1,36 +1,63 @@
 """Concludes an execution: the audit, the manifest and the release of the lock, after its last file.
 
-``spec.py`` lists the documents that this module writes.
+``spec.py`` lists the documents that this module writes. Files are processed as a stream: their number affects the space
+that this needs in the machine's temporary folder, but not the memory.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution import lock
-from airflow_batchexec.engine.execution.audit import Audit, audit
-from airflow_batchexec.engine.execution.ledger import FileStatus, latest, read_ledger
-from airflow_batchexec.engine.execution.manifest import MANIFEST_VERSION, ExecutionStatus, Manifest
-from airflow_batchexec.engine.execution.plan import SkippedFile, read_tasks
-from airflow_batchexec.engine.parallel import parallel_map
-from airflow_batchexec.exceptions import ObjectNotFoundError
+from airflow_batchexec.engine.execution.audit import Audit, audit_file
+from airflow_batchexec.engine.execution.file_table import open_file_table
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, list_segments, read_segments
+from airflow_batchexec.engine.execution.manifest import (
+    MANIFEST_VERSION,
+    ExecutionStatus,
+    Manifest,
+    ManifestHeader,
+)
+from airflow_batchexec.engine.execution.manifest_text import entry_pieces, header_of, manifest_pieces
+from airflow_batchexec.engine.execution.plan import FileTask
+from airflow_batchexec.engine.execution.stored_results import list_results, with_results
+from airflow_batchexec.engine.storage.disk import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
+    from typing import IO
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
-    from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
+    from airflow_batchexec.engine.storage.base import Storage
 
-__all__ = ["conclude", "read_manifest", "wait_for_pods"]
+__all__ = ["Conclusion", "conclude", "read_header", "read_manifest", "wait_for_pods"]
 
-_STAT_THREADS = 16
+_READ_BYTES = 4 * 1024 * 1024
+_HEADER_BYTES = 64 * 1024
 _POLL_SECONDS = 0.5
 # A pod may continue after a file with one of these statuses; after any other, it ends.
 _ACTIVE_POD_STATUSES = {FileStatus.STARTED, FileStatus.FINISHED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """How an execution ended.
+
+    Attributes:
+        header: Its manifest without the lists of files.
+        audit: What the audit found.
+    """
+
+    header: ManifestHeader
+    audit: Audit
 
 
 def conclude(
@@ -40,7 +67,7 @@ def conclude(
     ended_at: float,
     end_status: ExecutionStatus | None = None,
     end_reason: str = "",
-) -> Manifest:
+) -> Conclusion:
     """Audit an execution, write its manifest and, on success, ``_SUCCESS``. Then release the lock.
 
     The cancel mark is deleted: it has taken effect or came too late, and must not cancel the run again after a clear.
@@ -49,40 +76,30 @@ def conclude(
         spec: The execution.
         storage: The destination's storage.
         ended_at: When it ended, in seconds since the epoch.
-        end_status: The status, if the records alone do not determine it; see :func:`audit`.
+        end_status: The status, if the records alone do not determine it; see :meth:`Audit.outcome`.
         end_reason: The reason for ``end_status``.
-
-    Returns:
-        The manifest.
     """
     folder = spec.folder
-    tasks = read_tasks(storage.read(folder.plan))
-    records = latest(read_ledger(storage, folder.ledger(spec.round_id)))
-    finished = [t for t in tasks if t.file in records and records[t.file].status is FileStatus.FINISHED]
-    found = parallel_map(
-        lambda task: _stat(storage, spec.destination.join(task.result)),
-        finished,
-        threads=_STAT_THREADS,
-        name="stat",
-    )
-    results = {task.file: info for task, info in zip(finished, found, strict=True)}
-    audited = audit(
-        tasks=tasks, records=records, results=results, end_status=end_status, end_reason=end_reason
-    )
-    skipped = _read_skipped(storage, folder) if spec.skipped_files else ()
-    manifest = _make_manifest(spec, audited, skipped, ended_at)
-    # If this is a repeated call, another execution may hold the lock by now; then ``_SUCCESS`` belongs to that one.
-    owns_success = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
-    if not manifest.has_finished and owns_success:
-        # The execution may have finished, been cleared, and then failed.
-        storage.delete(folder.success)
-    storage.write(folder.manifest, manifest.to_json())
-    if manifest.has_finished and owns_success:
+    audit = Audit()
+    with (
+        disk_errors("write", f"the entries of {folder.manifest.uri} to the temporary folder"),
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as entries,
+    ):
+        entries.writelines(entry_pieces(_audit_files(spec, storage, audit)))
+        status, reason = audit.outcome(end_status=end_status, end_reason=end_reason)
+        header = _make_header(spec, audit, status, reason, ended_at)
+        # If this is a repeated call, another execution may hold the lock by now; then ``_SUCCESS`` belongs to that one.
+        owns_success = not lock.is_held_by_another(storage=storage, location=spec.lock, owner=spec.owner)
+        if not header.has_finished and owns_success:
+            # The execution may have finished, been cleared, and then failed.
+            storage.delete(folder.success)
+        _write_manifest(spec, storage, header, entries)
+    if header.has_finished and owns_success:
         mark = {
-            "execution_id": manifest.execution_id,
-            "finished_files": manifest.finished_files,
-            "rows": manifest.rows,
-            "manifest": manifest.manifest,
+            "execution_id": header.execution_id,
+            "finished_files": header.finished_files,
+            "rows": header.rows,
+            "manifest": header.manifest,
         }
         storage.write(folder.success, (json.dumps(mark) + "\n").encode())
     staging = storage.staging(folder.location)
@@ -91,7 +108,7 @@ def conclude(
         shutil.rmtree(staging, ignore_errors=True)
     storage.delete(folder.cancel)
     lock.release(storage=storage, location=spec.lock, owner=spec.owner)
-    return manifest
+    return Conclusion(header=header, audit=audit)
 
 
 def wait_for_pods(
@@ -110,14 +127,22 @@ def wait_for_pods(
         Whether all pods have recorded their end.
     """
     deadline = time.monotonic() + seconds
+    read: set[Location] = set()
+    # The last attempt of each pod, and whether it has ended.
+    attempts: dict[str, tuple[int, bool]] = {}
     while True:
-        records = read_ledger(storage, spec.folder.ledger(spec.round_id))
-        ended = {
-            record.pod
-            for record in latest(records).values()
-            if record.generation == generation and record.status not in _ACTIVE_POD_STATUSES
-        }
-        if len(ended) >= pods:
+        new = [
+            segment
+            for segment in list_segments(storage, spec.folder.ledger(spec.round_id))
+            if segment not in read
+        ]
+        read.update(new)
+        for line in _lines(read_segments(storage, new)):
+            record = FileRecord.from_dict(json.loads(line))
+            if record.generation == generation:
+                attempt = (record.attempt, record.status not in _ACTIVE_POD_STATUSES)
+                attempts[record.pod] = max(attempt, attempts.get(record.pod, attempt))
+        if sum(has_ended for _, has_ended in attempts.values()) >= pods:
             return True
         if time.monotonic() > deadline:
             return False
@@ -135,15 +160,58 @@ def read_manifest(storage: Storage, folder: ExecutionFolder) -> Manifest:
     return Manifest.read(storage.read(folder.manifest), folder.manifest.uri)
 
 
-def _make_manifest(
-    spec: ExecutionSpec, audited: Audit, skipped: Sequence[SkippedFile], ended_at: float
-) -> Manifest:
+def read_header(storage: Storage, folder: ExecutionFolder) -> ManifestHeader:
+    """Like :func:`read_manifest`, without the lists of files, and without reading them."""
+    start = storage.read(folder.manifest, length=_HEADER_BYTES)
+    header = header_of(start.decode("utf-8", "ignore"))
+    if header is None:
+        return read_manifest(storage, folder).header()
+    return ManifestHeader.of_document(header, folder.manifest.uri)
+
+
+def _audit_files(spec: ExecutionSpec, storage: Storage, audit: Audit) -> Iterator[dict[str, object]]:
+    """Audit all files, and yield their entries of the manifest."""
+    with open_file_table() as table:
+        table.add_tasks(map(FileTask.from_json, _stored_lines(storage, spec.folder.plan)))
+        segments = read_segments(storage, list_segments(storage, spec.folder.ledger(spec.round_id)))
+        table.add_records(_lines(segments))
+        list_results(storage, spec.destination, table)
+        for row in with_results(storage, spec.destination, table.rows()):
+            record = audit_file(row.task, row.record, row.stored)
+            audit.add(record)
+            yield record.to_dict()
+
+
+def _write_manifest(spec: ExecutionSpec, storage: Storage, header: ManifestHeader, entries: IO[str]) -> None:
+    folder = spec.folder
+    skipped = map(json.loads, _stored_lines(storage, folder.skipped)) if spec.skipped_files else ()
+    entries.seek(0)
+    files = iter(lambda: entries.read(_READ_BYTES), "")
+    with _scratch_folder(storage.staging(folder.location)) as scratch:
+        path = scratch / folder.manifest.name
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(manifest_pieces(header.to_dict(), files, entry_pieces(skipped)))
+        storage.publish(path, folder.manifest)
+
+
+@contextmanager
+def _scratch_folder(staging: Path | None) -> Iterator[Path]:
+    """A folder to write the manifest in before it is published, on the same disk if the storage has one."""
+    if staging is not None:
+        staging.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=staging) as folder:
+        yield Path(folder)
+
+
+def _make_header(
+    spec: ExecutionSpec, audit: Audit, status: ExecutionStatus, reason: str, ended_at: float
+) -> ManifestHeader:
     execution = spec.config.execution
-    return Manifest(
+    return ManifestHeader(
         version=MANIFEST_VERSION,
         execution_id=spec.execution_id,
-        status=audited.status,
-        reason=audited.reason,
+        status=status,
+        reason=reason,
         model_id=spec.build.model_id,
         build_id=spec.build.build_id,
         source=spec.root.uri,
@@ -155,24 +223,28 @@ def _make_manifest(
         started_at=spec.started_at,
         ended_at=ended_at,
         seconds=round(ended_at - spec.started_at, 3),
-        total_files=len(audited.records),
-        finished_files=audited.finished_files,
-        failed_files=audited.failed_files,
-        not_started_files=audited.not_started_files,
-        skipped_files=len(skipped),
-        rows_in=audited.rows_in,
-        rows=audited.rows_out,
-        files=audited.records,
-        skipped=tuple(skipped),
+        total_files=audit.total_files,
+        finished_files=audit.finished_files,
+        failed_files=audit.failed_files,
+        not_started_files=audit.not_started_files,
+        skipped_files=spec.skipped_files,
+        rows_in=audit.rows_in,
+        rows=audit.rows_out,
     )
 
 
-def _read_skipped(storage: Storage, folder: ExecutionFolder) -> tuple[SkippedFile, ...]:
-    return tuple(SkippedFile(**json.loads(line)) for line in storage.read(folder.skipped).splitlines())
+def _stored_lines(storage: Storage, location: Location) -> Iterator[bytes]:
+    """The lines of a large document, read in pieces."""
+    start, rest, length = 0, b"", _READ_BYTES
+    while length == _READ_BYTES:
+        piece = storage.read(location, start=start, length=_READ_BYTES)
+        length = len(piece)
+        start += length
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
-def _stat(storage: Storage, location: Location) -> ObjectInfo | None:
-    try:
-        return storage.stat(location)
-    except ObjectNotFoundError:
-        return None
+def _lines(segments: Iterator[bytes]) -> Iterator[bytes]:
+    return (line for segment in segments for line in segment.splitlines())

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -19,15 +20,27 @@ from pydantic import Field
 from airflow_batchexec.engine.parallel import parallel_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.storage.base import ObjectInfo, Storage
 
-__all__ = ["FileRecord", "FileStatus", "LedgerWriter", "StoredFile", "latest", "now", "read_ledger"]
+__all__ = [
+    "FileRecord",
+    "FileStatus",
+    "LedgerWriter",
+    "StoredFile",
+    "latest",
+    "list_segments",
+    "now",
+    "read_ledger",
+    "read_segments",
+]
 
 _SEGMENT_SECONDS = 1.0
 _READ_THREADS = 16
+# Bounds the memory for segments that have been read and not processed.
+_SEGMENTS_AT_ONCE = 4 * _READ_THREADS
 
 
 class FileStatus(StrEnum):
@@ -87,11 +100,23 @@ class FileRecord:
     error: Annotated[str, Field(description="The name of the error.")] = ""
     traceback: Annotated[str, Field(description="The traceback of the model's exception.")] = ""
 
+    @property
+    def order(self) -> tuple[int, int, bool, float]:
+        """The position among the records of its file.
+
+        Attempts are ordered by number, not by time: the clocks of two workers may differ.
+        """
+        return self.generation, self.attempt, self.status is not FileStatus.STARTED, self.at
+
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values, without what is unset; ``seconds`` in whole microseconds."""
-        values = asdict(self)
+        values = {name: getattr(self, name) for name in _FIELDS}
         values["status"] = self.status.value
         values["seconds"] = {name: round(value, 6) for name, value in self.seconds.items()}
+        for name in ("input", "output"):
+            stored = values[name]
+            if stored is not None:
+                values[name] = {field: getattr(stored, field) for field in _STORED_FIELDS}
         return {name: value for name, value in values.items() if name not in _UNSET or value != _UNSET[name]}
 
     @classmethod
@@ -104,6 +129,9 @@ class FileRecord:
         return cls(**values)
 
 
+# Not ``asdict``, which copies deeply, at several times the cost.
+_FIELDS = tuple(f.name for f in fields(FileRecord))
+_STORED_FIELDS = tuple(f.name for f in fields(StoredFile))
 _UNSET: dict[str, Any] = {
     f.name: f.default if f.default_factory is MISSING else f.default_factory()
     for f in fields(FileRecord)
@@ -179,30 +207,35 @@ class LedgerWriter:
 
 def read_ledger(storage: Storage, folder: Location) -> list[FileRecord]:
     """Read all records below a folder of the ledger, in the order in which they were made."""
-    segments = [info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl")]
-    contents = parallel_map(storage.read, segments, threads=_READ_THREADS, name="ledger")
     records = [
-        FileRecord.from_dict(json.loads(line)) for content in contents for line in content.splitlines()
+        FileRecord.from_dict(json.loads(line))
+        for segment in read_segments(storage, list_segments(storage, folder))
+        for line in segment.splitlines()
     ]
     records.sort(key=lambda record: (record.at, record.attempt))
     return records
 
 
-def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
-    """The latest record of each file: the end of its last attempt, or its start if it has not ended.
+def list_segments(storage: Storage, folder: Location) -> Iterator[Location]:
+    """List the segments below a folder of the ledger."""
+    return (info.location for info in storage.list(folder) if info.location.name.endswith(".jsonl"))
 
-    Attempts are ordered by number, not by time: the clocks of two workers may differ.
-    """
+
+def read_segments(storage: Storage, segments: Iterable[Location]) -> Iterator[bytes]:
+    """Read segments, several at a time, in their order; each is a line of JSON per record."""
+    rest = iter(segments)
+    while batch := list(islice(rest, _SEGMENTS_AT_ONCE)):
+        yield from parallel_map(storage.read, batch, threads=_READ_THREADS, name="ledger")
+
+
+def latest(records: Iterable[FileRecord]) -> dict[str, FileRecord]:
+    """The latest record of each file: the end of its last attempt, or its start if it has not ended."""
     last: dict[str, FileRecord] = {}
     for record in records:
         known = last.get(record.file)
-        if known is None or _order(record) >= _order(known):
+        if known is None or record.order >= known.order:
             last[record.file] = record
     return last
-
-
-def _order(record: FileRecord) -> tuple[int, int, bool, float]:
-    return record.generation, record.attempt, record.status is not FileStatus.STARTED, record.at
 
 
 def now() -> float:

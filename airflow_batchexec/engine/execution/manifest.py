@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from airflow_batchexec.engine.execution.ledger import FileRecord  # noqa: TC001  pydantic reads the annotations
+from airflow_batchexec.engine.execution.manifest_text import entry_pieces, manifest_pieces
 from airflow_batchexec.engine.execution.plan import SkippedFile  # noqa: TC001  as above
 from airflow_batchexec.exceptions import ConfigurationError, ObjectChangedError
 
@@ -79,9 +80,51 @@ class ManifestHeader(BaseModel):
         """Whether every file has its result."""
         return self.status is ExecutionStatus.FINISHED
 
+    @classmethod
+    def of_document(cls, document: Any, uri: str) -> Self:
+        """Check a parsed document, or the part of it that this class describes. Unknown fields are ignored.
+
+        Raises:
+            ConfigurationError: A newer release wrote it, in a version that this one cannot read.
+            ObjectChangedError: It is damaged.
+        """
+        version = document.get("version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > MANIFEST_VERSION:
+            raise ConfigurationError(
+                f"{uri} has version {version} of the manifest, but this release reads only versions up to "
+                f"{MANIFEST_VERSION}. Upgrade airflow-provider-batchexec.",
+                field="version",
+                uri=uri,
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ObjectChangedError(
+                f"{uri} is not a valid manifest: {_first_error(error)}.", uri=uri
+            ) from error
+
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON values, without fields that an older release did not write."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def header(self) -> ManifestHeader:
+        """The manifest without its lists of files."""
+        names = self.model_fields_set & ManifestHeader.model_fields.keys()
+        return ManifestHeader(**{name: getattr(self, name) for name in names})
+
+    def summary(self, *, generation: int) -> Summary:
+        """The XCom ``summary`` of the execution.
+
+        Args:
+            generation: How many times the run had been cleared.
+        """
+        return Summary(
+            execution_id=self.execution_id,
+            status=self.status,
+            reason=self.reason,
+            generation=generation,
+            header=self.header(),
+        )
 
 
 class Manifest(ManifestHeader):
@@ -112,44 +155,15 @@ class Manifest(ManifestHeader):
         """
         try:
             document = json.loads(data)
-            version = document.get("version") if isinstance(document, dict) else None
-            if isinstance(version, int) and version > MANIFEST_VERSION:
-                raise ConfigurationError(
-                    f"{uri} has version {version} of the manifest, but this release reads only versions up to "
-                    f"{MANIFEST_VERSION}. Upgrade airflow-provider-batchexec.",
-                    field="version",
-                    uri=uri,
-                )
-            return cls.model_validate(document)
-        except ValidationError as error:
-            raise ObjectChangedError(
-                f"{uri} is not a valid manifest: {_first_error(error)}.", uri=uri
-            ) from error
         except ValueError as error:
             raise ObjectChangedError(f"{uri} is not a valid manifest: {error}.", uri=uri) from error
+        return cls.of_document(document, uri)
 
     def to_json(self) -> bytes:
         """The document as it is stored."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode()
-
-    def header(self) -> ManifestHeader:
-        """The manifest without its lists of files."""
-        names = self.model_fields_set & ManifestHeader.model_fields.keys()
-        return ManifestHeader(**{name: getattr(self, name) for name in names})
-
-    def summary(self, *, generation: int) -> Summary:
-        """The XCom ``summary`` of the execution.
-
-        Args:
-            generation: How many times the run had been cleared.
-        """
-        return Summary(
-            execution_id=self.execution_id,
-            status=self.status,
-            reason=self.reason,
-            generation=generation,
-            header=self.header(),
-        )
+        values = self.to_dict()
+        files, skipped = values.pop("files"), values.pop("skipped")
+        return "".join(manifest_pieces(values, entry_pieces(files), entry_pieces(skipped))).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

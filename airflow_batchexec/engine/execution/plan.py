@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from airflow_batchexec.exceptions import LocationError, NoInputFilesError, Resul
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import IO
 
     from airflow_batchexec.engine.config.locations import Location
     from airflow_batchexec.engine.storage.base import ObjectInfo
@@ -31,11 +33,12 @@ __all__ = [
     "make_plan",
     "make_shards",
     "read_tasks",
-    "shards_document",
+    "write_shards",
 ]
 
 # The fixed cost per file, in bytes that take as long to process; makes many tiny files spread evenly, too.
 _FILE_OVERHEAD_BYTES = 64 << 10
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,13 @@ class FileTask:
 
     def to_json(self) -> str:
         """The file task as a line of the plan document."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        values = {
+            "file": self.file,
+            "size_bytes": self.size_bytes,
+            "etag": self.etag,
+            "result": self.result,
+        }
+        return _encode(values)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> FileTask:
@@ -148,13 +157,15 @@ def make_plan(
             skipped.append(SkippedFile(_printable(file) or ".", reason))
         else:
             _check_path(file, source)
-            tasks.append(
-                FileTask(file, info.size_bytes, info.etag, result_name(file, input_type, output_type))
-            )
+            result = result_name(file, input_type, output_type)
+            # One string for both, if they are equal, for the sake of plans of a million files.
+            tasks.append(FileTask(file, info.size_bytes, info.etag, file if result == file else result))
     if not tasks:
         raise _no_input_files_error(source, input_type, skipped)
     _check_results(tasks, root, destination)
-    tasks.sort(key=lambda task: (-task.size_bytes, task.file))
+    # Twice, as sorting is stable, and a key of both would be another object per file.
+    tasks.sort(key=attrgetter("file"))
+    tasks.sort(key=attrgetter("size_bytes"), reverse=True)
     return Plan(root, tuple(tasks), tuple(skipped))
 
 
@@ -181,15 +192,19 @@ def make_shards(*, tasks: Sequence[FileTask], pods: int | None, max_shards: int)
     return shards
 
 
-def shards_document(shard_tasks: Sequence[Sequence[FileTask]]) -> tuple[bytes, list[Shard]]:
-    """The plan document, with one line per file task grouped by shard, and the position of each shard in it."""
-    document = bytearray()
+def write_shards(file: IO[bytes], shard_tasks: Iterable[Sequence[FileTask]]) -> list[Shard]:
+    """Write the plan document, with one line per file task grouped by shard.
+
+    Returns:
+        The position of each shard in the document.
+    """
+    offset = 0
     shards = []
     for tasks in shard_tasks:
-        lines = "".join(task.to_json() + "\n" for task in tasks).encode()
-        shards.append(Shard(len(document), len(lines), len(tasks)))
-        document += lines
-    return bytes(document), shards
+        length = sum(file.write(f"{task.to_json()}\n".encode()) for task in tasks)
+        shards.append(Shard(offset, length, len(tasks)))
+        offset += length
+    return shards
 
 
 def read_tasks(document: bytes) -> tuple[FileTask, ...]:
@@ -256,27 +271,35 @@ def _no_input_files_error(
 
 
 def _check_results(tasks: Sequence[FileTask], root: Location, destination: Location) -> None:
-    by_result: dict[str, str] = {}
-    for task in tasks:
-        if task.result in by_result:
-            raise ResultCollisionError(
-                f"{by_result[task.result]} and {task.file} would both produce {task.result} in "
-                f"{destination.uri}: rename one of them.",
-                files=[by_result[task.result], task.file],
-            )
-        by_result[task.result] = task.file
+    if len({task.result for task in tasks}) < len(tasks):
+        raise _collision_error(tasks, destination)
     if destination.scheme is Scheme.FILE:
-        _check_folders(by_result, destination)
-    inputs = {root.join(task.file) for task in tasks}
+        _check_folders({task.result: task.file for task in tasks}, destination)
+    if not (root.contains(destination) or destination.contains(root)):
+        return
+    inputs = {task.file for task in tasks}
     for task in tasks:
         result = destination.join(task.result)
-        if result in inputs:
+        if root.contains(result) and root.relative(result) in inputs:
             raise ResultCollisionError(
                 f"destination_folder: the result of {task.file} would overwrite the input {result.uri}. Use a "
                 f"different destination folder or output file type.",
                 field="destination_folder",
                 files=[task.file],
             )
+
+
+def _collision_error(tasks: Sequence[FileTask], destination: Location) -> ResultCollisionError:
+    """The error for the first two file tasks with the same result."""
+    by_result: dict[str, str] = {}
+    for task in tasks:
+        other = by_result.setdefault(task.result, task.file)
+        if other != task.file:
+            break
+    return ResultCollisionError(
+        f"{other} and {task.file} would both produce {task.result} in {destination.uri}: rename one of them.",
+        files=[other, task.file],
+    )
 
 
 def _check_folders(by_result: Mapping[str, str], destination: Location) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme, canonical
@@ -20,11 +22,12 @@ from airflow_batchexec.engine.execution.plan import (
     Shard,
     make_plan,
     make_shards,
-    shards_document,
+    write_shards,
 )
 from airflow_batchexec.engine.execution.resolution import resolve
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
 from airflow_batchexec.engine.execution.stop import StopMark
+from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
     ExecutionRunningError,
@@ -133,33 +136,36 @@ def prepare(
     shard_tasks = make_shards(
         tasks=plan.tasks, pods=None if map_per_file else resolved.pods, max_shards=max_shards
     )
-    document, shards = shards_document(shard_tasks)
-    spec = ExecutionSpec(
-        execution_id=owner.execution_id,
-        round_id=round_id,
-        config=config,
-        build=resolved.build,
-        instance=resolved.instance,
-        purchase_option=resolved.purchase_option,
-        pods=resolved.pods,
-        source=source,
-        root=plan.root,
-        destination=destination,
-        owner=owner,
-        started_at=started_at,
-        total_files=len(plan.tasks),
-        total_bytes=sum(task.size_bytes for task in plan.tasks),
-        skipped_files=len(plan.skipped),
-        shards=len(shards),
-    )
-    _commit(open_storage(destination), spec, document, plan, owner_state)
+    with tempfile.TemporaryDirectory() as scratch:
+        document = Path(scratch, "plan.jsonl")
+        with disk_errors("write", str(document)), document.open("wb") as file:
+            shards = write_shards(file, shard_tasks)
+        spec = ExecutionSpec(
+            execution_id=owner.execution_id,
+            round_id=round_id,
+            config=config,
+            build=resolved.build,
+            instance=resolved.instance,
+            purchase_option=resolved.purchase_option,
+            pods=resolved.pods,
+            source=source,
+            root=plan.root,
+            destination=destination,
+            owner=owner,
+            started_at=started_at,
+            total_files=len(plan.tasks),
+            total_bytes=sum(task.size_bytes for task in plan.tasks),
+            skipped_files=len(plan.skipped),
+            shards=len(shards),
+        )
+        _commit(open_storage(destination), spec, document, plan, owner_state)
     return Prepared(spec, plan, shards, shard_tasks)
 
 
 def _commit(
     storage: Storage,
     spec: ExecutionSpec,
-    document: bytes,
+    document: Path,
     plan: Plan,
     owner_state: Callable[[LockOwner], OwnerState],
 ) -> None:
@@ -210,10 +216,10 @@ def _acquire_lock(
         time.sleep(_POLL_SECONDS)
 
 
-def _write_documents(storage: Storage, spec: ExecutionSpec, document: bytes, plan: Plan) -> None:
+def _write_documents(storage: Storage, spec: ExecutionSpec, document: Path, plan: Plan) -> None:
     """Write the specification after the documents that it refers to, then delete an earlier ``_SUCCESS``."""
     folder = spec.folder
-    storage.write(folder.plan, document)
+    storage.publish(document, folder.plan)
     if plan.skipped:
         lines = [json.dumps(asdict(file), ensure_ascii=False) for file in plan.skipped]
         storage.write(folder.skipped, ("\n".join(lines) + "\n").encode())
@@ -236,10 +242,15 @@ def _check_links(plan: Plan, destination: Location, allowed: AllowedLocations) -
     Raises:
         LocationError: A link does.
     """
-    locations = [(plan.root.join(task.file), "source_folder") for task in plan.tasks]
-    folders = {destination.join(task.result).parent for task in plan.tasks}
-    locations += [(folder, "destination_folder") for folder in sorted(folders)]
-    for location, field in locations:
-        # Every check resolves the allowed roots, so check only paths that contain a link.
-        if location.scheme is Scheme.FILE and os.path.realpath(location.key) != location.key:
-            allowed.check(location, field=field)
+    if plan.root.scheme is Scheme.FILE:
+        for task in plan.tasks:
+            _check_link(plan.root.join(task.file), allowed, field="source_folder")
+    if destination.scheme is Scheme.FILE:
+        for folder in sorted({destination.join(task.result).parent for task in plan.tasks}):
+            _check_link(folder, allowed, field="destination_folder")
+
+
+def _check_link(location: Location, allowed: AllowedLocations, *, field: str) -> None:
+    # Every check resolves the allowed roots, so check only paths that contain a link.
+    if os.path.realpath(location.key) != location.key:
+        allowed.check(location, field=field)

@@ -4,6 +4,7 @@
 kind          keys, besides ``kind`` and ``at`` (seconds since the epoch)
 ============= =====================================================================================================
 planned       files, bytes, model_id, build_id, instance, purchase_option, shares, pods, source, destination, generation
+unlisted      files, plan: the files are too many to be named, except failed ones; the document that names them
 skipped       file, reason
 skipped_more  count
 refused       error, reason
@@ -39,6 +40,7 @@ _REQUIRED_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
             ("model_id", "build_id", "instance", "purchase_option", "source", "destination"), _TEXT
         ),
     },
+    "unlisted": {"files": _INTEGER, "plan": _TEXT},
     "skipped": {"file": _TEXT, "reason": _TEXT},
     "skipped_more": {"count": _INTEGER},
     "refused": {"error": _TEXT, "reason": _TEXT},

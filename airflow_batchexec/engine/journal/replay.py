@@ -6,25 +6,24 @@ destination: it may lose its last second, and no decision depends on it. ``entri
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec.engine.journal.entries import is_complete, is_entry, is_number
+from airflow_batchexec.engine.journal.listed_files import MAX_LISTED_FAILURES
+from airflow_batchexec.engine.journal.packing import unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from airflow_batchexec.engine.journal.entries import Entry
 
-__all__ = ["MODEL_LINE", "FileState", "pack", "pack_in_rows", "replay", "report_lines", "unpack"]
+__all__ = ["MODEL_LINE", "FileState", "audited_statuses", "current_entries", "replay", "report_lines"]
 
 MODEL_LINE = "[model] "
 """Prefix of report lines with model output."""
-_MAX_UNPACKED_BYTES = 64 * 1024**2
 _END_STATUSES = {"finished": "FINISHED", "failed": "FAILED", "timeout": "TIMEOUT", "cancelled": "CANCELLED"}
 _NOT_STARTED_STATUS = "NOT_STARTED"
 _LOST = "It was started but did not end: its process was killed or lost."
@@ -33,46 +32,6 @@ _AUDIT = "The audit found no valid result; see the manifest for the reason."
 # Terminal escape sequences, and characters that databases cannot store.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-# ---- compact lists of files
-
-
-def pack(value: list[Any] | dict[str, Any]) -> str:
-    """Encode a JSON value compactly, as compressed base64 text."""
-    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
-
-
-def unpack(text: str) -> Any:
-    """Decode a value encoded by :func:`pack`.
-
-    Raises:
-        ValueError: The text is not a packed value, or unpacks to more than 64 MiB.
-    """
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(base64.b64decode(text, validate=True), _MAX_UNPACKED_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"Packed journal value cannot be decompressed: {error}.") from None
-    if not inflater.eof:
-        raise ValueError("Packed journal value is truncated, or larger than 64 MiB.")
-    return json.loads(data)
-
-
-def pack_in_rows(items: Sequence[Any], *, max_bytes: int) -> list[str]:
-    """Pack a list into parts of limited size.
-
-    Args:
-        items: JSON values.
-        max_bytes: Maximum size of a part; a single larger item gets its own part.
-    """
-    packed = pack(list(items))
-    if len(packed) <= max_bytes or len(items) < 2:  # noqa: PLR2004  a single item cannot be split
-        return [packed]
-    middle = len(items) // 2
-    return [
-        part for half in (items[:middle], items[middle:]) for part in pack_in_rows(half, max_bytes=max_bytes)
-    ]
 
 
 # ---- file states
@@ -123,11 +82,8 @@ def replay(
     Raises:
         ValueError: ``ended["not_finished"]`` cannot be read.
     """
-    entries = [entry for entry in entries if is_complete(entry)]
-    since = max((entry["generation"] for entry in entries if entry["kind"] == "planned"), default=0)
-    starts, ends, loaded = _last_attempts(entries, since)
-    audited = ended is not None and "not_finished" in ended
-    not_finished = _unpack_statuses(ended["not_finished"]) if ended is not None and audited else {}
+    starts, ends, loaded = _last_attempts(current_entries(entries))
+    not_finished = audited_statuses(ended)
     states = []
     for file, shard in files:
         start, end = starts.get(file), ends.get(file)
@@ -136,7 +92,7 @@ def replay(
         status, reason = _recorded_status(
             start, end, run_is_over=run_is_over, is_loaded=f"pod-{shard}" in loaded
         )
-        if audited:
+        if not_finished is not None:
             audit_status = not_finished.get(file, "FINISHED")
             status = "CANCELLED" if audit_status == _NOT_STARTED_STATUS else audit_status
             reason = _audited_reason(audit_status, start, end)
@@ -154,8 +110,26 @@ def replay(
     return states
 
 
-def _unpack_statuses(text: str) -> dict[str, str]:
-    statuses = unpack(text)
+def current_entries(entries: Iterable[Entry]) -> list[Entry]:
+    """The complete entries, without those of files from before the last planning."""
+    complete = [entry for entry in entries if is_complete(entry)]
+    since = max((entry["generation"] for entry in complete if entry["kind"] == "planned"), default=0)
+    return [
+        entry
+        for entry in complete
+        if entry["kind"] not in {"started", *_END_STATUSES} or _attempt(entry)[0] >= since
+    ]
+
+
+def audited_statuses(ended: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """The status of each file without a result that the row ``ended`` names; ``None`` if there was no audit.
+
+    Raises:
+        ValueError: ``ended["not_finished"]`` cannot be read.
+    """
+    if ended is None or "not_finished" not in ended:
+        return None
+    statuses = unpack(ended["not_finished"])
     known = [*_END_STATUSES.values(), _NOT_STARTED_STATUS]
     if not isinstance(statuses, dict) or any(status not in known for status in statuses.values()):
         raise ValueError("not_finished contains an unknown file status.")
@@ -163,7 +137,7 @@ def _unpack_statuses(text: str) -> dict[str, str]:
 
 
 def _last_attempts(
-    entries: Iterable[Entry], since: int
+    entries: Iterable[Entry],
 ) -> tuple[dict[str, Entry], dict[str, Entry], set[str]]:
     """The start and end of each file's last attempt, by file, and the pods that have loaded the build."""
     starts: dict[str, Entry] = {}
@@ -173,7 +147,7 @@ def _last_attempts(
         kind = entry["kind"]
         if kind == "loaded":
             loaded.add(entry["pod"])
-        if kind not in {"started", *_END_STATUSES} or _attempt(entry)[0] < since:
+        if kind not in {"started", *_END_STATUSES}:
             continue
         latest = starts if kind == "started" else ends
         known = latest.get(entry["file"])
@@ -294,6 +268,10 @@ def _count(number: int, noun: str) -> str:
 
 _SENTENCES: dict[str, Callable[[Entry], str]] = {
     "planned": _planned,
+    "unlisted": lambda entry: (
+        f"{_count(entry['files'], 'file')} are too many to list here: only files that fail are, up to "
+        f"{MAX_LISTED_FAILURES:,}. All files are in {entry['plan']} and, at the end, in the manifest."
+    ),
     "skipped": lambda entry: f"Skipped {entry['file']}: it {entry['reason']}.",
     "skipped_more": lambda entry: f"Skipped {_count(entry['count'], 'more file')}.",
     "refused": lambda entry: f"Refused: {entry['reason']}",

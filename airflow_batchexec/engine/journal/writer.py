@@ -57,6 +57,7 @@ class JournalWriter:
         self._rows = 0
         self._failed = False
         self._closing = False
+        self._batch_requested = False
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         if in_background:
@@ -86,6 +87,12 @@ class JournalWriter:
                 self._pending.append((entry, size))
             self._condition.notify()
 
+    def request_batch(self) -> None:
+        """Have ``after_batch`` called within about two seconds, even without entries."""
+        with self._condition:
+            self._batch_requested = True
+            self._condition.notify()
+
     def close(self) -> None:
         """Write all pending entries; give up after ten seconds."""
         with self._condition:
@@ -102,7 +109,7 @@ class JournalWriter:
         closing = False
         while not closing:
             with self._condition:
-                self._condition.wait_for(lambda: self._pending or self._closing)
+                self._condition.wait_for(lambda: self._pending or self._batch_requested or self._closing)
                 closing = self._condition.wait_for(lambda: self._closing, timeout=_BATCH_SECONDS)
             self._write_batch()
 
@@ -113,6 +120,7 @@ class JournalWriter:
                 entry = {"at": at, "kind": "lines_dropped", "file": file, "count": count}
                 self._pending.append((entry, _size(entry)))
             self._dropped.clear()
+            self._batch_requested = False
             # Entries added during the write wait for the next batch; otherwise each would soon get its own row.
             remaining = len(self._pending)
         try:

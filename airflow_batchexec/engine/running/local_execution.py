@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.instances import InstanceTable
     from airflow_batchexec.engine.config.locations import AllowedLocations, Location
     from airflow_batchexec.engine.config.model import ExecutionConfig
+    from airflow_batchexec.engine.execution.conclusion import Conclusion
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.engine.execution.manifest import Manifest
     from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage.base import Storage
@@ -109,8 +109,8 @@ class LocalExecution:
             max_shards=1,
         )
 
-    def run(self, prepared: Prepared) -> Manifest:
-        """Predict all files and return the manifest. A file that fails ends the execution without raising.
+    def run(self, prepared: Prepared) -> Conclusion:
+        """Predict all files and conclude the execution. A file that fails ends the execution without raising.
 
         A ``KeyboardInterrupt`` cancels the execution: its pods are terminated, no partial result is left, and the
         manifest is written with the status CANCELLED. Then the interrupt is raised again.
@@ -127,11 +127,13 @@ class LocalExecution:
             self._stop(_as_batch_exec_error(error))
             interrupt = error
         status, reason = self._end_status()
-        manifest = conclude(spec=spec, storage=storage, ended_at=now(), end_status=status, end_reason=reason)
+        conclusion = conclude(
+            spec=spec, storage=storage, ended_at=now(), end_status=status, end_reason=reason
+        )
         for exception in (interrupt, self._crash):
             if exception is not None:
                 raise exception
-        return manifest
+        return conclusion
 
     def _predict(self, prepared: Prepared) -> None:
         spec = prepared.spec

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_service import parse_response
 
-from airflow_batchexec.engine.journal.replay import pack
+from airflow_batchexec.engine.journal.packing import pack
 from airflow_batchexec.wire.values import JobStatus
 from tools.seeded_execution import (
     BUILD_ID,
@@ -161,6 +161,93 @@ def test_a_cancelled_execution_without_an_end_row_is_cancelled(api: Any, seed: C
 
     assert status(api) == ("CANCELLED", 0, 0)
     assert reason(api) == "It was cancelled by ann."
+
+
+# ---- executions of too many files to name
+
+
+def seed_many(session: Session, run: DagRun) -> None:
+    """An execution of 20,000 files in two shards, in one of which files failed."""
+    entries = [
+        {"at": 1_719_792_000.0, "kind": "unlisted", "files": 20_000, "plan": "s3://b/out/plan.jsonl"},
+        {
+            "at": 1_719_792_001.0,
+            "kind": "failed",
+            "file": "b.csv",
+            "pod": "pod-1",
+            "generation": 0,
+            "attempt": 1,
+            "reason": "It is broken.",
+        },
+    ]
+    say(session, run, "plan", "journal-0-1-0000", entries[:1])
+    say(
+        session,
+        run,
+        "plan",
+        "planned",
+        {
+            "generation": 0,
+            "total_files": 20_000,
+            "shares": 2,
+            "model_id": "m",
+            "build_id": BUILD_ID,
+            "files_rows": 0,
+        },
+    )
+    map_predict(session, run, {0: "running", 1: "failed"})
+    say(session, run, "predict", "journal-0-1-0000", pack(entries[1:]), map_index=1)
+    say(session, run, "predict", "progress", {"generation": 0, "finished": 9_000}, map_index=0)
+    say(session, run, "predict", "progress", {"generation": 0, "finished": 400}, map_index=1)
+
+
+def test_an_execution_of_too_many_files_has_counts_and_its_failures(api: Any, seed: Callable[..., None]):
+    seed("run", seed_many, state="running")
+
+    assert status(api) == ("RUNNING", 9_400, 20_000)
+    job = api.get("/batch-job/run").json()["batch_job"]
+    assert [(t["task_id"], t["filename"], t["status"]) for t in job["task_executions"]] == [
+        ("predict[1]", "b.csv", "BATCH_TASK_FAILED_STATUS")
+    ]
+    report = "\n".join(call(api, "report", "/batch-job/run/report")["report_messages"])
+    assert "20,000 files are too many to list here: only files that fail are, up to 1,000." in report
+    assert "All files are in s3://b/out/plan.jsonl" in report
+    assert "b.csv failed: It is broken." in report
+
+
+def test_the_audit_decides_which_of_too_many_files_failed(api: Any, seed: Callable[..., None]):
+    def write(session: Session, run: DagRun) -> None:
+        seed_many(session, run)
+        seed_end(
+            session,
+            run,
+            "FAILED",
+            total_files=20_000,
+            finished_files=15_000,
+            rows=70,
+            not_finished=pack({"b.csv": "TIMEOUT", "c.csv": "FAILED"}),
+        )
+
+    seed("run", write, state="failed")
+
+    assert status(api) == ("FAILED", 15_000, 20_000)
+    job = api.get("/batch-job/run").json()["batch_job"]
+    assert [(t["task_id"], t["filename"], t["status"]) for t in job["task_executions"]] == [
+        ("predict[1]", "b.csv", "BATCH_TASK_TIMEOUT_STATUS"),
+        ("predict", "c.csv", "BATCH_TASK_FAILED_STATUS"),
+    ]
+
+
+@pytest.mark.parametrize("damaged", ["nonsense", pack(["b.csv"])])
+def test_damaged_rows_of_too_many_files_show_none(api: Any, seed: Callable[..., None], damaged: str):
+    def write(session: Session, run: DagRun) -> None:
+        seed_many(session, run)
+        seed_end(session, run, "FAILED", total_files=20_000, finished_files=1, not_finished=damaged)
+
+    seed("run", write, state="failed")
+
+    assert status(api) == ("FAILED", 1, 20_000)
+    assert api.get("/batch-job/run").json()["batch_job"]["task_executions"] == []
 
 
 # ---- clears

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from journals import read_journal
 
-from airflow_batchexec.engine.journal.replay import unpack
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
+from airflow_batchexec.engine.journal.packing import unpack, unpack_entries
 from airflow_batchexec.operators.task_journal import TaskJournal
 
 if TYPE_CHECKING:
@@ -114,6 +115,65 @@ def test_any_other_unknown_key_is_refused_by_name(executions: InlineExecutions, 
 
     assert outcome.state == "failed"
     assert next(iter(conf)) in outcome.xcom("plan", "refused")["reason"]
+
+
+class Rows(dict[str, Any]):
+    """A state store in memory."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [
+            entry for key, row in self.items() if key.startswith("journal-") for entry in unpack_entries(row)
+        ]
+
+
+def file_record(file: str, status: FileStatus) -> FileRecord:
+    output = StoredFile(f"s3://out/{file}", 4, "o", 2) if status is FileStatus.FINISHED else None
+    return FileRecord(file=file, etag="e", status=status, pod="pod-0", attempt=1, at=5.0, output=output)
+
+
+def journal_in(rows: Rows) -> TaskJournal:
+    context: Any = {
+        "ti": SimpleNamespace(try_number=1),
+        "dag_run": SimpleNamespace(clear_number=0),
+        "task_state_store": rows,
+    }
+    return TaskJournal(context, name="pod-0", log=logging.getLogger("task"))
+
+
+@pytest.mark.parametrize("omit", [True, False])
+def test_a_task_of_too_many_files_reports_its_progress_and_names_only_failures(*, omit: bool):
+    rows = Rows()
+    journal = journal_in(rows)
+    if omit:
+        journal.omit_files()
+    journal.add_line("", "stdout", "loading")
+    for file, end in (("a.csv", FileStatus.FINISHED), ("b.csv", FileStatus.FAILED)):
+        journal.add_record(file_record(file, FileStatus.STARTED))
+        journal.add_line(file, "stdout", f"predicting {file}")
+        journal.add_record(file_record(file, end))
+    journal.set_progress(1)
+    journal.close()
+
+    kinds = [(entry["kind"], entry.get("file")) for entry in rows.entries()]
+    all_kinds = [("line", ""), *((kind, "a.csv") for kind in ("started", "line", "finished"))]
+    all_kinds += [(kind, "b.csv") for kind in ("started", "line", "failed")]
+    assert kinds == ([("line", ""), ("failed", "b.csv")] if omit else all_kinds)
+    assert rows["progress"] == {"generation": 0, "finished": 1}
+
+
+def test_long_rows_of_the_journal_are_packed():
+    rows = Rows()
+    journal = journal_in(rows)
+    for number in range(100):
+        journal.add_record(file_record(f"{number}.csv", FileStatus.STARTED))
+    journal.close()
+
+    (row,) = rows.values()
+    assert isinstance(row, str)
+    assert [entry["file"] for entry in rows.entries()] == [f"{number}.csv" for number in range(100)]
 
 
 class BrokenStore:

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 from airflow.providers.openlineage.extractors import OperatorLineage
-from manifests import make_manifest
 from openlineage.client.serde import Serde
 
 from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.config.model import ExecutionConfig
+from airflow_batchexec.engine.execution.audit import Audit
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
 from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.engine.execution.spec import ExecutionSpec
@@ -49,6 +49,13 @@ def make_spec(source: str, destination: str) -> ExecutionSpec:
 
 
 SPEC = make_spec("s3://shop/orders", "s3://results/totals")
+
+
+def audit_of(*records: FileRecord) -> Audit:
+    audit = Audit()
+    for record in records:
+        audit.add(record)
+    return audit
 
 
 def finished(name: str, *, rows: int = 3) -> FileRecord:
@@ -124,9 +131,7 @@ def test_many_files_are_reported_as_folders_with_totals(files: int, datasets: in
 
 
 def test_a_failed_execution_reports_its_folders_and_what_was_done():
-    manifest = make_manifest(finished("a"), failed("b"))
-
-    inputs, outputs = serialize(Lineage.of_execution(SPEC, manifest))
+    inputs, outputs = serialize(Lineage.of_execution(SPEC, audit_of(finished("a"), failed("b"))))
 
     assert names(inputs) == [("s3://shop", "orders"), ("s3://models", "repository/totals/v7")]
     assert names(outputs) == [("s3://results", "totals")]
@@ -134,7 +139,7 @@ def test_a_failed_execution_reports_its_folders_and_what_was_done():
 
 
 def test_no_output_is_reported_if_nothing_was_written():
-    inputs, outputs = serialize(Lineage.of_execution(SPEC, make_manifest(failed("b"))))
+    inputs, outputs = serialize(Lineage.of_execution(SPEC, audit_of(failed("b"))))
 
     assert names(inputs) == [("s3://models", "repository/totals/v7")]
     assert outputs == []

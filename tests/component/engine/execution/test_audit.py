@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.engine.config.locations import Location
-from airflow_batchexec.engine.execution.audit import audit
+from airflow_batchexec.engine.execution.audit import Audit, audit_file
+from airflow_batchexec.engine.execution.file_table import StoredResult
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.plan import FileTask
-from airflow_batchexec.engine.storage.base import ObjectInfo
 
 OUT = Location.parse("s3://delays/out")
 
@@ -36,18 +36,26 @@ def record(file, status=FileStatus.FINISHED, *, reason="", etag="e1", rows=3):
     )
 
 
-def found(file, size=20):
-    return ObjectInfo(OUT.join(file), size, "o")
+class Audited:
+    """The audit of some files, and the outcome of their execution."""
+
+    def __init__(self, files, records, results, **end):
+        self.audit = Audit()
+        self.records = [audit_file(task(file), records.get(file), results.get(file)) for file in files]
+        for final in self.records:
+            self.audit.add(final)
+        self.status, self.reason = self.audit.outcome(**end)
+        self.counts = (
+            self.audit.finished_files,
+            self.audit.failed_files,
+            self.audit.not_started_files,
+        )
 
 
-def audit_of(*records, unstarted=(), missing=(), **end):
+def audit_of(*records, unstarted=(), **end):
     files = [entry.file for entry in records] + list(unstarted)
-    return audit(
-        tasks=[task(file) for file in files],
-        records={entry.file: entry for entry in records},
-        results={entry.file: None if entry.file in missing else found(entry.file) for entry in records},
-        **end,
-    )
+    results = {entry.file: StoredResult(20, "o") for entry in records}
+    return Audited(files, {entry.file: entry for entry in records}, results, **end)
 
 
 # ---- the status
@@ -56,20 +64,21 @@ def audit_of(*records, unstarted=(), missing=(), **end):
 def test_an_execution_is_finished_if_every_result_exists():
     done = audit_of(record("a.csv"), record("b.csv", rows=0))
     assert (done.status, done.reason) == (ExecutionStatus.FINISHED, "")
-    assert (done.finished_files, done.failed_files, done.not_started_files) == (2, 0, 0)
-    assert (done.rows_in, done.rows_out) == (5, 3)
+    assert done.counts == (2, 0, 0)
+    assert (done.audit.rows_in, done.audit.rows_out) == (5, 3)
+    assert (done.audit.bytes_in, done.audit.bytes_out) == (20, 40)
 
 
 @pytest.mark.parametrize(
     ("results", "error", "state"),
     [
-        ({"a.csv": None}, "ObjectNotFoundError", "is now missing"),
         ({}, "ObjectNotFoundError", "is now missing"),
-        ({"a.csv": found("a.csv", 7)}, "ObjectChangedError", "now has 7 bytes"),
+        ({"a.csv": StoredResult(7, "o")}, "ObjectChangedError", "now has 7 bytes"),
+        ({"a.csv": StoredResult(20, "p")}, "ObjectChangedError", "its etag has changed from o to p"),
     ],
 )
 def test_a_missing_or_changed_result_fails_the_execution(results, error, state):
-    audited = audit(tasks=[task("a.csv")], records={"a.csv": record("a.csv")}, results=results)
+    audited = Audited(["a.csv"], {"a.csv": record("a.csv")}, results)
     assert audited.status is ExecutionStatus.FAILED
     assert audited.records[0].error == error
     assert audited.reason == (
@@ -111,7 +120,7 @@ def test_the_reason_names_failed_cancelled_and_not_started_files():
         "1 of 5 files failed: b.csv: predict raised ValueError: no column 'x'. "
         "1 file was cancelled: c.csv. 2 files were not started: d.csv, e.csv."
     )
-    assert (failed.finished_files, failed.failed_files, failed.not_started_files) == (1, 2, 2)
+    assert failed.counts == (1, 2, 2)
 
 
 def test_the_reason_names_at_most_three_files():
@@ -168,21 +177,25 @@ ends = st.none() | st.sampled_from(
 @given(
     st.lists(st.sampled_from(FILES), min_size=1, unique=True),
     st.lists(entries),
-    st.dictionaries(st.sampled_from(FILES), st.none() | st.sampled_from([19, 20])),
+    st.dictionaries(st.sampled_from(FILES), st.sampled_from([19, 20])),
     ends,
 )
 def test_listed_equals_finished_plus_failed_plus_not_started(files, records, present, end_status):
-    audited = audit(
-        tasks=[task(file) for file in files],
-        records={entry.file: entry for entry in records},
-        results={file: None if size is None else found(file, size) for file, size in present.items()},
+    audited = Audited(
+        files,
+        {entry.file: entry for entry in records},
+        {file: StoredResult(size, "o") for file, size in present.items()},
         end_status=end_status,
         end_reason="It was ended.",
     )
     assert [entry.file for entry in audited.records] == files
-    assert len(files) == audited.finished_files + audited.failed_files + audited.not_started_files
+    assert len(files) == audited.audit.total_files == sum(audited.counts)
+    finals = {entry.file: entry.status for entry in audited.records}
+    assert audited.audit.unfinished == {
+        file: status for file, status in finals.items() if status is not FileStatus.FINISHED
+    }
     assert FileStatus.STARTED not in {entry.status for entry in audited.records}
-    complete = audited.finished_files == len(files)
+    complete = audited.counts[0] == len(files)
     assert (audited.status is ExecutionStatus.FINISHED) is complete
     assert (audited.reason == "") is complete
     if complete:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from airflow_batchexec.engine.config.instances import InstanceTable
 from airflow_batchexec.engine.config.locations import AllowedLocations, Location
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution import lock
-from airflow_batchexec.engine.execution.conclusion import conclude, read_manifest
+from airflow_batchexec.engine.execution.conclusion import conclude, read_header, read_manifest, wait_for_pods
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter, StoredFile
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
@@ -32,6 +33,7 @@ from airflow_batchexec.exceptions import (
     ModelNotFoundError,
     NoInputFilesError,
     NoLiveBuildError,
+    ObjectChangedError,
     ObjectNotFoundError,
     ResultCollisionError,
 )
@@ -59,6 +61,10 @@ class Recording(LocalStorage):
     def create(self, location, data):
         self._change("create", location)
         return super().create(location, data)
+
+    def publish(self, path, location):
+        self._change("publish", location)
+        return super().publish(path, location)
 
     def delete(self, location, *, etag=None):
         self._change("delete", location)
@@ -133,7 +139,7 @@ class World:
         ledger.close()
 
     def conclude(self, spec, ended_at=107.5, **end):
-        return conclude(spec=spec, storage=self.storage, ended_at=ended_at, **end)
+        return conclude(spec=spec, storage=self.storage, ended_at=ended_at, **end).header
 
     def destination_paths(self):
         """Every file and folder in the destination."""
@@ -195,7 +201,7 @@ def test_the_specification_is_written_last_before_an_old_success_marker_is_delet
     world.prepare()
     (_, lock_name), *changes = world.storage.changes
     assert changes == [
-        ("write", "plan.jsonl"),
+        ("publish", "plan.jsonl"),
         ("write", "skipped.jsonl"),
         ("write", "execution.json"),
         ("delete", "_SUCCESS"),
@@ -433,7 +439,7 @@ def test_planning_again_keeps_the_lock(world):
 
 
 @pytest.mark.parametrize(
-    "full_at", [("write", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
+    "full_at", [("publish", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
 )
 def test_a_disk_that_fills_up_during_planning_leaves_neither_plan_nor_lock(world, full_at):
     world.put("a.csv", "notes.txt")
@@ -468,12 +474,14 @@ def test_a_finished_execution_writes_its_manifest_and_then_the_success_marker(wo
     world.storage.changes.clear()
     manifest = world.conclude(spec)
     assert world.storage.changes == [
-        ("write", "manifest.json"),
+        ("publish", "manifest.json"),
         ("write", "_SUCCESS"),
         ("delete", "cancel"),
         ("delete", spec.lock.name),
     ]
-    assert manifest == read_manifest(world.storage, spec.folder)
+    written = read_manifest(world.storage, spec.folder)
+    assert manifest == written.header() == read_header(world.storage, spec.folder)
+    assert spec.folder.manifest.path.read_bytes() == written.to_json()
     counts = {name: value for name, value in manifest.to_dict().items() if name.endswith("_files")}
     assert counts == {
         "total_files": 2,
@@ -484,8 +492,8 @@ def test_a_finished_execution_writes_its_manifest_and_then_the_success_marker(wo
     }
     assert (manifest.status, manifest.reason, manifest.seconds) == ("FINISHED", "", 7.5)
     assert (manifest.rows, manifest.rows_in) == (4, 6)
-    assert [record.status for record in manifest.files] == [FileStatus.FINISHED] * 2
-    assert manifest.skipped[0].file == "notes.txt"
+    assert [record.status for record in written.files] == [FileStatus.FINISHED] * 2
+    assert written.skipped[0].file == "notes.txt"
     marker = json.loads((world.destination / "_SUCCESS").read_text())
     assert marker == manifest.model_dump(include={"execution_id", "finished_files", "rows", "manifest"})
     assert world.locks() == []
@@ -499,7 +507,7 @@ def test_a_failed_execution_accounts_for_every_file_without_a_success_marker(wor
     assert manifest.status == "FAILED"
     assert (manifest.total_files, manifest.finished_files) == (4, 1)
     assert (manifest.failed_files, manifest.not_started_files) == (2, 1)
-    assert [record.status.value for record in manifest.files] == [
+    assert [record.status.value for record in read_manifest(world.storage, spec.folder).files] == [
         *("FINISHED", "FAILED", "FAILED", "NOT_STARTED")
     ]
     assert not (world.destination / "_SUCCESS").exists()
@@ -515,7 +523,7 @@ def test_an_execution_that_fails_after_it_had_finished_loses_its_success_marker(
     (world.destination / "a.csv").unlink()
     world.storage.changes.clear()
     assert world.conclude(spec).status == "FAILED"
-    assert world.storage.changes[:2] == [("delete", "_SUCCESS"), ("write", "manifest.json")]
+    assert world.storage.changes[:2] == [("delete", "_SUCCESS"), ("publish", "manifest.json")]
     assert not (world.destination / "_SUCCESS").exists()
 
 
@@ -573,11 +581,122 @@ def test_an_execution_that_was_never_prepared_has_no_specification(world):
 def test_an_execution_holds_its_lock_until_its_manifest_is_written(world):
     world.put("a.csv")
     spec = world.prepare().spec
-    world.storage = Recording(("write", "manifest.json"))
+    world.storage = Recording(("publish", "manifest.json"))
     with pytest.raises(DiskFullError):
         world.conclude(spec)
     assert spec.lock.path.exists()
     assert spec.lock.parent.name == lock.FOLDER
+
+
+# ---- reading the manifest
+
+
+class Counting(LocalStorage):
+    """Counts the bytes that are read, by name of the document."""
+
+    def __init__(self):
+        self.read_bytes = Counter()
+
+    def read(self, location, *, start=0, length=None):
+        data = super().read(location, start=start, length=length)
+        self.read_bytes[location.name] += len(data)
+        return data
+
+
+@pytest.fixture
+def concluded(world):
+    world.put(*(f"{number:04d}.csv" for number in range(1_000)))
+    spec = world.prepare().spec
+    world.conclude(spec)
+    return spec
+
+
+def test_reading_the_header_of_a_manifest_does_not_read_its_files(concluded):
+    storage = Counting()
+
+    header = read_header(storage, concluded.folder)
+
+    assert header == read_manifest(storage, concluded.folder).header()
+    assert (header.total_files, header.not_started_files) == (1_000, 1_000)
+    assert storage.read_bytes["manifest.json"] == 64 * 1024 + concluded.folder.manifest.path.stat().st_size
+
+
+def test_the_header_is_read_from_any_layout_of_the_document(world, concluded):
+    before = read_header(world.storage, concluded.folder)
+    path = concluded.folder.manifest.path
+    document = json.loads(path.read_text())
+
+    for values in (document, dict(reversed(document.items()))):
+        path.write_text(json.dumps(values))
+        assert read_header(world.storage, concluded.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('"version": 1', '"version": 2', ConfigurationError),
+        ('"rows": 0', '"rows": "many"', ObjectChangedError),
+        ('"files": [', "", ObjectChangedError),
+        ('"version": 1,', '"version": 1', ObjectChangedError),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_an_error(world, concluded, old, new, error):
+    path = concluded.folder.manifest.path
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(error, match="manifest"):
+        read_header(world.storage, concluded.folder)
+
+
+# ---- waiting for pods
+
+
+def ended_pod(file, pod, status=FileStatus.CANCELLED, *, attempt=1, at=101.0):
+    return FileRecord(file=file, etag="e", status=status, pod=pod, attempt=attempt, at=at)
+
+
+def wait(spec, storage, *, pods, seconds=0.0):
+    return wait_for_pods(spec=spec, storage=storage, generation=0, pods=pods, seconds=seconds)
+
+
+def add_records(spec, writer, *records):
+    ledger = LedgerWriter(storage=LocalStorage(), folder=spec.folder.ledger(spec.round_id), writer=writer)
+    for record in records:
+        ledger.add(record)
+    ledger.close()
+
+
+def test_pods_have_ended_when_their_last_attempt_has(world):
+    world.put("a.csv", "b.csv", "c.csv")
+    spec = world.prepare().spec
+    add_records(spec, "0", ended_pod("a.csv", "pod-0"), ended_pod("b.csv", "pod-0", FileStatus.FINISHED))
+    add_records(spec, "1", ended_pod("c.csv", "pod-1", FileStatus.FAILED))
+    assert wait(spec, world.storage, pods=2)
+
+    add_records(spec, "1-again", ended_pod("c.csv", "pod-1", FileStatus.STARTED, attempt=2, at=90.0))
+    assert not wait(spec, world.storage, pods=2)
+    assert wait(spec, world.storage, pods=1)
+
+
+def test_waiting_for_pods_reads_each_segment_once(world):
+    world.put("a.csv")
+    spec = world.prepare().spec
+    add_records(spec, "0", ended_pod("a.csv", "pod-0"))
+    (segment,) = world.storage.list(spec.folder.ledger(spec.round_id))
+
+    class Awaited(Counting):
+        """The other pod ends while the ledger is listed for the second time."""
+
+        listings = 0
+
+        def list(self, folder):
+            self.listings += 1
+            if self.listings == 2:
+                add_records(spec, "1", ended_pod("a.csv", "pod-1"))
+            return super().list(folder)
+
+    storage = Awaited()
+    assert wait(spec, storage, pods=2, seconds=60.0)
+    assert storage.read_bytes[segment.location.name] == segment.size_bytes
 
 
 # ---- purchase option and placement

@@ -243,7 +243,7 @@ def test_what_is_written_is_read_as_it_was_and_fits_the_schema(manifest: Manifes
     data = manifest.to_json()
 
     assert Manifest.read(data) == manifest
-    assert json.loads(data) == manifest.to_dict()
+    assert data.decode() == json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
     validator().validate(manifest.to_dict())
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.journal.replay import (
-    MODEL_LINE,
-    FileState,
-    pack,
-    pack_in_rows,
-    replay,
-    report_lines,
-    unpack,
-)
+from airflow_batchexec.engine.journal.packing import pack
+from airflow_batchexec.engine.journal.replay import MODEL_LINE, FileState, replay, report_lines
 
 NAMES = [f"f{number}.csv" for number in range(6)]
 KINDS = {"finished": "FINISHED", "failed": "FAILED", "timeout": "TIMEOUT", "cancelled": "CANCELLED"}
@@ -292,37 +282,7 @@ def test_terminal_escapes_are_removed():
     assert reported == (1.0, "[model] a.csv: red \ufffdbell")
 
 
-# ---- packing
-
-
-@given(json_values.filter(lambda value: isinstance(value, (list, dict))))
-def test_packed_values_round_trip(value):
-    text = pack(value)
-    assert text.isascii()
-    assert repr(unpack(text)) == repr(value)
-
-
-@given(st.lists(st.text(), max_size=200), st.integers(50, 400))
-def test_a_long_list_is_packed_in_ordered_rows_of_limited_size(items, limit):
-    rows = pack_in_rows(items, max_bytes=limit)
-    assert [item for row in rows for item in unpack(row)] == items
-    assert all(len(row) <= limit or len(unpack(row)) == 1 for row in rows)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "not base64!",
-        base64.b64encode(b"not zlib").decode(),
-        pack(["cut"])[:8],
-        base64.b64encode(zlib.compress(b" " * (65 * 1024**2))).decode(),
-        base64.b64encode(zlib.compress(b"not json")).decode(),
-    ],
-    ids=["base64", "zlib", "cut", "too large", "json"],
-)
-def test_invalid_packed_values_are_refused(text):
-    with pytest.raises(ValueError):
-        unpack(text)
+# ---- the row of the audit
 
 
 @pytest.mark.parametrize("value", [["a.csv"], {"a.csv": 1}, {"a.csv": ["FAILED"]}, {"a.csv": "DONE"}])

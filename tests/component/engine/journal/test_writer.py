@@ -151,6 +151,19 @@ def test_after_batch_runs_in_the_writer_thread():
     assert seen == ["journal"]
 
 
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_batch_can_be_requested_without_entries(in_background):
+    batches = []
+    writer = JournalWriter(
+        lambda *_: None, after_batch=lambda: batches.append(1), in_background=in_background
+    )
+    writer.request_batch()
+    if in_background:
+        wait_until(lambda: batches)
+    writer.close()
+    assert batches
+
+
 # ---- model output
 
 

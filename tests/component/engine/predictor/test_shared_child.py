@@ -24,6 +24,7 @@ from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.predictor.process import Predictor
 from airflow_batchexec.engine.predictor.shared_child import SharedChild, launch_shared
 from airflow_batchexec.engine.predictor.spec import PredictorSpec
+from airflow_batchexec.engine.standalone.file_types import FileType
 from airflow_batchexec.exceptions import (
     ModelLoadError,
     PodDiedError,

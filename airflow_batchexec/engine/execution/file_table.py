@@ -1,0 +1,145 @@
+"""A temporary table of an execution's files: what was planned, what was recorded, and which results are stored.
+
+The table is an SQLite database in a temporary file. So the memory to conclude an execution does not depend on the
+number of its files.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus
+from airflow_batchexec.engine.execution.plan import FileTask
+from airflow_batchexec.exceptions import DiskFullError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["FileRow", "FileTable", "StoredResult", "open_file_table"]
+
+_CACHE_KIB = 32 * 1024
+_SCHEMA = f"""
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -{_CACHE_KIB};
+CREATE TABLE task (position INTEGER PRIMARY KEY, file TEXT, size_bytes INTEGER, etag TEXT, result TEXT);
+CREATE TABLE record (
+    position INTEGER PRIMARY KEY, generation INTEGER, attempt INTEGER, has_ended INTEGER, at REAL,
+    has_finished INTEGER, line BLOB
+);
+CREATE TABLE stored (position INTEGER PRIMARY KEY, size_bytes INTEGER, etag TEXT);
+BEGIN;
+"""
+_ADD_RECORD = """
+INSERT INTO record SELECT position, ?, ?, ?, ?, ?, ? FROM task WHERE file = ?
+ON CONFLICT (position) DO UPDATE SET
+    generation = excluded.generation, attempt = excluded.attempt, has_ended = excluded.has_ended, at = excluded.at,
+    has_finished = excluded.has_finished, line = excluded.line
+WHERE (excluded.generation, excluded.attempt, excluded.has_ended, excluded.at)
+    >= (record.generation, record.attempt, record.has_ended, record.at)
+"""
+_ADD_STORED = """
+INSERT OR IGNORE INTO stored SELECT position, ?, ? FROM task JOIN record USING (position)
+WHERE task.result = ? AND record.has_finished
+"""
+_ROWS = """
+SELECT task.file, task.size_bytes, task.etag, task.result, record.line, stored.size_bytes, stored.etag
+FROM task LEFT JOIN record USING (position) LEFT JOIN stored USING (position) ORDER BY task.position
+"""
+
+
+class StoredResult(NamedTuple):
+    """A result as it is stored now."""
+
+    size_bytes: int
+    etag: str
+
+
+class FileRow(NamedTuple):
+    """One planned file.
+
+    Attributes:
+        task: The file task.
+        record: The file's latest record, as :attr:`FileRecord.order` defines it; ``None`` without any.
+        stored: Its result, if it was found; ``None`` does not mean that it is missing.
+    """
+
+    task: FileTask
+    record: FileRecord | None
+    stored: StoredResult | None
+
+
+class FileTable:
+    """The planned files of an execution; see :func:`open_file_table`. For a single thread."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.executescript(_SCHEMA)
+
+    def add_tasks(self, tasks: Iterable[FileTask]) -> None:
+        """Add the plan, once, before anything else."""
+        rows = ((task.file, task.size_bytes, task.etag, task.result) for task in tasks)
+        self._database.executemany(
+            "INSERT INTO task (file, size_bytes, etag, result) VALUES (?, ?, ?, ?)", rows
+        )
+        self._database.execute("CREATE UNIQUE INDEX task_file ON task (file)")
+
+    def add_records(self, lines: Iterable[bytes]) -> None:
+        """Add lines of the ledger, in any order. Those of files that are not planned are ignored."""
+        self._database.executemany(_ADD_RECORD, map(_record_values, lines))
+
+    def finished_files(self) -> int:
+        """The number of files whose latest record says that they have finished."""
+        (count,) = self._database.execute("SELECT count(*) FROM record WHERE has_finished").fetchone()
+        return int(count)
+
+    def result_range(self) -> tuple[str, str]:
+        """The first and last path of the results, in the order in which buckets list them."""
+        self._database.execute("CREATE INDEX IF NOT EXISTS task_result ON task (result)")
+        first, last = self._database.execute("SELECT min(result), max(result) FROM task").fetchone()
+        return first, last
+
+    def add_stored(self, results: Iterable[tuple[str, StoredResult]]) -> int:
+        """Add stored results, by their path below the destination, after :meth:`result_range`.
+
+        Returns:
+            How many of them belong to files that have finished and had no result yet.
+        """
+        values = ((stored.size_bytes, stored.etag, path) for path, stored in results)
+        return self._database.executemany(_ADD_STORED, values).rowcount
+
+    def rows(self) -> Iterator[FileRow]:
+        """All files, in the order of the plan."""
+        for file, size_bytes, etag, result, line, stored_bytes, stored_etag in self._database.execute(_ROWS):
+            yield FileRow(
+                FileTask(file, size_bytes, etag, result),
+                None if line is None else FileRecord.from_dict(json.loads(line)),
+                None if stored_etag is None else StoredResult(stored_bytes, stored_etag),
+            )
+
+
+@contextmanager
+def open_file_table() -> Iterator[FileTable]:
+    """Open an empty table, and delete it afterwards.
+
+    Raises:
+        DiskFullError: There is no space left in the temporary folder.
+        StorageError: The temporary folder cannot be used.
+    """
+    try:
+        # A database without a name is in a temporary file, but only as far as it exceeds the cache.
+        with closing(sqlite3.connect("", isolation_level=None)) as database:
+            yield FileTable(database)
+    except sqlite3.Error as error:
+        kind = DiskFullError if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL else StorageError
+        raise kind(
+            f"Cannot use a temporary database on this machine: {error}. Check the space in its temporary folder."
+        ) from error
+
+
+def _record_values(line: bytes) -> tuple[int, int, bool, float, bool, bytes, str]:
+    record = FileRecord.from_dict(json.loads(line))
+    return (*record.order, record.status is FileStatus.FINISHED, line, record.file)
