@@ -1,7 +1,7 @@
 """The audit of an execution against its plan: account for every file and verify every result. No I/O.
 
 The invariant: listed = finished + failed + not started. An execution is FINISHED only if no file failed, none is left
-over, and every result is in the destination with the size and the etag that it was published with.
+over, and every result is in the destination with the size that it was published with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from airflow_batchexec.exceptions import ObjectChangedError, ObjectNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_batchexec.engine.execution.file_table import StoredResult
     from airflow_batchexec.engine.execution.plan import FileTask
 
 __all__ = ["MAX_UNFINISHED", "Audit", "audit_file"]
@@ -28,13 +27,13 @@ MAX_UNFINISHED = 10_000
 _MAX_NAMED_FILES = 3
 
 
-def audit_file(task: FileTask, record: FileRecord | None, stored: StoredResult | None) -> FileRecord:
+def audit_file(task: FileTask, record: FileRecord | None, stored_bytes: int | None) -> FileRecord:
     """The final record of a file.
 
     Args:
         task: The file task.
         record: The latest record of the file. It does not count if its etag is not the planned one.
-        stored: The result that is in the destination; ``None`` if there is none.
+        stored_bytes: The size of the result that is in the destination; ``None`` if there is none.
     """
     if record is None or record.etag != task.etag:
         return FileRecord(file=task.file, etag=task.etag, status=FileStatus.NOT_STARTED)
@@ -49,18 +48,14 @@ def audit_file(task: FileTask, record: FileRecord | None, stored: StoredResult |
         return record
     published = record.output
     assert published is not None
-    if stored is None:
-        state = "is now missing"
-    elif stored.size_bytes != published.size_bytes:
-        state = f"now has {stored.size_bytes:,} bytes"
-    elif stored.etag != published.etag:
-        state = f"its etag has changed from {published.etag} to {stored.etag}"
-    else:
+    # Not its etag: a lost task may have published the same result once more.
+    if stored_bytes == published.size_bytes:
         return record
+    state = "is now missing" if stored_bytes is None else f"now has {stored_bytes:,} bytes"
     return replace(
         record,
         status=FileStatus.FAILED,
-        error=(ObjectNotFoundError if stored is None else ObjectChangedError).__name__,
+        error=(ObjectNotFoundError if stored_bytes is None else ObjectChangedError).__name__,
         reason=f"Its result {published.uri} was published with {published.size_bytes:,} bytes and {state}: something "
         f"else is writing to the destination.",
     )

@@ -177,7 +177,7 @@ def _audit_files(spec: ExecutionSpec, storage: Storage, audit: Audit) -> Iterato
         table.add_records(_lines(segments))
         list_results(storage, spec.destination, table)
         for row in with_results(storage, spec.destination, table.rows()):
-            record = audit_file(row.task, row.record, row.stored)
+            record = audit_file(row.task, row.record, row.stored_bytes)
             audit.add(record)
             yield record.to_dict()
 

@@ -18,7 +18,7 @@ from airflow_batchexec.exceptions import DiskFullError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["FileRow", "FileTable", "StoredResult", "open_file_table"]
+__all__ = ["FileRow", "FileTable", "open_file_table"]
 
 _CACHE_KIB = 32 * 1024
 _SCHEMA = f"""
@@ -30,7 +30,7 @@ CREATE TABLE record (
     position INTEGER PRIMARY KEY, generation INTEGER, attempt INTEGER, has_ended INTEGER, at REAL,
     has_finished INTEGER, line BLOB
 );
-CREATE TABLE stored (position INTEGER PRIMARY KEY, size_bytes INTEGER, etag TEXT);
+CREATE TABLE stored (position INTEGER PRIMARY KEY, size_bytes INTEGER);
 BEGIN;
 """
 _ADD_RECORD = """
@@ -42,20 +42,13 @@ WHERE (excluded.generation, excluded.attempt, excluded.has_ended, excluded.at)
     >= (record.generation, record.attempt, record.has_ended, record.at)
 """
 _ADD_STORED = """
-INSERT OR IGNORE INTO stored SELECT position, ?, ? FROM task JOIN record USING (position)
+INSERT OR IGNORE INTO stored SELECT position, ? FROM task JOIN record USING (position)
 WHERE task.result = ? AND record.has_finished
 """
 _ROWS = """
-SELECT task.file, task.size_bytes, task.etag, task.result, record.line, stored.size_bytes, stored.etag
+SELECT task.file, task.size_bytes, task.etag, task.result, record.line, stored.size_bytes
 FROM task LEFT JOIN record USING (position) LEFT JOIN stored USING (position) ORDER BY task.position
 """
-
-
-class StoredResult(NamedTuple):
-    """A result as it is stored now."""
-
-    size_bytes: int
-    etag: str
 
 
 class FileRow(NamedTuple):
@@ -64,12 +57,12 @@ class FileRow(NamedTuple):
     Attributes:
         task: The file task.
         record: The file's latest record, as :attr:`FileRecord.order` defines it; ``None`` without any.
-        stored: Its result, if it was found; ``None`` does not mean that it is missing.
+        stored_bytes: The size of its result, if it was found; ``None`` does not mean that it is missing.
     """
 
     task: FileTask
     record: FileRecord | None
-    stored: StoredResult | None
+    stored_bytes: int | None
 
 
 class FileTable:
@@ -102,22 +95,22 @@ class FileTable:
         first, last = self._database.execute("SELECT min(result), max(result) FROM task").fetchone()
         return first, last
 
-    def add_stored(self, results: Iterable[tuple[str, StoredResult]]) -> int:
-        """Add stored results, by their path below the destination, after :meth:`result_range`.
+    def add_stored(self, results: Iterable[tuple[str, int]]) -> int:
+        """Add the sizes of stored results, by their path below the destination, after :meth:`result_range`.
 
         Returns:
             How many of them belong to files that have finished and had no result yet.
         """
-        values = ((stored.size_bytes, stored.etag, path) for path, stored in results)
+        values = ((size_bytes, path) for path, size_bytes in results)
         return self._database.executemany(_ADD_STORED, values).rowcount
 
     def rows(self) -> Iterator[FileRow]:
         """All files, in the order of the plan."""
-        for file, size_bytes, etag, result, line, stored_bytes, stored_etag in self._database.execute(_ROWS):
+        for file, size_bytes, etag, result, line, stored_bytes in self._database.execute(_ROWS):
             yield FileRow(
                 FileTask(file, size_bytes, etag, result),
                 None if line is None else FileRecord.from_dict(json.loads(line)),
-                None if stored_etag is None else StoredResult(stored_bytes, stored_etag),
+                stored_bytes,
             )
 
 

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.config.locations import Scheme
-from airflow_batchexec.engine.execution.file_table import FileRow, StoredResult
 from airflow_batchexec.engine.execution.ledger import FileStatus
 from airflow_batchexec.engine.parallel import parallel_map
 from airflow_batchexec.exceptions import ObjectNotFoundError
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_batchexec.engine.config.locations import Location
-    from airflow_batchexec.engine.execution.file_table import FileTable
+    from airflow_batchexec.engine.execution.file_table import FileRow, FileTable
     from airflow_batchexec.engine.storage.base import Storage
 
 __all__ = ["list_results", "with_results"]
@@ -41,9 +40,7 @@ def list_results(storage: Storage, destination: Location, table: FileTable) -> N
     listed = storage.list(destination.join(folder) if folder else destination)
     for _ in range(-(-missing // _LOOKUPS_PER_PAGE)):
         page = list(islice(listed, _PAGE_OBJECTS))
-        missing -= table.add_stored(
-            (destination.relative(info.location), StoredResult(info.size_bytes, info.etag)) for info in page
-        )
+        missing -= table.add_stored((destination.relative(info.location), info.size_bytes) for info in page)
         if not missing or len(page) < _PAGE_OBJECTS:
             return
 
@@ -61,7 +58,7 @@ def with_results(storage: Storage, destination: Location, rows: Iterator[FileRow
         )
         for start, results in enumerate(found):
             for number, stored in zip(unclear[start::_THREADS], results, strict=True):
-                batch[number] = batch[number]._replace(stored=stored)
+                batch[number] = batch[number]._replace(stored_bytes=stored)
         yield from batch
 
 
@@ -80,12 +77,11 @@ def _is_settled(row: FileRow) -> bool:
     record = row.record
     if record is None or record.status is not FileStatus.FINISHED or record.output is None:
         return True
-    return row.stored == (record.output.size_bytes, record.output.etag)
+    return row.stored_bytes == record.output.size_bytes
 
 
-def _look_up(storage: Storage, location: Location) -> StoredResult | None:
+def _look_up(storage: Storage, location: Location) -> int | None:
     try:
-        info = storage.stat(location)
+        return storage.stat(location).size_bytes
     except ObjectNotFoundError:
         return None
-    return StoredResult(info.size_bytes, info.etag)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchexec.engine.execution.file_table import StoredResult, open_file_table
+from airflow_batchexec.engine.execution.file_table import open_file_table
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, latest
 from airflow_batchexec.engine.execution.plan import FileTask
 from airflow_batchexec.exceptions import DiskFullError, StorageError
@@ -56,12 +56,12 @@ def test_only_the_results_of_finished_files_are_kept_and_each_counts_once():
         table.add_tasks(TASKS)
         table.add_records([line(finished("b.csv"))])
         assert table.result_range() == ("a/c.parquet", "ü.parquet")
-        found = [(name, StoredResult(20, "o")) for name in ("a/c.parquet", "b.parquet", "b.csv", "_SUCCESS")]
+        found = [(name, 20) for name in ("a/c.parquet", "b.parquet", "b.csv", "_SUCCESS")]
 
         assert table.add_stored(found) == 1
         assert table.add_stored(found) == 0
 
-        assert [row.stored for row in table.rows()] == [None, StoredResult(20, "o"), None]
+        assert [row.stored_bytes for row in table.rows()] == [None, 20, None]
 
 
 @pytest.mark.parametrize(
