@@ -128,20 +128,26 @@ def _describe_bad_encoding(path: Path, name: str) -> str:
 
 def _read_parquet(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow as pa
 
     del threads  # Arrow uses its own thread pool, which the worker caps
     _check_signature(path, name, FileType.PARQUET, starts=(b"PAR1", b"PARE"), ends=(b"PAR1", b"PARE"))
     # Given a path, pandas would infer partition columns from its folders.
-    with path.open("rb") as file:
-        return pd.read_parquet(file, engine="pyarrow")
+    with pa.OSFile(str(path)) as file:
+        # Reading ahead serves object stores; from a disk, it only keeps a copy of the file in memory.
+        return pd.read_parquet(file, engine="pyarrow", pre_buffer=False)
 
 
 def _read_feather(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow as pa
 
     del threads  # as for Parquet
     _check_signature(path, name, FileType.FEATHER, starts=(b"ARROW1", b"FEA1"), ends=(b"ARROW1", b"FEA1"))
-    return pd.read_feather(path)
+    # A file of Arrow's is read without the interpreter lock. A memory map would be faster still, but the frame would
+    # refer to it: if another program changed the file meanwhile, predict would see other values, or crash.
+    with pa.OSFile(str(path)) as file:
+        return pd.read_feather(file)
 
 
 def _check_signature(

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
+from pyarrow import feather
 
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, match_suffix, result_name
 from airflow_batchexec.engine.standalone.reading import UnreadableFileError, read_frame
@@ -396,6 +397,25 @@ def test_a_column_that_arrow_cannot_store_is_reported_with_a_fix(values, file_ty
         UnwritableResultError, match=rf"Column 'strange' .* as {file_type.value}: .*astype\(str\)"
     ):
         write_frame(frame, tmp_path / "out", file_type)
+
+
+def test_feather_is_written_in_batches_of_equal_length_whatever_the_chunks_of_the_frame_are(tmp_path):
+    rows, file = 100_000, tmp_path / "out"
+    chunks = pa.chunked_array([[f"{number}", None] for number in range(rows // 2)], pa.large_string())
+    frame = pd.DataFrame({"a": pd.Series(chunks, dtype="str"), "b": np.arange(rows)})
+    write_frame(frame, file, FileType.FEATHER)
+    with pa.ipc.open_file(str(file)) as reader:
+        lengths = [len(reader.get_batch(number)) for number in range(reader.num_record_batches)]
+    assert lengths == [65_536, rows - 65_536]
+    assert_frame_equal(read_frame(file, FileType.FEATHER, name="out.feather"), frame)
+
+
+def test_chunks_with_different_dictionaries_are_written_to_feather(tmp_path):
+    values = [["a", "b"] * 40_000, ["c", None, "a"]]
+    chunks = pa.chunked_array([pa.array(chunk).dictionary_encode() for chunk in values])
+    frame = pd.DataFrame({"a": pd.Series(pd.arrays.ArrowExtensionArray(chunks))})
+    write_frame(frame, tmp_path / "out", FileType.FEATHER)
+    assert feather.read_table(tmp_path / "out")["a"].to_pylist() == [*values[0], *values[1]]
 
 
 # ---- writing CSV
