@@ -128,14 +128,12 @@ def _describe_bad_encoding(path: Path, name: str) -> str:
 
 def _read_parquet(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
-    import pyarrow as pa
 
     del threads  # Arrow uses its own thread pool, which the worker caps
     _check_signature(path, name, FileType.PARQUET, starts=(b"PAR1", b"PARE"), ends=(b"PAR1", b"PARE"))
     # Given a path, pandas would infer partition columns from its folders.
-    with pa.OSFile(str(path)) as file:
-        # Reading ahead serves object stores; from a disk, it only keeps a copy of the file in memory.
-        return pd.read_parquet(file, engine="pyarrow", pre_buffer=False)
+    with path.open("rb") as file:
+        return pd.read_parquet(file, engine="pyarrow")
 
 
 def _read_feather(path: Path, name: str, threads: int) -> pd.DataFrame:
