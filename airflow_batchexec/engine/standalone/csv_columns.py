@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["Lookup", "Strings", "UnencodableTextError", "concat", "encode_column", "string_array"]
+__all__ = ["Lookup", "Strings", "UnencodableTextError", "concat", "content", "encode_column", "string_array"]
 
 _MASKED_DTYPES = {
     **{f"{sign}Int{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
@@ -222,23 +222,13 @@ def _quote_strings(column: pd.Series[Any], null: str) -> pa.LargeStringArray:
         strings = strings.combine_chunks()
     if strings.null_count:
         strings = strings.fill_null("")
-    if _may_need_quotes(strings):
+    text = content(strings).tobytes()
+    # One search through all of the text is far cheaper than one per string.
+    if any(character in text for character in (b",", b'"', b"\n", b"\r")):
         special = pc.match_substring_regex(strings, '[,"\r\n]')
         quoted = concat('"', pc.replace_substring(strings.filter(special), '"', '""'), '"')
         strings = pc.replace_with_mask(strings, special, quoted)
     return pc.if_else(pc.equal(strings, ""), null, strings) if null else strings
-
-
-def _may_need_quotes(strings: pa.LargeStringArray) -> bool:
-    """Whether any string may need quotes: one search through the whole buffer is far cheaper than one per string."""
-    import numpy as np
-
-    _, offsets, data = strings.buffers()
-    if data is None:
-        return False
-    start, end = np.frombuffer(offsets, np.int64)[[strings.offset, strings.offset + len(strings)]]
-    content = memoryview(data)[start:end].tobytes()
-    return any(character in content for character in (b",", b'"', b"\n", b"\r"))
 
 
 def _format_with_pandas(column: pd.Series[Any], null: str, chunk: int) -> Strings:
@@ -254,9 +244,8 @@ def _format_with_pandas(column: pd.Series[Any], null: str, chunk: int) -> String
             length += 1
             end = "\r\n" + "\x1e" * length
             # The same chunks as to_csv's: whether dates are written with a time depends on the others in the chunk.
-            values = part.to_csv(index=False, header=False, lineterminator=end, chunksize=chunk).split(end)[
-                :-1
-            ]
+            text = part.to_csv(index=False, header=False, lineterminator=end, chunksize=chunk)
+            values = text.split(end)[:-1]
         try:
             return string_array([null if value == '""' else value for value in values])
         except UnicodeEncodeError as error:
@@ -277,6 +266,17 @@ def string_array(values: list[str]) -> pa.LargeStringArray:
     import pyarrow as pa
 
     return pa.array(values, pa.large_string())
+
+
+def content(strings: pa.LargeStringArray) -> memoryview:
+    """Return the bytes of all strings, one after the other."""
+    import numpy as np
+
+    _, offsets, data = strings.buffers()
+    if data is None:
+        return memoryview(b"")
+    start, end = np.frombuffer(offsets, np.int64)[[strings.offset, strings.offset + len(strings)]]
+    return memoryview(data)[start:end]
 
 
 def _to_strings(values: Any, null: str = "") -> pa.LargeStringArray:

@@ -4,18 +4,23 @@
 slice of rows, row by row, into a buffer that holds the very bytes of the file. Columns with few distinct values are
 tables (``csv_columns.py``); commas and line ends are tables of one string. Adjacent tables are merged while they stay
 small, which leaves fewer strings to gather for each row.
+
+For some thousand rows, the tables do not pay off (``csv_small_frames.py``). For a hundred, nothing beats ``to_csv``.
 """
 
 # ruff: noqa: PLC0415  pandas, NumPy and pyarrow are imported in functions, as in reading.py
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .csv_columns import Lookup, Strings, concat, encode_column, string_array
+from .csv_columns import Lookup, Strings, concat, content, encode_column, string_array
+from .csv_small_frames import render_small_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +34,9 @@ __all__ = ["write_csv"]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_MAX_PANDAS_ROWS = (
+    100  # up to which to_csv is faster; its cost and ours grow alike with the number of columns
+)
 _CHUNK_CELLS = 100_000  # DataFrame.to_csv formats this many values at a time
 _CHUNKS_PER_SLICE = 6  # a slice is rendered at a time: a few megabytes per thread, which fit the CPU cache
 _MAX_TABLE_STRINGS = 1 << 18  # in all tables of a frame, since each slice copies them
@@ -49,22 +57,48 @@ def write_csv(frame: pd.DataFrame, path: Path, *, threads: int) -> None:
         OSError: The disk is full, or failed otherwise.
     """
     rows, columns = frame.shape
-    if rows == 0 or columns == 0:
-        frame.to_csv(path, index=False, lineterminator="\n")
-        return
-    step = _CHUNKS_PER_SLICE * _to_csv_chunk(columns)
-    slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    # With both characters in the line terminator, a name that contains either of them is quoted.
-    header = frame.iloc[:0].to_csv(index=False, lineterminator="\r\n").removesuffix("\r\n") + "\n"
+    if rows <= _MAX_PANDAS_ROWS or columns == 0:
+        text = _render_with_pandas(frame)
+        if text is not None:
+            path.write_bytes(text)
+            return
     with path.open("wb") as file:
-        file.write(header.encode())
-        parts = _row_parts(frame, threads if len(slices) > 1 else 1)
-        for rendered in _map_in_order(lambda rows: _render(parts, rows), slices, threads):
+        file.write(_render_header(frame))
+        for rendered in _render_rows(frame, threads):
             file.write(rendered)
 
 
-def _to_csv_chunk(columns: int) -> int:
-    return max(1, _CHUNK_CELLS // columns)
+def _render_with_pandas(frame: pd.DataFrame) -> bytes | None:
+    """Render a frame with ``to_csv``; ``None`` if its text needs more care than ``to_csv`` takes."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:
+        return None  # in older Pythons, to_csv does not quote it
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None  # its column is to be named
+
+
+def _render_header(frame: pd.DataFrame) -> bytes:
+    text = io.StringIO(newline="")
+    # With both characters in the line terminator, a name that contains either of them is quoted.
+    csv.writer(text, lineterminator="\r\n").writerow(frame.columns)
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode()
+
+
+def _render_rows(frame: pd.DataFrame, threads: int) -> Iterator[memoryview]:
+    rows, columns = frame.shape
+    chunk = max(1, _CHUNK_CELLS // columns)
+    # csv writes the null of a single column as "", since readers would skip a blank line.
+    null = '""' if columns == 1 else ""
+    if rows <= chunk:
+        if rows:
+            yield render_small_frame(frame, null=null)
+        return
+    step = _CHUNKS_PER_SLICE * chunk
+    slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    parts = _row_parts(frame, null=null, chunk=chunk, threads=threads if len(slices) > 1 else 1)
+    yield from _map_in_order(lambda rows: _render(parts, rows), slices, threads)
 
 
 def _map_in_order(
@@ -83,15 +117,13 @@ def _map_in_order(
             yield pending.popleft().result()
 
 
-def _row_parts(frame: pd.DataFrame, threads: int) -> list[Lookup | Strings]:
+def _row_parts(frame: pd.DataFrame, *, null: str, chunk: int, threads: int) -> list[Lookup | Strings]:
     """Return the parts of a row, from left to right: columns, commas and the line end."""
     rows, columns = frame.shape
-    # csv writes the null of a single column as "", since readers would skip a blank line.
-    null = '""' if columns == 1 else ""
     limit = min(rows, _MAX_COLUMN_STRINGS, _MAX_TABLE_STRINGS // columns)
 
     def encode(column: pd.Series[Any]) -> Lookup | Strings:
-        return encode_column(column, null=null, limit=limit, chunk=_to_csv_chunk(columns))
+        return encode_column(column, null=null, limit=limit, chunk=chunk)
 
     comma, line_end = (Lookup(string_array([mark]), lambda _: 0) for mark in ",\n")
     parts: list[Lookup | Strings] = []
@@ -163,6 +195,4 @@ def _render(parts: list[Lookup | Strings], rows: slice) -> memoryview:
         sources.append(source)
         base += len(source)
     gathered = pc.take(pa.concat_arrays(sources), pa.array(order.reshape(-1)), boundscheck=False)
-    _, offsets, data = gathered.buffers()
-    end = np.frombuffer(offsets, np.int64)[len(gathered)]
-    return memoryview(data)[:end] if data is not None else memoryview(b"")
+    return content(gathered)

@@ -138,10 +138,14 @@ def _read_parquet(path: Path, name: str, threads: int) -> pd.DataFrame:
 
 def _read_feather(path: Path, name: str, threads: int) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow as pa
 
     del threads  # as for Parquet
     _check_signature(path, name, FileType.FEATHER, starts=(b"ARROW1", b"FEA1"), ends=(b"ARROW1", b"FEA1"))
-    return pd.read_feather(path)
+    # A file of Arrow's is read without the interpreter lock. A memory map would be faster still, but the frame would
+    # refer to it: if another program changed the file meanwhile, predict would see other values, or crash.
+    with pa.OSFile(str(path)) as file:
+        return pd.read_feather(file)
 
 
 def _check_signature(

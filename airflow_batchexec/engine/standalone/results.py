@@ -55,9 +55,9 @@ def as_result_frame(value: object) -> pd.DataFrame:
             f"predict returned {type_name}; expected a DataFrame, a Series, a NumPy array or a list."
         )
     frame.columns = pd.Index([str(column) for column in frame.columns], dtype=object)
-    frame = _keep_meaningful_index(frame)
-    duplicates = sorted(set(frame.columns[frame.columns.duplicated()]))
-    if duplicates:
+    _keep_meaningful_index(frame)
+    if not frame.columns.is_unique:
+        duplicates = sorted(set(frame.columns[frame.columns.duplicated()]))
         raise InvalidResultError(
             f"predict returned several columns named {', '.join(map(repr, duplicates))}."
         )
@@ -115,7 +115,8 @@ def _numbered_columns(count: int) -> list[str]:
     return [f"prediction_{number}" for number in range(count)]
 
 
-def _keep_meaningful_index(frame: pd.DataFrame) -> pd.DataFrame:
+def _keep_meaningful_index(frame: pd.DataFrame) -> None:
+    """Replace the index by a default one, and insert its meaningful levels as columns."""
     import pandas as pd
 
     index = frame.index
@@ -132,7 +133,6 @@ def _keep_meaningful_index(frame: pd.DataFrame) -> pd.DataFrame:
             name = str(level.name)
         if level.name is None or (name not in frame.columns and name not in kept):
             kept[name] = level
-    result = frame.reset_index(drop=True)
+    frame.index = pd.RangeIndex(len(frame))
     for position, (name, level) in enumerate(kept.items()):
-        result.insert(position, name, level.array, allow_duplicates=True)
-    return result
+        frame.insert(position, name, level.array, allow_duplicates=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UnwritableResultError", "write_frame"]
 
+_FEATHER_BATCH_ROWS = 1 << 16  # like pyarrow.feather
+
 
 class UnwritableResultError(Exception):
     """A result contains a value that its file type cannot store; the message names the column and a fix."""
@@ -47,7 +49,7 @@ def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads
             raise UnwritableResultError(str(error)) from error
         return
     import pyarrow as pa
-    from pyarrow import feather, parquet
+    from pyarrow import parquet
 
     table = _as_table(frame, file_type)
     try:
@@ -56,11 +58,26 @@ def write_frame(frame: pd.DataFrame, path: Path, file_type: FileType, *, threads
             if file_type is FileType.PARQUET:
                 parquet.write_table(table, sink)
             else:
-                feather.write_feather(table, sink)
+                _write_feather(table, sink)
     except pa.ArrowException as error:
         raise UnwritableResultError(
             f"The result cannot be written as {file_type.value}: {one_line(error)}"
         ) from error
+
+
+def _write_feather(table: pa.Table, sink: pa.NativeFile) -> None:
+    """Write a table as ``pyarrow.feather`` does, but in batches of equal length, whatever the table's chunks are.
+
+    A frame read from many batches has as many chunks of strings. Written as they are, small batches cost several times
+    more, also when read. Combining the chunks of one batch at a time needs little memory.
+    """
+    import pyarrow as pa
+
+    table = table.unify_dictionaries()  # a file has one dictionary per column
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        for start in range(0, len(table), _FEATHER_BATCH_ROWS):
+            writer.write_table(table.slice(start, _FEATHER_BATCH_ROWS).combine_chunks())
 
 
 def _as_table(frame: pd.DataFrame, file_type: FileType) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import math
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
+from pyarrow import feather
 
 from airflow_batchexec.engine.standalone.file_types import SUFFIXES, FileType, match_suffix, result_name
 from airflow_batchexec.engine.standalone.reading import UnreadableFileError, read_frame
@@ -397,6 +399,25 @@ def test_a_column_that_arrow_cannot_store_is_reported_with_a_fix(values, file_ty
         write_frame(frame, tmp_path / "out", file_type)
 
 
+def test_feather_is_written_in_batches_of_equal_length_whatever_the_chunks_of_the_frame_are(tmp_path):
+    rows, file = 100_000, tmp_path / "out"
+    chunks = pa.chunked_array([[f"{number}", None] for number in range(rows // 2)], pa.large_string())
+    frame = pd.DataFrame({"a": pd.Series(chunks, dtype="str"), "b": np.arange(rows)})
+    write_frame(frame, file, FileType.FEATHER)
+    with pa.ipc.open_file(str(file)) as reader:
+        lengths = [len(reader.get_batch(number)) for number in range(reader.num_record_batches)]
+    assert lengths == [65_536, rows - 65_536]
+    assert_frame_equal(read_frame(file, FileType.FEATHER, name="out.feather"), frame)
+
+
+def test_chunks_with_different_dictionaries_are_written_to_feather(tmp_path):
+    values = [["a", "b"] * 40_000, ["c", None, "a"]]
+    chunks = pa.chunked_array([pa.array(chunk).dictionary_encode() for chunk in values])
+    frame = pd.DataFrame({"a": pd.Series(pd.arrays.ArrowExtensionArray(chunks))})
+    write_frame(frame, tmp_path / "out", FileType.FEATHER)
+    assert feather.read_table(tmp_path / "out")["a"].to_pylist() == [*values[0], *values[1]]
+
+
 # ---- writing CSV
 
 SPECIAL_STRINGS = [
@@ -498,10 +519,30 @@ def _written(frame: pd.DataFrame, folder: Path, **options: int) -> str:
     return file.read_bytes().decode()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+# A frame is written in one of three ways, depending on its size: in rows, and beyond one chunk of to_csv, in cells.
+SIZES = ["tiny", "small", "large"]
+_CHUNK_CELLS = 100_000
+
+
+def _assert_written_like_to_csv(frame: pd.DataFrame, size: str, folder: Path) -> None:
+    times = 1
+    if size != "tiny" and not frame.empty:
+        rows = 150 if size == "small" else _CHUNK_CELLS // frame.shape[1]
+        # More than enough, so that every chunk contains all rows: to_csv formats a date depending on the others.
+        times = math.isqrt(rows // len(frame) + 2) + 1
+    repeated = frame
+    for _ in range(2):
+        repeated = pd.concat([repeated] * times, ignore_index=True)
+    text = frame.to_csv(index=False, lineterminator="\n")
+    rows_text = frame.to_csv(index=False, lineterminator="\n", header=False)
+    assert _written(repeated, folder) == text.removesuffix(rows_text) + rows_text * times**2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(frame=frames)
-def test_csv_is_identical_to_that_of_to_csv(tmp_path_factory, frame):
-    assert _written(frame, tmp_path_factory.getbasetemp()) == frame.to_csv(index=False, lineterminator="\n")
+def test_csv_is_identical_to_that_of_to_csv(tmp_path_factory, size, frame):
+    _assert_written_like_to_csv(frame, size, tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -516,11 +557,11 @@ def test_floats_of_every_magnitude_are_written_like_to_csv(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_a_single_column_is_written_like_to_csv(tmp_path_factory, kind, data):
+@settings(max_examples=9, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), size=st.sampled_from(SIZES))
+def test_a_single_column_is_written_like_to_csv(tmp_path_factory, kind, data, size):
     frame = pd.DataFrame({"a": data.draw(COLUMNS[kind])})
-    assert _written(frame, tmp_path_factory.getbasetemp()) == frame.to_csv(index=False, lineterminator="\n")
+    _assert_written_like_to_csv(frame, size, tmp_path_factory.getbasetemp())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -531,6 +572,10 @@ def test_a_lone_carriage_return_survives_unlike_in_to_csv(tmp_path_factory, valu
     text = _written(pd.DataFrame({"a\rb": column, "c": 1}), tmp_path_factory.getbasetemp())
     again = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
     assert again["a\rb"].tolist() == [str(value) for value in column]
+
+
+def test_a_carriage_return_in_a_column_name_survives_even_without_rows(tmp_path):
+    assert _written(pd.DataFrame({"a\rb": []}), tmp_path) == '"a\rb"\n'
 
 
 def test_strings_that_contain_the_internal_line_terminator_are_written_completely(tmp_path):
@@ -562,8 +607,13 @@ def test_a_frame_of_many_slices_is_written_like_to_csv(threads, tmp_path):
 
 @pytest.mark.parametrize(
     "frame",
-    [pd.DataFrame(), pd.DataFrame(index=range(3)), pd.DataFrame({"a": []})],
-    ids=["nothing", "no columns", "no rows"],
+    [
+        pd.DataFrame(),
+        pd.DataFrame(index=range(3)),
+        pd.DataFrame(index=range(200)),
+        pd.DataFrame({"a": []}),
+    ],
+    ids=["nothing", "no columns", "many rows without columns", "no rows"],
 )
 def test_a_frame_without_values_is_written_like_to_csv(frame, tmp_path):
     assert _written(frame, tmp_path) == frame.to_csv(index=False, lineterminator="\n")
