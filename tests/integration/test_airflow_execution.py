@@ -365,11 +365,10 @@ def test_a_killed_task_leaves_no_pod_and_its_retry_predicts_the_file(
     run_id = deployment.start(**folders, pods=1, parameters={"GATE": str(gate), "CALLS": str(calls)})
     wait_until(calls.exists)
     (pod,) = deployment.pods("orphaned")
-    scratch, task = deployment.scratch_of(pod), pod.parent()
-    assert task is not None
+    scratch = deployment.scratch_of(pod)
     assert scratch.exists()
 
-    task.kill()
+    deployment.kill_task("batch_execution", run_id, "predict")
 
     wait_until(lambda: not pod.is_running())
     gate.touch()
@@ -430,12 +429,14 @@ def test_single_files_need_no_plan_and_model_output_is_in_the_task_logs(
     ]
     written = client.list_objects_v2(Bucket=bucket, Prefix="by-hand/out")["Contents"]
     assert [entry["Key"] for entry in written] == ["by-hand/out/one.csv", "by-hand/out/other.csv"]
+    logs: list[str] = []
     for number, data in enumerate((one, other)):
         body = client.get_object(Bucket=bucket, Key=written[number]["Key"])["Body"]
         assert_frame_equal(pd.read_csv(body), expected(data))
-        log = deployment.airflow.task_log("by_hand", run_id, "predict", map_index=number)
-        assert log.count("[stdout] model is ready") == 1
-        assert f"{len(data)} rows" in log
+        logs.append(deployment.airflow.task_log("by_hand", run_id, "predict", map_index=number))
+        assert f"{len(data)} rows" in logs[-1]
+    # The tasks may have shared a pod.
+    assert 1 <= "".join(logs).count("[stdout] model is ready") <= 2
 
 
 def test_a_terminated_or_killed_single_file_task_leaves_nothing_and_is_retried(

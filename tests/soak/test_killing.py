@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from airflow_models import expected, frame
-from faults import Fault, FaultInjector, Triggerers, pod_of, worker_of
+from faults import Fault, FaultInjector, Triggerers, the_pod, worker_of
 from pandas.testing import assert_frame_equal
 from waiting import wait_until
 
@@ -63,7 +63,7 @@ with DAG("many", schedule=None):
                 "parameters": {
                     "PAUSE": "1",
                     "GATE": conf["gates"] + "/" + name,
-                    "TEST_FOLDER": conf["destination_folder"],
+                    "TEST_FOLDER": conf["destination_folder"] + "/" + name,
                 },
             }
             for name in conf["names"]
@@ -188,10 +188,10 @@ FAULTS = {
     "plan": [Fault("plan", 0.6)],
     "plan-every-try": [Fault("plan", 0.6, tries=(1, 2))],
     "predict": [Fault("predict", 3.0)],
-    "predict-supervisor": [Fault("predict", 3.0, target=psutil.Process.parent)],
+    "predict-supervisor": [Fault("predict", 3.0, target=lambda task, _: task.parent())],
     "predict-every-try": [Fault("predict", 1.5, tries=(1, 2)), Fault("finish", 6.0)],
     "pod-worker": [Fault("predict", 2.0, target=worker_of)],
-    "pod-supervisor": [Fault("predict", 2.0, target=pod_of)],
+    "pod-supervisor": [Fault("predict", 2.0, target=the_pod)],
     "finish": [Fault("finish", 0.6)],
     "all-tasks": [Fault("plan", 0.6), Fault("predict", 1.5), Fault("finish", 0.6)],
     "lasting": [],
@@ -291,8 +291,8 @@ def replace_triggerer(
 
 
 def left_in_scratch(deployment: Deployment) -> list[Path]:
-    """Leftovers of pods. A task that dies before it has a pod, whose supervisor would clean up, leaves an empty folder."""
-    return [path for folder in deployment.scratch.iterdir() for path in folder.iterdir()]
+    """Leftovers of pods, besides the folder in which they are counted."""
+    return [path for path in deployment.scratch.glob("*/*/*") if path.is_dir()]
 
 
 def test_executions_end_correctly_and_waiting_tasks_resume_whatever_is_killed(

@@ -115,6 +115,10 @@ def deploy_airflow(
             "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": ", ".join(allowed),
             "AIRFLOW__BATCHEXEC__EXECUTION_DAGS": "batch_execution, batch_execution_gpu",
             "AIRFLOW__BATCHEXEC__SCRATCH_FOLDER": str(home / "scratch"),
+            # Tests hold several pods at once.
+            "AIRFLOW__BATCHEXEC__MACHINE_CPUS": "64",
+            "AIRFLOW__BATCHEXEC__MACHINE_MEMORY": "1000000",
+            "AIRFLOW__BATCHEXEC__POD_IDLE_TIMEOUT_SECONDS": "20",
             "AIRFLOW__CORE__MAX_MAP_LENGTH": str(MAX_MAP_LENGTH),
             "AIRFLOW__CORE__PARALLELISM": "16",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
@@ -196,13 +200,12 @@ class Deployment:
 
     @property
     def scratch(self) -> Path:
-        """The folder that contains the pods' scratch folders."""
+        """The scratch folder of Airflow's tasks."""
         return self.home / "scratch"
 
     def scratch_of(self, pod: psutil.Process) -> Path:
-        """The scratch folder of a live pod."""
-        home = Path(pod.environ()["HOME"]).relative_to(self.scratch)
-        return self.scratch / home.parts[0]
+        """The folder of a live pod's files."""
+        return Path(pod.environ()["HOME"]).parent
 
     def publish(self, model_id: str) -> None:
         """Publish the test model under another name as well, unless it has been."""

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from tools.airflow_server import AirflowServer
 
-__all__ = ["Fault", "FaultInjector", "Triggerers", "pod_of", "worker_of"]
+__all__ = ["Fault", "FaultInjector", "Triggerers", "the_pod", "worker_of"]
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +36,23 @@ class Fault:
         task_id: The task that it belongs to.
         within: The maximum delay after the task is first seen running, in seconds.
         tries: The tries of the task in which to kill it.
-        target: Finds it, given the task's own process.
+        target: Finds it, given the task's own process and its execution's pods.
     """
 
     task_id: str
     within: float
     tries: tuple[int, ...] = (1,)
-    target: Callable[[psutil.Process], psutil.Process | None] = lambda task: task
+    target: Callable[[psutil.Process, list[psutil.Process]], psutil.Process | None] = lambda task, _: task
 
 
-def pod_of(task: psutil.Process) -> psutil.Process | None:
-    """The root process of a task's pod, which is its supervisor."""
-    return next(iter(task.children()), None)
+def the_pod(_: psutil.Process, pods: list[psutil.Process]) -> psutil.Process | None:
+    """The root process of an execution's only pod, which is its supervisor."""
+    return pods[0] if pods else None
 
 
-def worker_of(task: psutil.Process) -> psutil.Process | None:
-    """The process of a task's pod that runs the model."""
-    supervisor = pod_of(task)
-    return next(iter(supervisor.children()), None) if supervisor else None
+def worker_of(_: psutil.Process, pods: list[psutil.Process]) -> psutil.Process | None:
+    """The process of an execution's only pod that runs the model."""
+    return next(iter(pods[0].children()), None) if pods else None
 
 
 class FaultInjector:
@@ -60,7 +60,8 @@ class FaultInjector:
 
     Args:
         deployment: The Airflow.
-        folder: The destination folder that contains the executions' destinations.
+        folder: The destination folder that contains the executions' destinations. Each execution's parameter
+            ``TEST_FOLDER`` is its own.
         faults: The faults of each execution, by its destination's path relative to ``folder``.
         rng: Chooses the moments.
 
@@ -107,11 +108,16 @@ class FaultInjector:
             self._names |= {run["dag_run_id"]: name for name, found in runs.items() for run in found}
         return self._names.get(run_id, "")
 
+    def _pods(self, name: str) -> list[psutil.Process]:
+        folder = Path(self._folder.removeprefix("file://")).relative_to(self._deployment.folder)
+        return self._deployment.pods(f"{folder}/{name}")
+
     def _inject(self, name: str, fault: Fault, instance: dict[str, Any]) -> None:
         key = (name, fault.task_id, instance["try_number"])
         with suppress(psutil.Error):
             task = psutil.Process(instance["pid"])
-            target, pod = fault.target(task), pod_of(task)
+            pods = self._pods(name)
+            target = fault.target(task, pods)
             if target is None:
                 return
             due = self._due.setdefault(key, time.monotonic() + self._rng.uniform(0, fault.within))
@@ -120,8 +126,9 @@ class FaultInjector:
                 self._due[key] = float("inf")
                 self.injected.append("{}: {} of try {}".format(*key))
                 log.warning("Killed %s.", self.injected[-1])
-                if pod is not None:
-                    self._orphans.append((self.injected[-1], pod, time.monotonic()))
+                if fault.task_id == "predict":
+                    # The task was using it.
+                    self._orphans += [(self.injected[-1], pod, time.monotonic()) for pod in pods]
 
 
 class Triggerers:
