@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import psutil
 import pytest
 from airflow_models import expected, frame
 from faults import Fault, FaultInjector, Triggerers, the_pod, worker_of

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from predictors import is_running
 
+from airflow_batchexec.engine.machine.files import is_locked
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,13 +124,12 @@ class FaultInjector:
                 return
             due = self._due.setdefault(key, time.monotonic() + self._rng.uniform(0, fault.within))
             if time.monotonic() >= due:
+                used = [pod for pod in pods if is_locked(self._deployment.scratch_of(pod) / "busy")]
                 target.kill()
                 self._due[key] = float("inf")
                 self.injected.append("{}: {} of try {}".format(*key))
                 log.warning("Killed %s.", self.injected[-1])
-                if fault.task_id == "predict":
-                    # The task was using it.
-                    self._orphans += [(self.injected[-1], pod, time.monotonic()) for pod in pods]
+                self._orphans += [(self.injected[-1], pod, time.monotonic()) for pod in used]
 
 
 class Triggerers:
