@@ -36,7 +36,6 @@ __all__ = [
     "instance_table",
     "load_timeout_seconds",
     "machine",
-    "machine_is_shared",
     "max_mapped_tasks",
     "model_repository",
     "placement",
@@ -45,6 +44,7 @@ __all__ = [
     "shares_pods",
     "task_end_seconds",
     "task_memory_bytes",
+    "tasks_share_one_machine",
 ]
 
 _SECTION = "batchexec"
@@ -171,10 +171,10 @@ def max_mapped_tasks() -> int:
     return int(conf.get("core", "max_map_length", fallback="1024"))
 
 
-def machine_is_shared() -> bool:
-    """Whether all pods of an execution run on one machine, so that they have to share its cores."""
+def tasks_share_one_machine() -> bool:
+    """Whether all tasks run on one machine, the scheduler's."""
     # In the pods of KubernetesExecutor, Airflow's Helm chart configures LocalExecutor.
-    return not in_kubernetes_pod() and next(iter(executors().values())) == "LocalExecutor"
+    return not in_kubernetes_pod() and set(executors().values()) == {"LocalExecutor"}
 
 
 def executors() -> dict[str, str]:

@@ -82,7 +82,9 @@ class TaskSession:
             raise self._ended_by
         if settings.shares_pods():
             pods = _shared_pods(spec, owner)
-            with session.shared(pods, lambda: self._fetch(spec), should_stop=should_stop) as is_ready:
+            with session.shared(
+                pods, lambda: self._fetch(spec), should_stop=should_stop, on_wait=lambda: self._log_wait(spec)
+            ) as is_ready:
                 yield session if is_ready else None
             return
         with session.started(
@@ -100,6 +102,9 @@ class TaskSession:
 
     def _fetch(self, spec: ExecutionSpec) -> Path:
         return _fetch_build(spec, batch_execution_conn_id=self._batch_execution_conn_id)
+
+    def _log_wait(self, spec: ExecutionSpec) -> None:
+        self._log.info("Waiting until this machine has room for another pod of instance %s.", spec.instance)
 
     def _print(self, file: str, stream: str, line: str) -> None:
         # First, so that a log that cannot be written does not lose the line.
@@ -125,7 +130,9 @@ def start_pods_ahead(spec: ExecutionSpec, *, batch_execution_conn_id: str, log: 
 
     A failure is only logged: the first task meets it again.
     """
-    if not (settings.shares_pods() and settings.machine_is_shared() and settings.pod_idle_timeout_seconds()):
+    if not (
+        settings.shares_pods() and settings.tasks_share_one_machine() and settings.pod_idle_timeout_seconds()
+    ):
         return
     try:
         build_folder = _fetch_build(spec, batch_execution_conn_id=batch_execution_conn_id)

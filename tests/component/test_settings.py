@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,15 +81,15 @@ def test_a_model_repository_is_a_folder_or_a_uri(configure, tmp_path: Path):
     [
         ("LocalExecutor", True),
         ("airflow.executors.local_executor.LocalExecutor", True),
-        ("LocalExecutor,CeleryExecutor", True),
+        ("LocalExecutor,CeleryExecutor", False),
         ("CeleryExecutor", False),
         ("CeleryExecutor, LocalExecutor", False),
     ],
 )
-def test_pods_share_one_machine_under_the_local_executor(configure, executor, shared):
+def test_tasks_share_one_machine_under_the_local_executor_alone(configure, executor, shared):
     configure("CORE", executor=executor)
 
-    assert settings.machine_is_shared() is shared
+    assert settings.tasks_share_one_machine() is shared
 
 
 def test_max_mapped_tasks_is_airflows_limit(configure):
@@ -97,12 +98,15 @@ def test_max_mapped_tasks_is_airflows_limit(configure):
     assert settings.max_mapped_tasks() == 30
 
 
-def test_in_a_kubernetes_pod_the_machine_is_never_shared(configure, monkeypatch: pytest.MonkeyPatch):
+def test_a_task_in_a_kubernetes_pod_shares_neither_machine_nor_pods(
+    configure, monkeypatch: pytest.MonkeyPatch
+):
     configure("CORE", executor="LocalExecutor")
     monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
 
     assert settings.in_kubernetes_pod()
-    assert not settings.machine_is_shared()
+    assert not settings.tasks_share_one_machine()
+    assert not settings.shares_pods()
 
 
 @pytest.mark.parametrize(
@@ -152,3 +156,39 @@ def test_machine_option_defaults_match_their_descriptions(configure):
     configure(task_memory="0", gpu_resource="amd.com/gpu")
     assert settings.task_memory_bytes() == 0
     assert settings.gpu_resource() == "amd.com/gpu"
+
+
+def test_the_machine_is_all_of_it_unless_limited(configure, tmp_path):
+    configure("BATCHEXEC", scratch_folder=str(tmp_path))
+    everything = settings.machine().resources
+    configure("BATCHEXEC", machine_cpus="1.5", machine_memory="100")
+    limited = settings.machine().resources
+
+    assert everything.cpus == len(os.sched_getaffinity(0))
+    assert everything.memory_bytes > 2**30
+    assert (limited.cpus, limited.memory_bytes) == (1.5, 100 * 2**20)
+
+
+@pytest.mark.parametrize("option", ["machine_cpus", "machine_memory"])
+@pytest.mark.parametrize("text", ["0", "-1", "many", "nan", "inf"])
+def test_an_invalid_limit_of_the_machine_is_refused(configure, tmp_path, option, text):
+    configure("BATCHEXEC", scratch_folder=str(tmp_path), **{option: text})
+
+    with pytest.raises(ConfigurationError, match=option) as error:
+        settings.machine()
+    assert error.value.details["field"] == option
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 60), ("0", 0), ("2.5", 2.5)])
+def test_the_idle_timeout_of_pods_is_a_number_of_seconds(configure, text, seconds):
+    configure("BATCHEXEC", **({"pod_idle_timeout_seconds": text} if text else {}))
+
+    assert settings.pod_idle_timeout_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "soon", "inf"])
+def test_an_invalid_idle_timeout_is_refused(configure, text):
+    configure("BATCHEXEC", pod_idle_timeout_seconds=text)
+
+    with pytest.raises(ConfigurationError, match="pod_idle_timeout_seconds"):
+        settings.pod_idle_timeout_seconds()

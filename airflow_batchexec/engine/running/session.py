@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PredictorSession", "scratch_folder"]
 
 _POLL_SECONDS = 0.05
+_NOTICE_SECONDS = 5.0
 
 
 class PredictorSession:
@@ -94,7 +96,12 @@ class PredictorSession:
 
     @contextmanager
     def shared(
-        self, pods: SharedPods, build_folder: Callable[[], Path], *, should_stop: Callable[[], bool]
+        self,
+        pods: SharedPods,
+        build_folder: Callable[[], Path],
+        *,
+        should_stop: Callable[[], bool],
+        on_wait: Callable[[], None],
     ) -> Iterator[bool]:
         """Take a pod that is ready on this machine, or start one as soon as there is room; on exit, leave it to others.
 
@@ -102,6 +109,7 @@ class PredictorSession:
             pods: The pods of the execution.
             build_folder: Returns the local folder of the build; called only if no pod is ready.
             should_stop: Whether to stop waiting for room.
+            on_wait: Called once if the wait is long enough to be noticed.
 
         Yields:
             Whether there is a predictor; ``False`` if it was time to stop.
@@ -110,7 +118,7 @@ class PredictorSession:
             BatchExecError: The build cannot be loaded, or :meth:`end` was called; then its reason.
             JobTimeoutError: The deadline passed before the build was loaded.
         """
-        pod = self._take(pods, build_folder, should_stop)
+        pod = self._take(pods, build_folder, should_stop, on_wait)
         if pod is None:
             yield False
             return
@@ -178,9 +186,14 @@ class PredictorSession:
         self._on_line(self._pod.file if self._pod else "", stream, line)
 
     def _take(
-        self, pods: SharedPods, build_folder: Callable[[], Path], should_stop: Callable[[], bool]
+        self,
+        pods: SharedPods,
+        build_folder: Callable[[], Path],
+        should_stop: Callable[[], bool],
+        on_wait: Callable[[], None],
     ) -> Predictor | None:
         folder: Path | None = None
+        notice_at = time.monotonic() + _NOTICE_SECONDS
         while True:
             self._check_not_over()
             if should_stop():
@@ -191,6 +204,9 @@ class PredictorSession:
                 claimed = pods.claim_new()
             if claimed is None:
                 time.sleep(_POLL_SECONDS)
+                if time.monotonic() >= notice_at:
+                    notice_at = math.inf
+                    on_wait()
                 continue
             spec = pods.predictor_spec(claimed, folder)
             child = pods.child(claimed, spec, name=self.name)

@@ -139,7 +139,7 @@ class Worker:
             "rows_in": rows_in,
             "rows_out": rows_out,
             "seconds": {name: marks[i + 1] - marks[i] for i, name in enumerate(("read", "predict", "write"))},
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": _peak_memory_bytes(),
         }
 
     def _call(self, frame: Any) -> Any:
@@ -276,6 +276,18 @@ def _check_libraries() -> None:
             raise _RequestError(
                 "load", f"{sys.executable} cannot import {name}, which every build needs: {error}"
             ) from error
+
+
+def _peak_memory_bytes() -> int:
+    """The peak memory use of this process, in bytes.
+
+    Not ``ru_maxrss``, which a process inherits from the one that started it, even across ``exec``.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class _StandardStreams:

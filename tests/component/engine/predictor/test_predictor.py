@@ -793,3 +793,12 @@ def test_a_predictor_whose_supervisor_is_killed_dies_with_it(starter, tmp_path):
     wait_until(lambda: not is_running(worker) and not is_running(inside))
     for pid in (outside, daemon):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_the_peak_memory_is_the_predictors_own(starter):
+    # The memory of the process that starts a predictor must not count.
+    ballast = bytearray(os.urandom(1)) * (1024 * MIB)
+    with starter.started(ECHO) as predictor:
+        prediction = starter.predict(predictor)
+    assert len(ballast) == 1024 * MIB
+    assert prediction.peak_memory_bytes < 512 * MIB
