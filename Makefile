@@ -1,5 +1,5 @@
 # `make demo` runs an example execution, `make test` runs all tests. Each target first installs what it needs.
-.PHONY: help install demo check check-all lint test soak coverage format clean
+.PHONY: help install demo check check-all lint test soak bench coverage format clean
 
 # Each interpreter has its own environment: make check PYTHON=python3.12
 PYTHON :=
@@ -16,6 +16,7 @@ help:
 	@echo "make check     style, types, layers, and all tests that need neither a server nor a browser"
 	@echo "make test      the same, and all other tests except soak"
 	@echo "make soak      kill processes of a real Airflow at random, and search for new examples for property tests"
+	@echo "make bench     measure beside the peers, for about an hour; writes benchmarks/RESULTS.md"
 	@echo "make check-all make check with every installed Python from 3.11 to 3.13"
 	@echo "make install   only create $(VENV)"
 	@echo "make lint      only style, types and layers"
@@ -55,6 +56,9 @@ test: lint
 soak: $(STAMP)
 	@$(BIN)/python -m pytest tests/soak -o log_cli=true --log-cli-level=WARNING
 	@BATCHEXEC_TEST_EXAMPLES=search $(PYTEST) 3 -m "hypothesis and not server" tests/component
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
 
 coverage: $(STAMP)
 	@$(BIN)/coverage erase

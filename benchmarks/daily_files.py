@@ -7,6 +7,7 @@ processes, from start to exit; those of an Airflow run are from queued to succes
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import subprocess
@@ -27,6 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="the number of rounds")
     parser.add_argument("--plain-loop", type=Path, default=ROOT / "benchmarks/peers/plain_loop.py")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the seconds of every round here"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         bench = Bench(Path(folder), arguments.plain_loop)
@@ -37,6 +41,11 @@ def main() -> None:
                 (bench.plain_loop(), bench.local_mode(), bench.airflow()) for _ in range(arguments.repeat)
             ]
     report(rounds)
+    if arguments.json:
+        names = ("plain_loop", "local_mode", "airflow")
+        arguments.json.write_text(
+            json.dumps([dict(zip(names, row, strict=True)) for row in rounds], indent=1)
+        )
 
 
 class Bench:

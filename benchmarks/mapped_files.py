@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--without-handwritten", action="store_true", help="leave out the DAG written by hand"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         bench = Bench(Path(folder), files=arguments.files, pods=arguments.pods)
