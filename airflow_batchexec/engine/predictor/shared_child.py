@@ -117,8 +117,11 @@ class SharedChild(Child):
 
     def shut_down(self) -> None:
         """Leave the idle pod to the next user."""
-        self._tell("release")
-        self._close_control()
+        # First, so that a signal handler that calls terminate() meanwhile does not end a pod that another has taken.
+        control, self._control = self._control, None
+        if control is not None:
+            with control, contextlib.suppress(OSError):
+                control.send(b"release")
 
     def terminate(self) -> None:
         """Terminate all processes of the pod; it ends even if this process is killed meanwhile."""
