@@ -33,7 +33,7 @@ def private_folder(root: Path | None) -> Path:
     """
     folder = (root or Path(tempfile.gettempdir())) / f"batchexec-{os.getuid()}"
     with disk_errors("make the folder", str(folder)):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise StorageError(
