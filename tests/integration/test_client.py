@@ -249,7 +249,7 @@ def test_ctrl_c_cancels_the_execution(deployed):
     )
     with Terminal(program) as terminal:
         terminal.wait_for_text("id: ")
-        wait_until(deployed.pods)
+        wait_until(deployed.used_pods)
         terminal.wait_for_text("running")
         terminal.press_ctrl_c()
         code, shown = terminal.end()
@@ -362,7 +362,7 @@ def test_an_interrupted_frame_leaves_nothing_in_the_bucket(deployed, staging):
         "BatchInferenceClient('scaler').run(frame('a', 2, mood='hang'), 1, **more)\n"
     )
     with Terminal(program, PYTHONPATH=f"{ROOT}/tests/support{os.pathsep}{ROOT}") as terminal:
-        wait_until(deployed.pods)
+        wait_until(deployed.used_pods)
         terminal.wait_for_text("running")
         terminal.press_ctrl_c()
         code, shown = terminal.end()

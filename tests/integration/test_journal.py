@@ -125,7 +125,7 @@ def test_the_journal_of_one_task_per_file(deployment: Deployment) -> None:
     report = journal.report()
     assert report[0].startswith("Planned 3 files, ")
     assert "notes.txt" in report[1]
-    assert report.count("[model] : model is ready") == 3
+    assert 1 <= report.count("[model] : model is ready") <= 3
     assert report[-2:][0] == "Audited: 3 finished, 0 failed, 0 not started; 12 rows."
     assert report[-1].startswith("The execution ended as FINISHED after ")
     assert journal.row("finish", "ended")["finished_files"] == 3

@@ -16,6 +16,7 @@ import psutil
 from airflow_models import frame, publish_model
 from postgresql_server import start_postgresql_server
 
+from airflow_batchexec.engine.machine.files import is_locked
 from tools.airflow_client import AirflowClient
 from tools.airflow_server import AirflowServer
 
@@ -298,6 +299,15 @@ class Deployment:
         """Kill a running task's process with SIGKILL, as the kernel's OOM killer would."""
         (instance,) = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
         os.kill(int(instance["pid"]), signal.SIGKILL)
+
+    def used_pods(self, name: str = "") -> list[psutil.Process]:
+        """Those of :meth:`pods` that a task is using."""
+        used = []
+        for pod in self.pods(name):
+            with suppress(psutil.Error):
+                if is_locked(self.scratch_of(pod) / "busy"):
+                    used.append(pod)
+        return used
 
     def pods(self, name: str = "") -> list[psutil.Process]:
         """The root process of each live pod of the module's executions, orphans included.

@@ -106,8 +106,8 @@ def executions_of(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:
 
 
 def wait_for_execution_with_pod(deployment: Deployment, name: str, run_id: str) -> dict[str, Any]:
-    """Wait until the execution that a run started has a running pod, and return the execution's run."""
-    wait_until(lambda: deployment.pods(name), what="a running pod")
+    """Wait until the execution that a run started uses a pod, and return the execution's run."""
+    wait_until(lambda: deployment.used_pods(name), what="a used pod")
     (execution,) = executions_of(deployment, run_id)
     return execution
 
@@ -116,7 +116,7 @@ def assert_cancelled(deployment: Deployment, name: str, execution_id: str) -> No
     """Assert that the execution ends as CANCELLED and leaves no pod, partial result, lock or mark behind."""
     deployment.airflow.wait_for_run("batch_execution", execution_id)
     assert deployment.manifest(name, execution_id)["status"] == "CANCELLED"
-    assert deployment.pods(name) == []
+    wait_until(lambda: not deployment.pods(name), what="the end of all pods")
     out = deployment.folder / name / "out"
     left_behind = [p for p in out.rglob("*") if p.is_file() and "_batchexec" not in p.parts]
     assert [p.name for p in left_behind if p.name.startswith("hang")] == []

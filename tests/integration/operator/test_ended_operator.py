@@ -47,7 +47,7 @@ def test_ending_the_waiting_operator_cancels_the_execution(
     assert deployment.manifest(name, execution["dag_run_id"])["status"] == "CANCELLED"
     wait_until(lambda: len(executions_of(deployment, run_id)) == 2, what="a second execution")
     (second,) = [e for e in executions_of(deployment, run_id) if e["dag_run_id"] != execution["dag_run_id"]]
-    wait_until(lambda: deployment.pods(name), what="a pod of the second execution")
+    wait_until(lambda: deployment.used_pods(name), what="a pod of the second execution")
     api("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
     assert_cancelled(deployment, name, second["dag_run_id"])
 

@@ -39,7 +39,7 @@ def test_sensors_fail_at_once_with_the_reason_or_skip_with_soft_fail(
         limits = {"FAILED": {"file_timeout": 1}, "TIMEOUT": {"job_timeout": 4}, "CANCELLED": {}}[end]
         execution_id = deployment.start(**folders, **limits)
         if end == "CANCELLED":
-            wait_until(lambda: deployment.pods(f"sensed-{end}"), what="a running pod")
+            wait_until(lambda: deployment.used_pods(f"sensed-{end}"), what="a used pod")
             path = f"dags/batch_execution/dagRuns/{execution_id}"
             deployment.airflow.api("PATCH", path, json={"state": "failed"})
             assert_cancelled(deployment, f"sensed-{end}", execution_id)
