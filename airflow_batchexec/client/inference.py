@@ -89,8 +89,8 @@ class BatchInferenceClient:
             executors: The number of files to predict in parallel; defaults to that of the deployment, else 1.
             cpus: The number of CPUs per executor; defaults to that of the instance.
             memory: The memory per executor in MiB; defaults to that of the instance.
-            gpus: Refused: GPUs cannot be assigned here. With a GPU instance, the model sees all GPUs of this machine.
-            gpu_type: Refused, like ``gpus``.
+            gpus: The number of GPUs per executor; defaults to that of the instance.
+            gpu_type: Refused: it selects a machine, and the run is on this one.
             iam_role_arn: Refused: roles are only for buckets.
             build_id: The build; defaults to the deployed one.
             parameters: Environment variables for the model.
@@ -180,9 +180,9 @@ class BatchInferenceClient:
             executors: The number of parallel calls; defaults to that of the deployment.
             cpus: The number of CPUs per executor; defaults to that of the instance.
             memory: The memory per executor in MiB; defaults to that of the instance.
-            gpus: The number of GPUs per executor. This and all following arguments except ``parameters``, ``instance``
-                and ``progress`` require ``staging``.
-            gpu_type: The GPU type.
+            gpus: The number of GPUs per executor; defaults to that of the instance.
+            gpu_type: The GPU type. This and all following arguments except ``parameters``, ``instance`` and ``progress``
+                require ``staging``.
             iam_role_arn: The role that the server assumes to access the folder.
             parameters: Environment variables for the model.
             instance: The instance; defaults to that of the deployment, else ``small``.

@@ -44,7 +44,6 @@ _NOT_LOCAL = {
     "iam_role_arn": "roles are only for buckets",
     "purchase_option": _NO_MACHINE,
     "gpu_type": _NO_MACHINE,
-    "gpu_amount": "GPUs cannot be assigned to pods here. With a GPU instance, each pod sees all GPUs of this machine",
 }
 
 

@@ -91,7 +91,8 @@ class MachineResources:
         # Rounding: ten pods of 0.1 cpus fit a machine with one.
         cpus = math.fsum(other.cpus for other in others) + instance.cpus
         memory_bytes = sum(other.memory_bytes for other in others) + instance.memory_bytes
-        if others and (cpus > self.cpus + 1e-6 or memory_bytes > self.memory_bytes):
+        is_in_use = any(other.cpus or other.memory_bytes for other in others)
+        if is_in_use and (cpus > self.cpus + 1e-6 or memory_bytes > self.memory_bytes):
             return None
         return Reservation(instance.cpus, instance.memory_bytes, gpus)
 

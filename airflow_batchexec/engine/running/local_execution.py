@@ -17,6 +17,7 @@ from airflow_batchexec.engine.execution.lock import LockOwner, local_owner_state
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
 from airflow_batchexec.engine.execution.preparation import Prepared, prepare
 from airflow_batchexec.engine.running.deadline import JobDeadline
+from airflow_batchexec.engine.running.local_gpus import reserved_gpus
 from airflow_batchexec.engine.running.pipeline import FileRoute
 from airflow_batchexec.engine.running.session import PredictorSession
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
@@ -223,18 +224,24 @@ class LocalExecution:
                 self._stopping.set()
             self._observer.recorded(entry)
 
+        def should_stop() -> bool:
+            return self._stopping.is_set() or tasks.empty()
+
         try:
-            with session.started(build_folder, predictors_on_machine=spec.pods_at_once):
-                route = FileRoute.of(
-                    spec,
-                    source=self._open_storage(spec.root),
-                    destination=storage,
-                    scratch=session.scratch,
-                    name=name,
-                )
-                return session.run(
-                    _drain(tasks), route=route, record=record, should_stop=self._stopping.is_set
-                )
+            with reserved_gpus(spec.instance, should_stop=should_stop) as gpus:
+                if gpus is None:
+                    return None
+                with session.started(build_folder, predictors_on_machine=spec.pods_at_once, gpus=gpus):
+                    route = FileRoute.of(
+                        spec,
+                        source=self._open_storage(spec.root),
+                        destination=storage,
+                        scratch=session.scratch,
+                        name=name,
+                    )
+                    return session.run(
+                        _drain(tasks), route=route, record=record, should_stop=self._stopping.is_set
+                    )
         finally:
             ledger.close()
 

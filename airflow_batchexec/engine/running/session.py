@@ -67,6 +67,7 @@ class PredictorSession:
         predictors_on_machine: int | None = None,
         load_timeout_seconds: float = 1800.0,
         scratch_root: Path | None = None,
+        gpus: tuple[str, ...] = (),
     ) -> Iterator[None]:
         """Start a predictor and load its build; on exit, end the predictor and remove its scratch folder.
 
@@ -76,6 +77,7 @@ class PredictorSession:
                 instance's cores are reserved for this one.
             load_timeout_seconds: The maximum time to load the build.
             scratch_root: Where the scratch folder is created; ``None`` for the system's temporary folder.
+            gpus: The ids of its GPUs; empty for all that this process may use.
 
         Raises:
             BatchExecError: The build cannot be loaded, or :meth:`end` was called; then its reason.
@@ -88,6 +90,7 @@ class PredictorSession:
                 scratch=scratch,
                 threads=threads_for(self.spec.instance, predictors_on_machine),
                 load_timeout_seconds=load_timeout_seconds,
+                gpus=gpus,
             )
             with Predictor(spec=pod_spec, name=self.name, on_line=self._print) as pod:
                 self._start(pod)

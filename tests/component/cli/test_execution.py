@@ -177,7 +177,7 @@ def test_invalid_arguments_are_refused_before_anything_is_sent(execution, server
         ("--access-token-name", "a", "--access-secret-name", "b"),
         ("--iam-role-arn", "arn:aws:iam::123456789012:role/r"),
         ("--purchase-option", "spot"),
-        ("--gpu-amount", "1"),
+        ("--gpu-type", "NVIDIA_T4"),
         ("--server", "http://localhost:8080"),
         ("--username", "ada"),
     ],

@@ -44,6 +44,16 @@ MODELS = {
     def predict(df):
         return pd.DataFrame({"given": [os.environ["GIVEN"]]})
     """,
+    # Returns when three pods have been given GPUs.
+    "gpus": """
+    import os, pathlib, time
+    devices, marks = os.environ["CUDA_VISIBLE_DEVICES"], pathlib.Path(os.environ["MARKS"])
+    def predict(df):
+        (marks / devices).touch()
+        while len(list(marks.iterdir())) < 3:
+            time.sleep(0.01)
+        return df.assign(devices=devices)
+    """,
     "chatty": "def predict(df):\n    print('rows', len(df))\n    return df\n",
     "broken": "import nowhere_to_be_found\n",
 }
@@ -127,7 +137,10 @@ class Workspace:
             patched.chdir(self.folder)
             done = CliRunner().invoke(app, [*self.arguments(model, **options), *extra])
         assert done.exit_code == code, (done.stderr, done.exception)
-        assert list(self.scratch.iterdir()) == []
+        # Where GPUs were reserved, the folder remains in which pods are counted.
+        left = [path for path in self.scratch.rglob("*") if path.is_file() and path.name != "lock"]
+        assert left == []
+        assert list(self.scratch.glob("*/pods/*")) == []
         assert list(self.results.rglob("staging")) == []
         return done
 
@@ -311,6 +324,28 @@ def test_the_progress_bar_is_drawn_on_a_terminal(workspace):
 
 
 # ---- executions that fail
+
+
+def test_each_pod_gets_gpus_of_its_own(workspace):
+    workspace.environment["CUDA_VISIBLE_DEVICES"] = "GPU-a,GPU-b,MIG-c"
+    workspace.write(**{f"f{number}": "x\n1\n" for number in range(6)})
+
+    (workspace.folder / "marks").mkdir()
+
+    workspace.run("gpus", "-P", f"MARKS={workspace.folder}/marks", pods=4, gpu_amount=1)
+
+    devices = {pd.read_csv(path)["devices"][0] for path in workspace.results.glob("f*.csv")}
+    assert len(workspace.files()) == 7
+    assert devices == {"GPU-a", "GPU-b", "MIG-c"}
+
+
+def test_more_gpus_than_the_machine_has_fail_the_execution(workspace):
+    workspace.environment["CUDA_VISIBLE_DEVICES"] = "GPU-a"
+    workspace.write(only="x\n1\n")
+
+    failed = workspace.run("gpus", gpu_amount=2, code=FAILED)
+
+    assert "needs 2 GPUs, but this machine has 1" in " ".join(failed.output.split())
 
 
 def test_a_failed_file_fails_the_execution_but_keeps_other_results(workspace):

@@ -125,7 +125,7 @@ def test_a_timeout_is_an_error_with_status_timeout(tmp_path, orders):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("gpus", 1), ("gpu_type", "NVIDIA_T4"), ("iam_role_arn", "arn:aws:iam::123456789012:role/batch")],
+    [("gpu_type", "NVIDIA_T4"), ("iam_role_arn", "arn:aws:iam::123456789012:role/batch")],
 )
 def test_arguments_that_do_not_apply_to_local_runs_are_refused(inference, orders, tmp_path, argument, value):
     with pytest.raises(ConfigurationError, match=f"^{argument}: .*on this machine") as caught:
@@ -220,7 +220,6 @@ def test_a_failed_frame_is_an_error_with_the_models_traceback(inference):
     ("arguments", "field"),
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"gpus": 1}, "gpus"),
         ({"purchase_option": "spot"}, "purchase_option"),
         ({"access_token_name": "key", "access_secret_name": "secret"}, "access_token_name"),
         ({"input_file_type": "xls"}, "input_file_type"),
