@@ -20,6 +20,8 @@ _PUBLIC_AIRFLOW = "airflow.sdk"
 _ALLOWED_BEYOND = {
     # The documented location of the plugin's base class.
     "plugin.py": {"airflow.plugins_manager"},
+    # Airflow calls it in the scheduler.
+    "preload.py": {"airflow.listeners"},
     # The documented way to extend Airflow's command line.
     "airflow_commands.py": {"airflow.cli.cli_config", "airflow.cli.utils"},
     # The only place that uses the Amazon provider's sessions.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import import_module
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_the_forms_suggestions_are_valid():
 
 def test_the_options_are_those_that_settings_read():
     source = Path(settings.__file__).read_text()
-    read = {part.split('"')[1] for part in source.split("conf.get(_SECTION,")[1:]}
+    read = set(re.findall(r'(?:conf\.get\(_SECTION,|_number\()\s*"(\w+)"', source))
 
     assert read == set(_OPTIONS)
 

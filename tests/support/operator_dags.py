@@ -14,6 +14,7 @@ __all__ = [
     "DAG_IDS",
     "assert_cancelled",
     "executions_of",
+    "is_waiting",
     "task_state",
     "wait_for_execution_with_pod",
 ]
@@ -95,6 +96,18 @@ DAG_IDS = ("waiting", "deferring", "two_steps", "lookers", "mapped", "impatient"
 def task_state(deployment: Deployment, dag_id: str, run_id: str, task_id: str = "run") -> str | None:
     (instance,) = [i for i in deployment.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
     return instance["state"]
+
+
+def is_waiting(deployment: Deployment, dag_id: str, run_id: str) -> bool:
+    """Whether the operator of a run waits for its execution: it runs, or it is deferred and its trigger runs.
+
+    Airflow does not tell a trigger that has not been started yet that its task was ended.
+    """
+    (instance,) = [i for i in deployment.airflow.task_instances(dag_id, run_id) if i["task_id"] == "run"]
+    if dag_id != "deferring":
+        return bool(instance["state"] == "running")
+    trigger = instance["trigger"] if instance["state"] == "deferred" else None
+    return bool(trigger and trigger["triggerer_id"])
 
 
 def executions_of(deployment: Deployment, run_id: str) -> list[dict[str, Any]]:

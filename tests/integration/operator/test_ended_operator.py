@@ -8,7 +8,7 @@ import pytest
 from operator_dags import (
     assert_cancelled,
     executions_of,
-    task_state,
+    is_waiting,
     wait_for_execution_with_pod,
 )
 from waiting import wait_until
@@ -26,8 +26,7 @@ def test_ending_the_waiting_operator_cancels_the_execution(
     folders = deployment.write_files(name, {"hang": "hang", "calm": "calm"})
     run_id = deployment.airflow.trigger(dag_id, folders)
     execution = wait_for_execution_with_pod(deployment, name, run_id)
-    state = "deferred" if dag_id == "deferring" else "running"
-    wait_until(lambda: task_state(deployment, dag_id, run_id) == state, what=f"the operator {state}")
+    wait_until(lambda: is_waiting(deployment, dag_id, run_id), what="the waiting operator")
 
     api = deployment.airflow.api
     if how == "mark failed":
