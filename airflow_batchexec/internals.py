@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from airflow.sdk import BaseOperator
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 __all__ = [
     "begin_dag_run",
     "count_dag_runs",
     "dag_run_state",
     "die_with_supervisor",
+    "expect_map_index_label",
     "is_dag_paused",
     "is_made_by_mapping",
     "is_supervised",
@@ -45,6 +47,16 @@ def skip_mapped_tasks(task_id: str, map_indexes: Iterable[int]) -> bool:
         return False
     SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=[(task_id, index) for index in map_indexes]))
     return True
+
+
+def expect_map_index_label(ti: RuntimeTaskInstanceProtocol, label: str) -> None:
+    """Let a label that the task's template will render to be sent with the task's end, not in a request of its own.
+
+    ``_execute_task`` in ``airflow/sdk/execution_time/task_runner.py`` renders the template after ``execute``, and sends
+    it only if it has changed; the message about the task's end has it in any case.
+    """
+    if hasattr(ti, "rendered_map_index"):
+        ti.rendered_map_index = label
 
 
 def begin_dag_run(*, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> bool:

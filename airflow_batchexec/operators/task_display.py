@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from airflow_batchexec import internals
 from airflow_batchexec.engine.execution.ledger import FileStatus
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def label_map_index(context: Context, label: str) -> None:
     is_mapped = context["ti"].map_index not in {None, -1}
     if is_mapped and context["map_index_template"] is None:
         context["map_index_template"] = "{{ file }}"
+        internals.expect_map_index_label(context["ti"], label)
 
 
 class FileLog:
