@@ -185,5 +185,6 @@ class _SharedSupervisor:
 def _drain(output: int) -> None:
     """Discard the older part of what the model has printed while nobody reads it, before it fills the pipe."""
     unread = struct.unpack("i", fcntl.ioctl(output, termios.FIONREAD, b"\0" * 4))[0]
-    if unread > fcntl.fcntl(output, fcntl.F_GETPIPE_SZ) // 2:
-        os.read(output, unread // 2)
+    size = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
+    if unread > size // 2:
+        os.read(output, unread - size // 4)

@@ -300,7 +300,7 @@ def test_output_that_nobody_reads_blocks_no_model(pods: Pods, tmp_path: Path):
     source = f"""
 import threading, time
 def chatter():
-    for number in range(60):
+    for number in range(25):
         print("x" * 100_000)
         open({str(counted)!r}, "w").write(str(number))
         time.sleep(0.02)
@@ -310,7 +310,7 @@ def predict(df):
 """
     with pods.used("first", source) as predictor:
         pods.predict(predictor)
-    wait_until(lambda: counted.exists() and counted.read_text() == "59")
+    wait_until(lambda: counted.exists() and counted.read_text() == "24")
     with pods.used("second", source) as predictor:
         assert pods.predict(predictor) == 1
 
