@@ -106,11 +106,20 @@ def segments(bucket: Bucket, files: int) -> int:
     return len(list(bucket.storage.list(folder)))
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gcs"])
-def test_an_execution_makes_no_request_per_file_except_to_read_the_input_and_write_the_result(
-    request: pytest.FixtureRequest, repository: ModelRepository, scheme: str
+def test_an_execution_in_s3_makes_no_request_per_file_except_to_read_and_to_write(
+    s3: Bucket, repository: ModelRepository
 ):
-    bucket: Bucket = request.getfixturevalue(scheme)
+    assert_no_other_request_per_file(s3, repository)
+
+
+def test_an_execution_in_gcs_makes_no_request_per_file_except_to_read_and_to_write(
+    gcs: Bucket, repository: ModelRepository
+):
+    assert_no_other_request_per_file(gcs, repository)
+
+
+def assert_no_other_request_per_file(bucket: Bucket, repository: ModelRepository) -> None:
+    """Assert that more files cause no more requests except those that read the inputs and write the results."""
     with pytest.raises(ObjectNotFoundError):
         # A storage verifies that a bucket exists when it first misses an object there.
         bucket.storage.stat(bucket.root.join("none"))
