@@ -126,7 +126,7 @@ class Bucket(Storage):
         return self._disk.read_with_etag(self._on_disk(location))
 
     def fetch(self, info: ObjectInfo, scratch_file: Path) -> Path:
-        raise NotImplementedError
+        raise NotImplementedError("Neither planning nor the end of an execution reads an input.")
 
     def publish(self, path: Path, location: Location) -> ObjectInfo:
         return replace(self._disk.publish(path, self._on_disk(location)), location=location)

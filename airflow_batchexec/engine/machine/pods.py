@@ -11,8 +11,8 @@ Each pod has a folder::
         scratch/                   the pod's own files
         files-<number>/            the files of its present user
 
-The locks are the kernel's, so whatever is killed, nothing stays occupied. A pod's supervisor removes its folder. If that
-was killed, whoever next looks for a pod or ends an execution on this machine removes it.
+The kernel releases a lock when its holder dies, so a killed process occupies nothing. A pod's supervisor removes the pod's
+folder. If the supervisor was killed, the next process that starts a pod or ends an execution on this machine does.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Machine:
         self.resources = resources
 
     def claim_idle(self, key: str) -> ClaimedPod | None:
-        """Claim a pod that exists and that nobody uses; ``None`` if there is none."""
+        """Claim an idle pod; return ``None`` if none is idle."""
         for pod in self._find(f"{key}."):
             busy = try_lock(pod.busy)
             if busy is None:

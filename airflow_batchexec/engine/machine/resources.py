@@ -71,7 +71,7 @@ class MachineResources:
         are not counted: the build itself then reports that they are missing.
 
         Returns:
-            ``None`` if there is no room.
+            The reservation; ``None`` if the machine is full.
 
         Raises:
             PodError: The machine has GPUs, but fewer than the instance.

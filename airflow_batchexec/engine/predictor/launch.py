@@ -42,7 +42,7 @@ def launch(
     stdout: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
-    """Create the working folder and start the supervisor in it, in a session of its own.
+    """Create the working folder and start the supervisor in it, in a new session.
 
     Args:
         spec: What the predictor runs.

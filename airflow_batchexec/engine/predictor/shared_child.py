@@ -22,6 +22,7 @@ from airflow_batchexec.engine.predictor.child import (
 )
 from airflow_batchexec.engine.predictor.launch import launch
 from airflow_batchexec.engine.predictor.memory import MemoryWatch, process_tree
+from airflow_batchexec.engine.storage.disk import disk_errors
 from airflow_batchexec.exceptions import ModelLoadError
 
 if TYPE_CHECKING:
@@ -221,11 +222,11 @@ def launch_shared(spec: PredictorSpec, pod: ClaimedPod, *, idle_seconds: float) 
 
     Raises:
         ModelLoadError: The interpreter cannot be started.
-        StorageError: The working folder cannot be created.
+        StorageError: The working folder or the socket cannot be created.
     """
     folder, alive = pod.folder, pod.alive
     assert alive is not None
-    with contextlib.ExitStack() as stack:
+    with disk_errors("start a pod in", str(folder.path)), contextlib.ExitStack() as stack:
         client, worker = map(stack.enter_context, socket.socketpair())
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         with short_path(folder.path) as path:

@@ -219,6 +219,7 @@ class PredictorSession:
             except OSError:
                 # It has ended since it was claimed.
                 pod.close()
+                time.sleep(_POLL_SECONDS)
             except BaseException:
                 pod.close()
                 raise

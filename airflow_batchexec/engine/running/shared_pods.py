@@ -99,7 +99,7 @@ class SharedPods:
 
     @property
     def _threads(self) -> int:
-        # Each pod has cores of its own.
+        # The pod's cores are reserved for it.
         return threads_for(self.spec.instance, 1)
 
     @property

@@ -242,6 +242,16 @@ def test_an_interpreter_that_does_not_exist_leaves_no_pod(pods: Pods):
     assert pods.folders == []
 
 
+def test_a_pod_whose_socket_cannot_be_made_is_an_error_and_leaves_no_pod(pods: Pods):
+    claimed = pods.claim("key")
+    assert claimed is not None
+    claimed.folder.address.touch()
+    predictor = pods.predictor("first", claimed, PID)
+    with predictor, pytest.raises(StorageError, match="Cannot start a pod in"):
+        predictor.start()
+    assert pods.folders == []
+
+
 def test_an_idle_pod_ends_after_its_time(tmp_path: Path):
     pods = Pods(tmp_path, idle_seconds=0.5)
     with nothing_left_behind():
