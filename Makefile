@@ -40,7 +40,7 @@ lint: $(STAMP)
 	@$(BIN)/lint-imports
 
 check: lint
-	@$(PYTEST) 3 -m "not server" tests/component tests/contract
+	@$(PYTEST) 4 -m "not server" tests/component tests/contract
 
 check-all:
 	@for python in python3.11 python3.12 python3.13; do \
