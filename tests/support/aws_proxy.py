@@ -162,11 +162,31 @@ class AwsProxy:
         """Respond as S3 does if a session has expired, for the sessions of :meth:`expire_all`."""
 
         def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
-            if request.action or request.access_key_id not in self._expired:
+            if not self._is_of_expired_session(request):
                 return pass_on(request)
             if request.method == "HEAD":
                 return Response(400, {} if _has_key(request) else {"x-amz-bucket-region": "us-east-1"})
             return Response.of_s3(400, "ExpiredToken", "The provided token has expired.", {})
+
+        self.rules.append(rule)
+
+    def refuse_as_unknown(self) -> None:
+        """Respond as servers do that forget expired sessions, for those of :meth:`expire_all`."""
+
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
+            if not self._is_of_expired_session(request):
+                return pass_on(request)
+            if request.method == "HEAD":
+                return Response(403)
+            return Response.of_s3(403, "InvalidAccessKeyId", "The access key does not exist.", {})
+
+        self.rules.append(rule)
+
+    def deny_heads(self) -> None:
+        """Respond to every HEAD as S3 does if the caller lacks the permission."""
+
+        def rule(request: Request, pass_on: Callable[[Request], Response]) -> Response:
+            return Response(403) if request.method == "HEAD" else pass_on(request)
 
         self.rules.append(rule)
 
@@ -188,6 +208,9 @@ class AwsProxy:
         with self._lock:
             self.requests.append(request)
         return self._apply(request, list(self.rules))
+
+    def _is_of_expired_session(self, request: Request) -> bool:
+        return not request.action and request.access_key_id in self._expired
 
     def _apply(self, request: Request, rules: list[Any]) -> Response:
         if not rules:

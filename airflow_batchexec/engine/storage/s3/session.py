@@ -29,7 +29,8 @@ _STS_READ_SECONDS = 20
 _STS_ATTEMPTS = 3
 _STS_REGION = "us-east-1"
 
-_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+# STS has issued the key, so a server that does not know it has forgotten the expired session.
+_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
 _SENT = "batchexec_sent"
 _REFRESHED = "batchexec_renewed"
 
@@ -141,7 +142,10 @@ def sts_client(access: S3Access, session: boto3.Session, *, unsigned: bool = Fal
 
 
 def refresh_rejected_keys(client: S3Client, session: boto3.Session, on_secret: Callable[[str], None]) -> None:
-    """Have a role's credentials refreshed, and the request repeated once, if S3 rejects them as expired.
+    """Have a role's credentials refreshed, and the request repeated once, if S3 rejects them as expired or unknown.
+
+    The response to a HEAD has no body, so an unknown key looks like a missing permission. Such a response refreshes
+    the credentials, too, but never twice in a row: with new ones, it is a missing permission.
 
     Args:
         client: The S3 client.
@@ -153,21 +157,29 @@ def refresh_rejected_keys(client: S3Client, session: boto3.Session, on_secret: C
     if not isinstance(credentials, RoleCredentials):
         return
 
+    denied_key = ""  # the last key with which a repeated HEAD was denied
+
     def record(request: AWSRequest, **_: Any) -> None:
         request.context[_SENT] = _SentRequest(
             credentials.get_frozen_credentials().access_key or "", redirected=_is_redirected(request.context)
         )
 
     def refresh(response: Any, request_dict: dict[str, Any], operation: Any, **_: Any) -> int | None:
+        nonlocal denied_key
         context = request_dict["context"]
-        if response is None or _REFRESHED in context:
+        if response is None:
             return None
         code = str(response[1].get("Error", {}).get("Code", ""))
         sent: _SentRequest = context[_SENT]
+        if _REFRESHED in context:
+            denied_key = sent.access_key_id if code == "403" else denied_key
+            return None
         if operation.name.startswith("Head"):
-            # The response to a HEAD has no body and so no code. A bucket in another region returns the same response,
-            # but then botocore has just detected that and redirects the request.
-            expired = code == "400" and _is_redirected(context) == sent.redirected
+            # Without a body, botocore takes the status as the code. A bucket in another region returns the same as an
+            # expired session, but then botocore has just detected that and redirects the request.
+            expired = (code == "400" and _is_redirected(context) == sent.redirected) or (
+                code == "403" and sent.access_key_id != denied_key
+            )
         else:
             expired = code in _EXPIRED
         if not expired:

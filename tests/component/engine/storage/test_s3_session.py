@@ -391,10 +391,13 @@ def test_session_that_s3_rejects_early_is_refreshed_and_the_request_succeeds(
     assert proxy.count("AssumeRole") == 2
 
 
-def test_each_rejected_operation_refreshes_the_session_once(caller, role, location, proxy, tmp_path):
+@pytest.mark.parametrize("rejected_as", ["expired", "unknown"])
+def test_each_rejected_operation_refreshes_the_session_once(
+    caller, role, location, proxy, tmp_path, rejected_as
+):
     access = user_access(caller, proxy.endpoint_url, role=Role(arn=role))
     storage = connect(access, limits=SMALL_PARTS)
-    proxy.refuse_as_expired()
+    proxy.refuse_as_expired() if rejected_as == "expired" else proxy.refuse_as_unknown()
 
     for number, operation in enumerate(operations(storage, location, tmp_path).values()):
         assert proxy.count("AssumeRole") == 1 + number
@@ -402,6 +405,17 @@ def test_each_rejected_operation_refreshes_the_session_once(caller, role, locati
         operation()
 
     assert (tmp_path / "fetched").stat().st_size == 12 * MIB
+
+
+def test_denied_head_request_refreshes_the_session_once(caller, role, location, proxy):
+    storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
+    proxy.deny_heads()
+
+    for _ in range(3):
+        with pytest.raises(AccessDeniedError):
+            storage.stat(location)
+
+    assert proxy.count("AssumeRole") == 2
 
 
 def test_failed_refresh_is_reported_and_leaves_nothing_behind(
@@ -458,7 +472,7 @@ def test_denied_request_does_not_refresh_the_session(s3_server, account, caller,
     role = s3_server.make_role(trust(account), MAY_ASSUME)
     storage = connect(user_access(caller, proxy.endpoint_url, role=Role(arn=role)))
 
-    for operation in (storage.stat, storage.read):
+    for operation in (storage.read, lambda place: storage.write(place, b"x")):
         with pytest.raises(AccessDeniedError):
             operation(location)
 
