@@ -55,9 +55,21 @@ class MachineResources:
         memory_bytes: int | None = None,
         gpus: tuple[str, ...] | None = None,
     ) -> None:
-        self.cpus = available_cpus() if cpus is None else cpus
-        self.memory_bytes = available_memory_bytes() if memory_bytes is None else memory_bytes
+        self._cpus = cpus
+        self._memory_bytes = memory_bytes
         self._gpus = gpus
+
+    # Looked up when a pod is started: a task that finds one does not need them.
+
+    @cached_property
+    def cpus(self) -> float:
+        """The number of CPUs."""
+        return available_cpus() if self._cpus is None else self._cpus
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """The memory, in bytes."""
+        return available_memory_bytes() if self._memory_bytes is None else self._memory_bytes
 
     @cached_property
     def gpus(self) -> tuple[str, ...]:
