@@ -5,6 +5,7 @@ Each pod has a folder::
     <machine folder>/lock          held while pods are counted, and a new one is added
     <machine folder>/pods/<key>.<number>/
         pod.json                   what it occupies
+        note-<name>.json           what its users know and later ones may read; complete, and never changed
         alive                      locked by its supervisor as long as the pod exists
         busy                       locked by the process that uses it
         socket                     where its supervisor takes the next user
@@ -22,12 +23,13 @@ import os
 import secrets
 import shutil
 import socket
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.machine.files import is_locked, locked, try_lock
 from airflow_batchexec.engine.machine.leftovers import kill_processes_at_home
+from airflow_batchexec.engine.machine.pod_folder import PodFolder
 from airflow_batchexec.engine.machine.resources import Reservation
 from airflow_batchexec.engine.storage.disk import disk_errors
 
@@ -36,65 +38,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_batchexec.engine.config.instances import Instance
+    from airflow_batchexec.engine.machine.pod_folder import PodNote
     from airflow_batchexec.engine.machine.resources import MachineResources
 
-__all__ = ["ClaimedPod", "Machine", "PodFolder"]
+__all__ = ["ClaimedPod", "Machine"]
 
 _NEW = ".new-"
 _END_SECONDS = 5.0
 _MAX_PACKET_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class PodFolder:
-    """The files of a pod."""
-
-    path: Path
-
-    @property
-    def key(self) -> str:
-        """What the pod serves; pods with the same key are interchangeable."""
-        return self.path.name.rpartition(".")[0]
-
-    @property
-    def details(self) -> Path:
-        """What the pod occupies, as JSON."""
-        return self.path / "pod.json"
-
-    @property
-    def alive(self) -> Path:
-        """The file that the pod's supervisor locks."""
-        return self.path / "alive"
-
-    @property
-    def busy(self) -> Path:
-        """The file that the pod's user locks."""
-        return self.path / "busy"
-
-    @property
-    def address(self) -> Path:
-        """The socket on which the supervisor takes the next user."""
-        return self.path / "socket"
-
-    @property
-    def scratch(self) -> Path:
-        """The folder of the pod's own files."""
-        return self.path / "scratch"
-
-    def connect(self) -> socket.socket:
-        """Connect to the pod's supervisor.
-
-        Raises:
-            OSError: The pod has ended.
-        """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with short_path(self.path) as folder:
-                connection.connect(f"{folder}/{self.address.name}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
 
 class ClaimedPod:
@@ -159,10 +110,15 @@ class Machine:
             os.close(busy)
         return None
 
-    def claim_new(self, key: str, instance: Instance) -> ClaimedPod | None:
+    def claim_new(self, key: str, instance: Instance, note: PodNote | None = None) -> ClaimedPod | None:
         """Reserve the resources of a new pod; ``None`` if the machine has no room for it now.
 
         Idle pods with other keys are ended if that makes room; call again then.
+
+        Args:
+            key: What the pod serves.
+            instance: What it occupies.
+            note: A note that is in its folder from the beginning.
 
         Raises:
             PodError: The machine never has room for it.
@@ -174,9 +130,23 @@ class Machine:
                 occupied = self._occupied()
                 reservation = self.resources.reserve(instance, occupied.values())
                 if reservation is not None:
-                    return self._add(key, reservation)
+                    return self._add(key, reservation, note)
                 self._make_room(key, instance, occupied)
         return None
+
+    def notes(self, prefix: str, name: str) -> Iterator[bytes]:
+        """The notes of a name in the pods whose keys start with a prefix.
+
+        Raises:
+            OSError: The folder of the pods cannot be read.
+        """
+        for pod in self._find(prefix):
+            try:
+                content = pod.read_note(name)
+            except OSError:
+                # It has none, or has ended.
+                continue
+            yield content
 
     def end(self, prefix: str) -> None:
         """End the idle pods whose keys start with a prefix, and remove what killed ones have left.
@@ -222,11 +192,13 @@ class Machine:
                 occupied[pod] = _read_reservation(pod)
         return occupied
 
-    def _add(self, key: str, reservation: Reservation) -> ClaimedPod:
+    def _add(self, key: str, reservation: Reservation, note: PodNote | None) -> ClaimedPod:
         name = f"{key}.{secrets.token_hex(4)}"
         new, pod = PodFolder(self._pods / f"{_NEW}{name}"), PodFolder(self._pods / name)
         new.path.mkdir(mode=0o700)
         new.details.write_text(json.dumps(asdict(reservation)))
+        if note is not None:
+            new.leave(note)
         alive, busy = try_lock(new.alive, create=True), try_lock(new.busy, create=True)
         assert alive is not None
         assert busy is not None
@@ -244,16 +216,6 @@ class Machine:
                     if connection := _end_if_idle(unneeded):
                         connection.close()
                 return
-
-
-@contextmanager
-def short_path(folder: Path) -> Iterator[str]:
-    """A short path of a folder: that of a socket may have 107 characters."""
-    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 def _read_reservation(pod: PodFolder) -> Reservation:

@@ -11,7 +11,7 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from airflow_batchexec.engine.machine.leftovers import kill_processes_at_home
-from airflow_batchexec.engine.machine.pods import short_path
+from airflow_batchexec.engine.machine.pod_folder import short_path
 from airflow_batchexec.engine.predictor.child import (
     GRACE_SECONDS,
     Child,

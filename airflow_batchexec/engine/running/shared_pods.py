@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ from airflow_batchexec.engine.predictor.shared_child import SharedChild, launch_
 from airflow_batchexec.engine.running.predictor_spec import predictor_spec, threads_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.machine.pod_folder import PodNote
     from airflow_batchexec.engine.machine.pods import ClaimedPod, Machine
     from airflow_batchexec.engine.predictor.shared_child import LaunchedPod
     from airflow_batchexec.engine.predictor.spec import PredictorSpec
 
-__all__ = ["SharedPods"]
+__all__ = ["SharedPods", "find_notes"]
 
 _DIGEST_LENGTH = 12
 
@@ -33,6 +36,7 @@ class SharedPods:
         owner: What the pods serve: the execution, or several of single files that follow each other.
         idle_seconds: After how many seconds without a user a pod ends.
         load_timeout_seconds: The maximum time to load the build.
+        note: What to leave in the pods for later users: see :func:`find_notes`.
     """
 
     machine: Machine
@@ -40,10 +44,16 @@ class SharedPods:
     owner: tuple[str, ...]
     idle_seconds: float
     load_timeout_seconds: float
+    note: PodNote | None = None
 
     def claim_idle(self) -> ClaimedPod | None:
         """Claim a pod that exists and is idle; ``None`` if there is none."""
-        return self.machine.claim_idle(self._key)
+        pod = self.machine.claim_idle(self._key)
+        if pod is not None and self.note is not None:
+            # It may have been started before there was this note. If it cannot be written, later users do without it.
+            with suppress(OSError):
+                pod.folder.leave(self.note)
+        return pod
 
     def claim_new(self) -> ClaimedPod | None:
         """Claim room for a new pod; ``None`` if the machine has none now.
@@ -52,7 +62,7 @@ class SharedPods:
             PodError: The machine never has room for it.
             StorageError: The pod's folder cannot be made.
         """
-        return self.machine.claim_new(self._key, self.spec.instance)
+        return self.machine.claim_new(self._key, self.spec.instance, self.note)
 
     def predictor_spec(self, pod: ClaimedPod, build_folder: Path | None) -> PredictorSpec:
         """What a claimed pod runs; without a build folder, one that exists."""
@@ -113,6 +123,15 @@ class SharedPods:
             self._threads,
         ]
         return f"{_digest(self.owner)}-{_digest(runs)}"
+
+
+def find_notes(machine: Machine, owner: tuple[str, ...], name: str) -> Iterator[bytes]:
+    """The notes of a name that users of an owner's pods have left on a machine.
+
+    Raises:
+        OSError: The folder of the pods cannot be read.
+    """
+    return machine.notes(f"{_digest(owner)}-", name)
 
 
 def _digest(values: Any) -> str:
