@@ -75,7 +75,7 @@ class PlanExecutionOperator(BaseOperator):
         self.batch_execution_conn_id = batch_execution_conn_id
         self.placement: Placement | None = None
 
-    def execute(self, context: Context) -> list[list[int]]:
+    def execute(self, context: Context) -> list[list[int | str]]:
         """Plan the execution."""
         internals.die_with_supervisor()
         ti = context["ti"]
@@ -98,7 +98,7 @@ class PlanExecutionOperator(BaseOperator):
             del fields[CLIENT_KEY]
         return fields
 
-    def _plan(self, context: Context, journal: TaskJournal) -> list[list[int]]:
+    def _plan(self, context: Context, journal: TaskJournal) -> list[list[int | str]]:
         from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.preparation import prepare  # noqa: PLC0415  as above
 

@@ -107,20 +107,24 @@ class Shard:
         offset: The offset of its lines, in bytes.
         length: The length of its lines, in bytes.
         files: The number of its file tasks.
+        round_id: The round of planning that wrote the document; empty in descriptors from releases that did not
+            write it.
     """
 
     offset: int
     length: int
     files: int
+    round_id: str = ""
 
-    def to_descriptor(self) -> list[int]:
+    def to_descriptor(self) -> list[int | str]:
         """A minimal descriptor, because every mapped task pulls the whole list of them."""
-        return [self.offset, self.length, self.files]
+        return [self.offset, self.length, self.files, self.round_id]
 
     @classmethod
     def from_descriptor(cls, descriptor: Sequence[Any]) -> Shard:
         """The inverse of ``to_descriptor``."""
-        return cls(*(int(number) for number in descriptor))
+        offset, length, files, *round_id = descriptor
+        return cls(int(offset), int(length), int(files), *map(str, round_id))
 
 
 def make_plan(
@@ -192,8 +196,13 @@ def make_shards(*, tasks: Sequence[FileTask], pods: int | None, max_shards: int)
     return shards
 
 
-def write_shards(file: IO[bytes], shard_tasks: Iterable[Sequence[FileTask]]) -> list[Shard]:
+def write_shards(file: IO[bytes], shard_tasks: Iterable[Sequence[FileTask]], *, round_id: str) -> list[Shard]:
     """Write the plan document, with one line per file task grouped by shard.
+
+    Args:
+        file: Where to write it.
+        shard_tasks: The file tasks of each shard.
+        round_id: The round of planning.
 
     Returns:
         The position of each shard in the document.
@@ -202,7 +211,7 @@ def write_shards(file: IO[bytes], shard_tasks: Iterable[Sequence[FileTask]]) -> 
     shards = []
     for tasks in shard_tasks:
         length = sum(file.write(f"{task.to_json()}\n".encode()) for task in tasks)
-        shards.append(Shard(offset, length, len(tasks)))
+        shards.append(Shard(offset, length, len(tasks), round_id))
         offset += length
     return shards
 

@@ -139,7 +139,7 @@ def prepare(
     with tempfile.TemporaryDirectory() as scratch:
         document = Path(scratch, "plan.jsonl")
         with disk_errors("write", str(document)), document.open("wb") as file:
-            shards = write_shards(file, shard_tasks)
+            shards = write_shards(file, shard_tasks, round_id=round_id)
         spec = ExecutionSpec(
             execution_id=owner.execution_id,
             round_id=round_id,

@@ -268,7 +268,7 @@ def test_many_tiny_files_are_spread_evenly():
 def test_each_shard_locates_its_tasks_in_the_plan_document(tasks, pods):
     shard_tasks = make_shards(tasks=tasks, pods=pods, max_shards=1000)
     file = io.BytesIO()
-    shards = write_shards(file, shard_tasks)
+    shards = write_shards(file, shard_tasks, round_id="0123456789ab")
     document = file.getvalue()
     for expected, shard in zip(shard_tasks, shards, strict=True):
         again = Shard.from_descriptor(json.loads(json.dumps(shard.to_descriptor())))
@@ -276,6 +276,10 @@ def test_each_shard_locates_its_tasks_in_the_plan_document(tasks, pods):
         assert again.files == len(expected)
         assert read_tasks(document[again.offset : again.offset + again.length]) == tuple(expected)
     assert read_tasks(document) == tuple(task for expected in shard_tasks for task in expected)
+
+
+def test_a_descriptor_of_an_earlier_release_has_no_round():
+    assert Shard.from_descriptor([10, 20, 3]) == Shard(10, 20, 3, round_id="")
 
 
 @given(task_lists)
