@@ -156,8 +156,11 @@ class ExecutionSpec:
 
     @property
     def pods_owner(self) -> tuple[str, ...]:
-        """What identifies the execution among those that share a machine."""
-        return (self.owner.deployment, self.owner.dag_id, self.execution_id, self.destination.uri)
+        """What identifies the execution among those that share a machine; in Airflow, all its tasks know it.
+
+        Should two executions have the same, they could only share pods that run the same build in the same way.
+        """
+        return (self.owner.deployment, self.owner.dag_id, self.execution_id)
 
     @property
     def lock(self) -> Location:
@@ -186,7 +189,7 @@ class ExecutionSpec:
         return json.dumps(values, indent=1, ensure_ascii=False).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> ExecutionSpec:
+    def from_json(cls, data: bytes | str) -> ExecutionSpec:
         """The inverse of ``to_json``."""
         values = json.loads(data)
         del values["version"]
