@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, TaskGroup, XComArg
+from airflow.sdk import DAG, TaskGroup
 
 from airflow_batchexec.dags.trigger_form import execution_params
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import (
     EXECUTION_DAG_ID,
-    EXECUTION_KEY,
     FINISH_TASK_ID,
     PLAN_TASK_ID,
     PREDICT_TASK_ID,
@@ -165,7 +164,8 @@ def _add_tasks(
     placement_args, plan.placement = place_tasks(literals, sibling=plan, **executor_args)
     predict = PredictShardOperator.partial(
         task_id=PREDICT_TASK_ID,
-        execution=XComArg(plan, key=EXECUTION_KEY),
+        plan_task_id=plan.task_id,
+        name=name,
         retries=retries,
         retry_delay=_RETRY_DELAY,
         max_active_tis_per_dagrun=max_active_tis_per_dagrun,

@@ -28,8 +28,10 @@ class PredictShardOperator(BaseOperator):
     that has finished, a clear predicts its files again.
 
     Args:
-        execution: The XCom ``execution`` of the task ``plan``.
+        plan_task_id: The task that planned the execution. Its XCom ``execution`` is only pulled if no task before has
+            left it in a pod on this machine.
         shard: One element of that task's output.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
 
     Raises:
         AirflowFailException: A file failed, and a retry cannot help; or another task's file has, and some of this
@@ -38,12 +40,13 @@ class PredictShardOperator(BaseOperator):
         AirflowSkipException: The execution has ended already; nothing was started.
     """
 
-    template_fields: Sequence[str] = ("execution", "shard")
+    template_fields: Sequence[str] = ("shard",)
 
-    def __init__(self, *, execution: Any, shard: Any, **kwargs: Any) -> None:
+    def __init__(self, *, plan_task_id: str, shard: Any, name: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.execution = execution
+        self.plan_task_id = plan_task_id
         self.shard = shard
+        self.name = name
         self._attempt: ShardAttempt | None = None
 
     def execute(self, context: Context) -> None:
@@ -51,7 +54,11 @@ class PredictShardOperator(BaseOperator):
         internals.die_with_supervisor()
         with as_task_failure():
             self._attempt = ShardAttempt(
-                execution=self.execution, shard=self.shard, context=context, log=self.log
+                plan_task_id=self.plan_task_id,
+                name=self.name,
+                shard=self.shard,
+                context=context,
+                log=self.log,
             )
             self._attempt.run()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +11,22 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airflow_batchexec import internals
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, ObjectNotFoundError
+from airflow_batchexec.operators.planned_execution import find_execution
 from airflow_batchexec.operators.shard_steps import Fail, Finish, Predict, Read, Seen, Skip, next_step
 from airflow_batchexec.operators.task_display import FileLog, label_map_index
 from airflow_batchexec.operators.task_journal import TaskJournal
 from airflow_batchexec.operators.task_session import TaskSession
 from airflow_batchexec.reporting.lineage import Lineage
-from airflow_batchexec.runs.handle import ExecutionHandle, dag_run_start, generation, owner_state
+from airflow_batchexec.runs.handle import dag_run_start, generation, owner_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
     from airflow_batchexec.engine.execution.ledger import FileRecord, LedgerWriter
     from airflow_batchexec.engine.execution.plan import FileTask
-    from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.running.session import PredictorSession
 
 __all__ = ["ShardAttempt"]
@@ -37,8 +36,9 @@ class ShardAttempt:
     """One attempt of a mapped task: performs the steps that ``shard_steps`` decides on.
 
     Args:
-        execution: The XCom ``execution`` of the task ``plan``.
-        shard: One element of that task's output.
+        plan_task_id: The task that planned the execution.
+        name: Distinguishes several executions in one run; empty if the run is the execution.
+        shard: One element of the output of the task that planned the execution.
         context: The task's context.
         log: The task's log.
 
@@ -46,28 +46,28 @@ class ShardAttempt:
         lineage: The lineage of the files read and written.
     """
 
-    def __init__(self, *, execution: Any, shard: Any, context: Context, log: Logger) -> None:
+    def __init__(self, *, plan_task_id: str, name: str, shard: Any, context: Context, log: Logger) -> None:
         self._log = log
         self._context = context
         self._ti = context["ti"]
         self._generation = generation(context)
         self._journal = TaskJournal(context, name=f"pod-{self._ti.map_index}", log=log)
-        with self._journaled(until_closed=False):
-            self._read_plan(execution, shard)
+        with self._journal.reporting(close=False):
+            self._read_plan(plan_task_id, name, shard)
 
-    def _read_plan(self, execution: Any, shard: Any) -> None:
+    def _read_plan(self, plan_task_id: str, name: str, shard: Any) -> None:
         from airflow_batchexec.engine.execution.plan import Shard, read_tasks  # noqa: PLC0415  not for parsing
-        from airflow_batchexec.engine.execution.spec import read_spec  # noqa: PLC0415  as above
         from airflow_batchexec.engine.execution.stop import StopMark, StopWatch  # noqa: PLC0415  as above
         from airflow_batchexec.engine.journal.listed_files import are_listed  # noqa: PLC0415  as above
 
-        self._handle = ExecutionHandle.from_dict(execution)
-        self._hook, self._storage, folder = self._handle.open()
-        self._spec: ExecutionSpec = read_spec(self._storage, folder)
+        lines = Shard.from_descriptor(shard)
+        planned = find_execution(self._ti, round_id=lines.round_id, plan_task_id=plan_task_id, name=name)
+        self._spec, self._hook, self._storage = planned.spec, planned.hook, planned.storage
+        self._note = planned.note
+        folder = self._spec.folder
         if not are_listed(self._spec.total_files):
             self._journal.omit_files()
         self.lineage = Lineage(self._spec)
-        lines = Shard.from_descriptor(shard)
         tasks = read_tasks(self._storage.read(folder.plan, start=lines.offset, length=lines.length))
         # Within a round, a file is always in the same shard, so a task needs only its own records.
         self._ledger = folder.ledger(self._spec.round_id).join(str(self._ti.map_index))
@@ -76,7 +76,7 @@ class ShardAttempt:
         self._session = TaskSession(
             name=f"pod-{self._ti.map_index}",
             log=self._log,
-            batch_execution_conn_id=self._handle.batch_execution_conn_id,
+            batch_execution_conn_id=self._hook.batch_execution_conn_id,
             on_line=self._journal.add_line,
         )
         self._watch = StopWatch(stop=self._stop, cancel=cancel, on_cancel=self._session.end)
@@ -101,7 +101,7 @@ class ShardAttempt:
             AirflowSkipException: The execution has ended; no file was started.
             AirflowException: A file failed, or the task was terminated.
         """
-        with self._journaled(), self._watch:
+        with self._journal.reporting(), self._watch:
             while True:
                 step = next_step(self._current_state(), now=time.time())
                 if isinstance(step, Read):
@@ -173,6 +173,7 @@ class ShardAttempt:
             with self._session.started(
                 self._spec,
                 owner=self._spec.pods_owner,
+                note=self._note,
                 deadline=deadline,
                 should_stop=self._watch.is_set,
             ) as session:
@@ -289,18 +290,3 @@ class ShardAttempt:
         if self._mapped_per_file:
             others = [index for index in range(self._spec.total_files) if index != self._ti.map_index]
             internals.skip_mapped_tasks(self._ti.task_id, others)
-
-    @contextmanager
-    def _journaled(self, *, until_closed: bool = True) -> Iterator[None]:
-        """Add a failure of the task to the journal, then close it."""
-        try:
-            yield
-        except BatchExecError as error:
-            self._journal.add_failure(error)
-            self._journal.close()
-            raise
-        except BaseException:
-            self._journal.close()
-            raise
-        if until_closed:
-            self._journal.close()

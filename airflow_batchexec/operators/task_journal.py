@@ -17,19 +17,26 @@ cancelled                      of finish, written by the REST API when a user ca
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchexec import internals
-from airflow_batchexec.exceptions import ExecutionCancelledError, FileTimeoutError, JobTimeoutError
+from airflow_batchexec.exceptions import (
+    BatchExecError,
+    ExecutionCancelledError,
+    FileTimeoutError,
+    JobTimeoutError,
+)
 from airflow_batchexec.names import JOURNAL_ROWS, PROGRESS_ROW
 from airflow_batchexec.runs.handle import generation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.sdk import Context
     from airflow.sdk.types import Logger
 
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.exceptions import BatchExecError
 
 __all__ = ["TaskJournal"]
 
@@ -78,6 +85,25 @@ class TaskJournal:
         """Write the remaining entries."""
         self._lines.end()
         self._writer.close()
+
+    @contextmanager
+    def reporting(self, *, close: bool = True) -> Iterator[None]:
+        """Add the failure that ends the block, then close the journal.
+
+        Args:
+            close: Whether to close it also if the block succeeds.
+        """
+        try:
+            yield
+        except BatchExecError as error:
+            self.add_failure(error)
+            self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        if close:
+            self.close()
 
     def omit_files(self) -> None:
         """From now on, add only failures of files, and the model's output only while it is loaded."""

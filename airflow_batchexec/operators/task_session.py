@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_batchexec import settings
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
+from airflow_batchexec.operators.planned_execution import note_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.machine.pod_folder import PodNote
     from airflow_batchexec.engine.running.deadline import JobDeadline
     from airflow_batchexec.engine.running.session import PredictorSession
     from airflow_batchexec.engine.running.shared_pods import SharedPods
@@ -54,6 +56,7 @@ class TaskSession:
         spec: ExecutionSpec,
         *,
         owner: tuple[str, ...],
+        note: PodNote | None = None,
         deadline: JobDeadline | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[PredictorSession | None]:
@@ -62,6 +65,7 @@ class TaskSession:
         Args:
             spec: The execution.
             owner: What the pods on a machine serve; tasks with the same owner share them.
+            note: What to leave in a shared pod for later tasks.
             deadline: When the execution exceeds its ``job_timeout``.
             should_stop: Whether to stop waiting for room on this machine.
 
@@ -81,7 +85,7 @@ class TaskSession:
         if self._ended_by is not None:
             raise self._ended_by
         if settings.shares_pods():
-            pods = _shared_pods(spec, owner)
+            pods = _shared_pods(spec, owner, note)
             with session.shared(
                 pods, lambda: self._fetch(spec), should_stop=should_stop, on_wait=lambda: self._log_wait(spec)
             ) as is_ready:
@@ -112,7 +116,7 @@ class TaskSession:
         self._log.info("[%s] %s", stream, line)
 
 
-def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...]) -> SharedPods:
+def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...], note: PodNote | None = None) -> SharedPods:
     """The pods on this machine that tasks with this owner share."""
     from airflow_batchexec.engine.running.shared_pods import SharedPods  # noqa: PLC0415  not for parsing
 
@@ -122,6 +126,7 @@ def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...]) -> SharedPods:
         owner=owner,
         idle_seconds=settings.pod_idle_timeout_seconds(),
         load_timeout_seconds=settings.load_timeout_seconds(),
+        note=note,
     )
 
 
@@ -136,7 +141,9 @@ def start_pods_ahead(spec: ExecutionSpec, *, batch_execution_conn_id: str, log: 
         return
     try:
         build_folder = _fetch_build(spec, batch_execution_conn_id=batch_execution_conn_id)
-        _shared_pods(spec, spec.pods_owner).start_ahead(min(spec.pods_at_once, spec.shards), build_folder)
+        note = note_of(spec, batch_execution_conn_id=batch_execution_conn_id)
+        pods = _shared_pods(spec, spec.pods_owner, note)
+        pods.start_ahead(min(spec.pods_at_once, spec.shards), build_folder)
     except BatchExecError as error:
         log.warning("No pod was started ahead: %s", error.message)
 

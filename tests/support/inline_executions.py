@@ -41,11 +41,9 @@ NO_DELAY = {"retries": 1, "retry_delay": timedelta(0)}
 
 def execution():
     plan = PlanExecutionOperator(task_id="plan", **NO_DELAY)
-    handle = XComArg(plan, key="execution")
-    predict = PredictShardOperator.partial(task_id="predict", execution=handle, **NO_DELAY).expand(shard=plan.output)
+    predict = PredictShardOperator.partial(task_id="predict", plan_task_id="plan", **NO_DELAY).expand(shard=plan.output)
     finish = FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
     plan >> predict >> finish
-    return handle, predict
 
 
 @task
@@ -69,7 +67,7 @@ with DAG("halted", schedule=None, params={"halted_by": "", "halted_at": {}}) as 
         },
     )
     handle = XComArg(plan, key="execution")
-    predict = PredictShardOperator.partial(task_id="predict", execution=handle).expand(shard=plan.output)
+    predict = PredictShardOperator.partial(task_id="predict", plan_task_id="plan").expand(shard=plan.output)
     halt(handle) >> predict >> FinishExecutionOperator(task_id="finish", plan_task_id="plan", predict_task_id="predict")
 
 with DAG("grouped", schedule=None) as grouped:

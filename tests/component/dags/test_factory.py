@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG, BaseOperator, TaskGroup, XComArg
+from airflow.sdk import DAG, BaseOperator, TaskGroup
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
@@ -256,10 +256,10 @@ def test_tasks_of_a_group_have_its_name_and_use_its_plan():
 
     assert set(dag.task_ids) == {"score.plan", "score.predict", "score.finish", "score.release"}
     assert dag.get_task("score.finish").plan_task_id == "score.plan"
-    execution = dag.get_task("score.predict").partial_kwargs["execution"]
-    assert isinstance(execution, XComArg)
-    assert execution.operator.task_id == "score.plan"
-    assert execution.key == "execution"
+    predict = dag.get_task("score.predict")
+    assert predict.upstream_task_ids == {"score.plan"}
+    assert predict.partial_kwargs["plan_task_id"] == "score.plan"
+    assert predict.partial_kwargs["name"] == dag.get_task("score.plan").name == "score"
 
 
 def test_groups_with_equal_last_names_are_separate_executions():

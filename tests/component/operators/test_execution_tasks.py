@@ -35,7 +35,7 @@ def test_tasks_pass_each_other_only_small_xcoms(executions: InlineExecutions):
     outcome = executions.run("plain", {"a": "calm", "b": "calm"}, model_id="moody")
 
     shares = outcome.xcom("plan")
-    assert [files for _, _, files in shares] == [1, 1]
+    assert [files for _, _, files, _ in shares] == [1, 1]
     execution = outcome.xcom("plan", "execution")
     assert execution["execution_id"] == outcome.run.run_id
     assert execution["destination"] == f"file://{outcome.destination}"
