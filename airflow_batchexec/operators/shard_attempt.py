@@ -133,6 +133,10 @@ class ShardAttempt:
 
     def _read(self) -> None:
         """Read the records of earlier attempts; reacquire the lock in case the execution had ended and was cleared."""
+        if self._ti.try_number == 1 and self._generation == 0:
+            # The lock is still that of plan.
+            self._seen = replace(self._seen, records={})
+            return
         from airflow_batchexec.engine.execution import lock  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.ledger import latest, read_ledger  # noqa: PLC0415  as above
 
@@ -142,9 +146,6 @@ class ShardAttempt:
             owner=self._spec.owner,
             state_of=owner_state(self._ti),
         )
-        if self._ti.try_number == 1 and self._generation == 0:
-            self._seen = replace(self._seen, records={})
-            return
         records = latest(read_ledger(self._storage, self._ledger))
         self._seen = replace(
             self._seen,
