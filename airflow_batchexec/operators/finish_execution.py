@@ -11,8 +11,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_batchexec import internals, settings
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 from airflow_batchexec.names import CANCELLED_ROW, ENDED_ROW, EXECUTION_KEY, REFUSED_KEY, SUMMARY_KEY
+from airflow_batchexec.operators.pods_ahead import end_pods
 from airflow_batchexec.operators.task_journal import TaskJournal
-from airflow_batchexec.operators.task_session import end_shared_pods
 from airflow_batchexec.operators.unfinished_plan import UnfinishedPlan
 from airflow_batchexec.reporting.assets import execution_alias, update_asset
 from airflow_batchexec.reporting.lineage import Lineage, facets_of
@@ -173,7 +173,7 @@ class FinishExecutionOperator(BaseOperator):
             context["ti"], spec.destination.uri, batch_execution_conn_id=handle.batch_execution_conn_id
         )
         status, reason = self._end_status(spec, storage, context, cancelled)
-        end_shared_pods(spec, log=self.log)
+        end_pods(spec.pods_owner, log=self.log)
         conclusion = conclude(
             spec=spec, storage=storage, ended_at=time.time(), end_status=status, end_reason=reason
         )

@@ -12,8 +12,8 @@ from airflow_batchexec.engine.execution.lock import LockOwner
 from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import CLIENT_KEY, EXECUTION_KEY, FILES_ROWS, PLANNED_ROW, REFUSED_KEY
+from airflow_batchexec.operators.pods_ahead import PodsAhead
 from airflow_batchexec.operators.task_journal import TaskJournal
-from airflow_batchexec.operators.task_session import start_pods_ahead
 from airflow_batchexec.placement.tasks import Placement, admission
 from airflow_batchexec.runs.handle import (
     ExecutionHandle,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_batchexec.engine.execution.preparation import Prepared
+    from airflow_batchexec.engine.execution.resolution import Resolution
 
 __all__ = ["PlanExecutionOperator"]
 
@@ -99,20 +100,44 @@ class PlanExecutionOperator(BaseOperator):
         return fields
 
     def _plan(self, context: Context, journal: TaskJournal) -> list[list[int | str]]:
+        ti = context["ti"]
+        execution_id = execution_id_of(ti, self.name)
+        owner = LockOwner(
+            execution_id, deployment=settings.deployment_name(), dag_id=ti.dag_id, run_id=ti.run_id
+        )
+        conn_id = self.batch_execution_conn_id
+        with PodsAhead(owner.pods_owner, batch_execution_conn_id=conn_id, log=self.log) as pods:
+            prepared = self._prepare(context, owner, pods)
+            spec = prepared.spec
+            self._log_plan(prepared)
+            handle = ExecutionHandle(
+                execution_id=spec.execution_id,
+                destination=spec.destination.uri,
+                fields=spec.config.fields(),
+                batch_execution_conn_id=conn_id,
+            )
+            ti.xcom_push(EXECUTION_KEY, handle.to_dict())
+            pods.complete(spec)
+        _report(journal, prepared, generation(context))
+        return [shard.to_descriptor() for shard in prepared.shards]
+
+    def _prepare(self, context: Context, owner: LockOwner, pods: PodsAhead) -> Prepared:
         from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
         from airflow_batchexec.engine.execution.preparation import prepare  # noqa: PLC0415  as above
+        from airflow_batchexec.engine.running.predictor_spec import Workload  # noqa: PLC0415  as above
 
-        ti = context["ti"]
         config = ExecutionConfig.from_fields(**self.fields_of_run(context))
         hook = BatchExecutionHook.for_execution(config, batch_execution_conn_id=self.batch_execution_conn_id)
         builds = BatchExecutionHook(self.batch_execution_conn_id)
-        execution_id = execution_id_of(ti, self.name)
-        prepared = prepare(
+
+        def begin_pods(resolved: Resolution) -> None:
+            parameters = config.execution.parameters
+            pods.begin(Workload(build=resolved.build, instance=resolved.instance, parameters=parameters))
+
+        return prepare(
             config=config,
-            owner=LockOwner(
-                execution_id, deployment=settings.deployment_name(), dag_id=ti.dag_id, run_id=ti.run_id
-            ),
-            owner_state=owner_state(ti),
+            owner=owner,
+            owner_state=owner_state(context["ti"]),
             round_id=uuid.uuid4().hex[:12],
             started_at=dag_run_start(context),
             repository=settings.model_repository(builds.open_storage),
@@ -124,19 +149,8 @@ class PlanExecutionOperator(BaseOperator):
             map_per_file=self.map_per_file,
             default_purchase_option=settings.default_purchase_option(),
             admit=admission(self.placement, config),
+            on_resolved=begin_pods,
         )
-        self._log_plan(prepared)
-        spec = prepared.spec
-        handle = ExecutionHandle(
-            execution_id=spec.execution_id,
-            destination=spec.destination.uri,
-            fields=config.fields(),
-            batch_execution_conn_id=self.batch_execution_conn_id,
-        )
-        ti.xcom_push(EXECUTION_KEY, handle.to_dict())
-        start_pods_ahead(spec, batch_execution_conn_id=self.batch_execution_conn_id, log=self.log)
-        _report(journal, prepared, generation(context))
-        return [shard.to_descriptor() for shard in prepared.shards]
 
     def _log_plan(self, prepared: Prepared) -> None:
         spec, plan = prepared.spec, prepared.plan

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_batchexec import settings
-from airflow_batchexec.exceptions import BatchExecError
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
-from airflow_batchexec.operators.planned_execution import note_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,11 +16,14 @@ if TYPE_CHECKING:
 
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.machine.pod_folder import PodNote
+    from airflow_batchexec.engine.repository.builds import Build
     from airflow_batchexec.engine.running.deadline import JobDeadline
+    from airflow_batchexec.engine.running.predictor_spec import Workload
     from airflow_batchexec.engine.running.session import PredictorSession
     from airflow_batchexec.engine.running.shared_pods import SharedPods
+    from airflow_batchexec.exceptions import BatchExecError
 
-__all__ = ["TaskSession", "end_shared_pods", "start_pods_ahead"]
+__all__ = ["TaskSession", "fetch_build", "shared_pods"]
 
 
 class TaskSession:
@@ -76,6 +77,7 @@ class TaskSession:
             BatchExecError: The build cannot be fetched or loaded, or :meth:`end` was called; then its reason.
         """
         from airflow_batchexec.engine.running.deadline import JobDeadline  # noqa: PLC0415  not for parsing
+        from airflow_batchexec.engine.running.predictor_spec import Workload  # noqa: PLC0415  as above
         from airflow_batchexec.engine.running.session import PredictorSession  # noqa: PLC0415  as above
 
         session = PredictorSession(
@@ -85,7 +87,7 @@ class TaskSession:
         if self._ended_by is not None:
             raise self._ended_by
         if settings.shares_pods():
-            pods = _shared_pods(spec, owner, note)
+            pods = shared_pods(Workload.of(spec), owner, note)
             with session.shared(
                 pods, lambda: self._fetch(spec), should_stop=should_stop, on_wait=lambda: self._log_wait(spec)
             ) as is_ready:
@@ -105,7 +107,7 @@ class TaskSession:
             self._session.end(reason)
 
     def _fetch(self, spec: ExecutionSpec) -> Path:
-        return _fetch_build(spec, batch_execution_conn_id=self._batch_execution_conn_id)
+        return fetch_build(spec.build, batch_execution_conn_id=self._batch_execution_conn_id)
 
     def _log_wait(self, spec: ExecutionSpec) -> None:
         self._log.info("Waiting until this machine has room for another pod of instance %s.", spec.instance)
@@ -116,13 +118,13 @@ class TaskSession:
         self._log.info("[%s] %s", stream, line)
 
 
-def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...], note: PodNote | None = None) -> SharedPods:
+def shared_pods(workload: Workload, owner: tuple[str, ...], note: PodNote | None = None) -> SharedPods:
     """The pods on this machine that tasks with this owner share."""
     from airflow_batchexec.engine.running.shared_pods import SharedPods  # noqa: PLC0415  not for parsing
 
     return SharedPods(
         machine=settings.machine(),
-        spec=spec,
+        workload=workload,
         owner=owner,
         idle_seconds=settings.pod_idle_timeout_seconds(),
         load_timeout_seconds=settings.load_timeout_seconds(),
@@ -130,35 +132,11 @@ def _shared_pods(spec: ExecutionSpec, owner: tuple[str, ...], note: PodNote | No
     )
 
 
-def start_pods_ahead(spec: ExecutionSpec, *, batch_execution_conn_id: str, log: Logger) -> None:
-    """Have the first pods load while Airflow schedules the tasks, if these will run on this machine.
+def fetch_build(build: Build, *, batch_execution_conn_id: str) -> Path:
+    """The local folder of a build.
 
-    A failure is only logged: the first task meets it again.
+    Raises:
+        BatchExecError: It cannot be fetched.
     """
-    if not (
-        settings.shares_pods() and settings.tasks_share_one_machine() and settings.pod_idle_timeout_seconds()
-    ):
-        return
-    try:
-        build_folder = _fetch_build(spec, batch_execution_conn_id=batch_execution_conn_id)
-        note = note_of(spec, batch_execution_conn_id=batch_execution_conn_id)
-        pods = _shared_pods(spec, spec.pods_owner, note)
-        pods.start_ahead(min(spec.pods_at_once, spec.shards), build_folder)
-    except BatchExecError as error:
-        log.warning("No pod was started ahead: %s", error.message)
-
-
-def end_shared_pods(spec: ExecutionSpec, *, log: Logger) -> None:
-    """End the execution's pods on this machine. On others, they end when nothing has used them for a while."""
-    if not settings.shares_pods():
-        return
-    try:
-        _shared_pods(spec, spec.pods_owner).end()
-    except BatchExecError as error:
-        log.warning("The pods on this machine end later, as they are idle: %s", error.message)
-
-
-def _fetch_build(spec: ExecutionSpec, *, batch_execution_conn_id: str) -> Path:
-    """The local folder of an execution's build."""
     builds = BatchExecutionHook(batch_execution_conn_id)
-    return settings.model_repository(builds.open_storage).fetch(spec.build)
+    return settings.model_repository(builds.open_storage).fetch(build)

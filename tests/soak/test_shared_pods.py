@@ -35,8 +35,9 @@ from airflow_batchexec.engine.machine.pods import Machine
 from airflow_batchexec.engine.machine.resources import MachineResources
 from airflow_batchexec.engine.repository.repository import ModelRepository
 from airflow_batchexec.engine.running.pipeline import FileRoute
+from airflow_batchexec.engine.running.predictor_spec import Workload
 from airflow_batchexec.engine.running.session import PredictorSession
-from airflow_batchexec.engine.running.shared_pods import SharedPods
+from airflow_batchexec.engine.running.shared_pods import SharedPods, end_idle_pods
 from airflow_batchexec.engine.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Disturbed:
         resources = MachineResources(cpus=2, memory_bytes=2**40, gpus=())
         return SharedPods(
             machine=Machine(folder=private_folder(self.folder / "scratch"), resources=resources),
-            spec=prepared.spec,
+            workload=Workload.of(prepared.spec),
             owner=prepared.spec.pods_owner,
             idle_seconds=30,
             load_timeout_seconds=300,
@@ -227,7 +228,7 @@ class Disturbed:
 
     def finish(self, execution: Execution) -> None:
         spec = execution.prepared.spec
-        self.pods(execution.prepared).end()
+        end_idle_pods(self.pods(execution.prepared).machine, spec.pods_owner)
         conclusion = conclude(spec=spec, storage=STORAGE, ended_at=time.time())
         out = self.folder / "out" / execution.name
         assert conclusion.header.has_finished, conclusion.header

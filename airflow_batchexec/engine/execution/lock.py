@@ -88,11 +88,15 @@ class LockOwner:
 
     def is_same_execution(self, other: LockOwner) -> bool:
         """Whether both are the same execution, which may hold its lock from several processes."""
-        return (self.execution_id, self.deployment, self.dag_id) == (
-            other.execution_id,
-            other.deployment,
-            other.dag_id,
-        )
+        return self.pods_owner == other.pods_owner
+
+    @property
+    def pods_owner(self) -> tuple[str, str, str]:
+        """What identifies the execution among those that share a machine; in Airflow, all its tasks know it.
+
+        Should two executions have the same, they could only share pods that run the same build in the same way.
+        """
+        return (self.deployment, self.dag_id, self.execution_id)
 
     @property
     def place(self) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.instances import Instance, InstanceTable
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
+    from airflow_batchexec.engine.execution.resolution import Resolution
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage.base import Storage
 
@@ -83,6 +84,7 @@ def prepare(
     map_per_file: bool = False,
     default_purchase_option: str = "",
     admit: Callable[[Instance, str], None] = lambda _instance, _purchase_option: None,
+    on_resolved: Callable[[Resolution], None] = lambda _: None,
 ) -> Prepared:
     """Validate the request, list the source, acquire the lock and write the plan. Touches no input and no result.
 
@@ -103,6 +105,7 @@ def prepare(
         map_per_file: Whether to put each file in its own shard even if there are fewer pods than files.
         default_purchase_option: The purchase option if neither the request nor the deployment sets it; empty for none.
         admit: Raises a ``ConfigurationError`` if the resolved instance and purchase option are not available.
+        on_resolved: Called when the build and its pods are known, before the source is listed.
 
     Raises:
         ConfigurationError: A field is invalid.
@@ -125,6 +128,7 @@ def prepare(
         default_purchase_option=default_purchase_option,
     )
     admit(resolved.instance, resolved.purchase_option)
+    on_resolved(resolved)
     plan = make_plan(
         listing=open_storage(source).list(source),
         source=source,

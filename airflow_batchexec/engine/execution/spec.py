@@ -156,11 +156,8 @@ class ExecutionSpec:
 
     @property
     def pods_owner(self) -> tuple[str, ...]:
-        """What identifies the execution among those that share a machine; in Airflow, all its tasks know it.
-
-        Should two executions have the same, they could only share pods that run the same build in the same way.
-        """
-        return (self.owner.deployment, self.owner.dag_id, self.execution_id)
+        """What identifies the execution among those that share a machine."""
+        return self.owner.pods_owner
 
     @property
     def lock(self) -> Location:

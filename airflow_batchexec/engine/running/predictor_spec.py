@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.predictor.spec import PredictorSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from airflow_batchexec.engine.config.instances import Instance
     from airflow_batchexec.engine.execution.spec import ExecutionSpec
+    from airflow_batchexec.engine.repository.builds import Build
 
-__all__ = ["predictor_spec", "threads_for"]
+__all__ = ["Workload", "predictor_spec", "threads_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What all predictors of an execution run; known before its files are.
+
+    Attributes:
+        build: The build.
+        instance: The instance of each predictor.
+        parameters: The build's environment variables.
+    """
+
+    build: Build
+    instance: Instance
+    parameters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spec: ExecutionSpec) -> Workload:
+        """The workload of a planned execution."""
+        return cls(build=spec.build, instance=spec.instance, parameters=spec.config.execution.parameters)
 
 
 def predictor_spec(
-    spec: ExecutionSpec,
+    workload: Workload,
     *,
     build_folder: Path,
     scratch: Path,
@@ -29,7 +52,7 @@ def predictor_spec(
     """What a predictor of an execution runs.
 
     Args:
-        spec: The execution.
+        workload: What the execution's predictors run.
         build_folder: The local folder of its build.
         scratch: The folder for the predictor alone.
         threads: The number of threads that its libraries may use.
@@ -37,14 +60,14 @@ def predictor_spec(
         gpus: The ids of its GPUs; empty for all that this process may use.
     """
     return PredictorSpec(
-        kind=spec.build.kind.value,
+        kind=workload.build.kind.value,
         folder=build_folder,
-        entrypoint=spec.build.entrypoint,
-        interpreter=spec.build.interpreter,
-        requirements=spec.build.requirements,
-        instance=spec.instance,
+        entrypoint=workload.build.entrypoint,
+        interpreter=workload.build.interpreter,
+        requirements=workload.build.requirements,
+        instance=workload.instance,
         threads=threads,
-        parameters=spec.config.execution.parameters,
+        parameters=workload.parameters,
         scratch=scratch,
         load_timeout_seconds=load_timeout_seconds,
         gpus=gpus,

@@ -14,7 +14,7 @@ from airflow_batchexec.engine.predictor.child import DeadlineExceeded
 from airflow_batchexec.engine.predictor.process import Predictor
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
-from airflow_batchexec.engine.running.predictor_spec import predictor_spec, threads_for
+from airflow_batchexec.engine.running.predictor_spec import Workload, predictor_spec, threads_for
 from airflow_batchexec.engine.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PredictorSession:
         """
         with scratch_folder(scratch_root) as scratch:
             pod_spec = predictor_spec(
-                self.spec,
+                Workload.of(self.spec),
                 build_folder=build_folder,
                 scratch=scratch,
                 threads=threads_for(self.spec.instance, predictors_on_machine),

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from airflow_batchexec.engine.execution.spec import ExecutionSpec
     from airflow_batchexec.engine.machine.pod_folder import PodNote
     from airflow_batchexec.engine.machine.pods import ClaimedPod, Machine
     from airflow_batchexec.engine.predictor.shared_child import LaunchedPod
     from airflow_batchexec.engine.predictor.spec import PredictorSpec
+    from airflow_batchexec.engine.running.predictor_spec import Workload
 
-__all__ = ["SharedPods", "find_notes"]
+__all__ = ["SharedPods", "end_idle_pods", "find_notes"]
 
 _DIGEST_LENGTH = 12
 
@@ -32,7 +32,7 @@ class SharedPods:
 
     Attributes:
         machine: The machine.
-        spec: The execution.
+        workload: What the pods run.
         owner: What the pods serve: the execution, or several of single files that follow each other.
         idle_seconds: After how many seconds without a user a pod ends.
         load_timeout_seconds: The maximum time to load the build.
@@ -40,7 +40,7 @@ class SharedPods:
     """
 
     machine: Machine
-    spec: ExecutionSpec
+    workload: Workload
     owner: tuple[str, ...]
     idle_seconds: float
     load_timeout_seconds: float
@@ -62,13 +62,13 @@ class SharedPods:
             PodError: The machine never has room for it.
             StorageError: The pod's folder cannot be made.
         """
-        return self.machine.claim_new(self._key, self.spec.instance, self.note)
+        return self.machine.claim_new(self._key, self.workload.instance, self.note)
 
     def predictor_spec(self, pod: ClaimedPod, build_folder: Path | None) -> PredictorSpec:
         """What a claimed pod runs; without a build folder, one that exists."""
         scratch = pod.folder.scratch
         return predictor_spec(
-            self.spec,
+            self.workload,
             build_folder=build_folder or scratch / "work",
             scratch=scratch,
             threads=self._threads,
@@ -81,7 +81,11 @@ class SharedPods:
         return SharedChild(spec=spec, name=name, pod=pod, idle_seconds=self.idle_seconds)
 
     def start_ahead(self, count: int, build_folder: Path) -> int:
-        """Start pods that will be used soon, at most as many as the machine has room for; they begin to load.
+        """Start pods that will be used soon, so that they begin to load; those that are idle already count.
+
+        Args:
+            count: The number of pods to have, if the machine has room for them.
+            build_folder: The local folder of the build.
 
         Returns:
             How many were started.
@@ -92,6 +96,8 @@ class SharedPods:
         pods: list[ClaimedPod] = []
         launched: list[LaunchedPod] = []
         try:
+            while len(pods) < count and (pod := self.claim_idle()) is not None:
+                pods.append(pod)
             while len(pods) < count and (pod := self.claim_new()) is not None:
                 pods.append(pod)
                 spec = self.predictor_spec(pod, build_folder)
@@ -103,23 +109,19 @@ class SharedPods:
                 pod.release()
         return len(launched)
 
-    def end(self) -> None:
-        """End the pods that are idle."""
-        self.machine.end(_digest(self.owner))
-
     @property
     def _threads(self) -> int:
         # The pod's cores are reserved for it.
-        return threads_for(self.spec.instance, 1)
+        return threads_for(self.workload.instance, 1)
 
     @property
     def _key(self) -> str:
         """Pods with the same key are interchangeable: they run the same for the same owner."""
-        spec = self.spec
+        workload = self.workload
         runs = [
-            spec.build.to_dict(),
-            asdict(spec.instance),
-            dict(spec.config.execution.parameters),
+            workload.build.to_dict(),
+            asdict(workload.instance),
+            dict(workload.parameters),
             self._threads,
         ]
         return f"{_digest(self.owner)}-{_digest(runs)}"
@@ -132,6 +134,15 @@ def find_notes(machine: Machine, owner: tuple[str, ...], name: str) -> Iterator[
         OSError: The folder of the pods cannot be read.
     """
     return machine.notes(f"{_digest(owner)}-", name)
+
+
+def end_idle_pods(machine: Machine, owner: tuple[str, ...]) -> None:
+    """End the pods of an owner on a machine that nothing uses.
+
+    Raises:
+        StorageError: The folder of the pods cannot be used.
+    """
+    machine.end(f"{_digest(owner)}-")
 
 
 def _digest(values: Any) -> str:

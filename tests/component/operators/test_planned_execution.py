@@ -19,6 +19,7 @@ from airflow_batchexec import settings
 from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.preparation import prepare
+from airflow_batchexec.engine.running.predictor_spec import Workload
 from airflow_batchexec.engine.running.shared_pods import SharedPods, find_notes
 from airflow_batchexec.engine.storage.local import LocalStorage
 from airflow_batchexec.exceptions import BatchExecError
@@ -137,7 +138,7 @@ class Planned:
         spec = replace(self.spec, round_id=round_id)
         return SharedPods(
             machine=settings.machine(),
-            spec=spec,
+            workload=Workload.of(spec),
             owner=spec.pods_owner,
             idle_seconds=60,
             load_timeout_seconds=60,
