@@ -70,4 +70,4 @@ format: $(STAMP)
 	@$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-* .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv .venv-* .bench .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

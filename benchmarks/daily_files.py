@@ -1,7 +1,11 @@
-"""A year of flights, as 365 daily files, through the demo's model: a plain loop, local file mode, and Airflow.
+"""A year of flights, as 365 daily files, through the demo's model: a plain loop, local file mode, Airflow, and Ray Data.
 
-Each round runs all three in turn, under the same machine load; prints medians and ratios. The times are those of whole
-processes, from start to exit; those of an Airflow run are from queued to success.
+Each round runs all of them in turn, under the same machine load; prints medians and ratios. The times are those of whole
+processes, from start to exit; those of an Airflow run are from queued to success. Airflow is running before its runs are
+queued; Ray's time includes its start on this machine, as in a script. Ray is installed in an environment that only this
+benchmark uses; where that fails, the others are measured all the same, and the table says why.
+
+    python -m benchmarks.daily_files --repeat 5 --with-ray
 """
 
 from __future__ import annotations
@@ -15,18 +19,28 @@ import sys
 import tempfile
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
+from benchmarks.ray_environment import RayMissingError, ray_python
 from demo.flights import train_build, write_days
 from tools.airflow_server import AirflowServer
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROOT = Path(__file__).resolve().parents[1]
 PODS = 2
+RAY_DATA = "Ray Data"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeat", type=int, default=5, help="the number of rounds")
+    parser.add_argument("--with-ray", action="store_true", help="compare with Ray Data, too")
     parser.add_argument("--plain-loop", type=Path, default=ROOT / "benchmarks/peers/plain_loop.py")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the seconds of every round here"
@@ -35,17 +49,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         bench = Bench(Path(folder), arguments.plain_loop)
         bench.prepare()
+        runs = {
+            "plain loop": bench.plain_loop,
+            "local file mode": bench.local_mode,
+            "Airflow run": bench.airflow,
+        }
+        problem = ""
+        if arguments.with_ray:
+            try:
+                runs[RAY_DATA] = bench.prepare_ray()
+            except RayMissingError as error:
+                problem = str(error)
+                print(problem, file=sys.stderr, flush=True)
         with bench.server:
             bench.server.wait_for_dag("batch_execution")
-            rounds = [
-                (bench.plain_loop(), bench.local_mode(), bench.airflow()) for _ in range(arguments.repeat)
-            ]
+            rounds = [{name: run() for name, run in runs.items()} for _ in range(arguments.repeat)]
     report(rounds)
+    if problem:
+        print(f"{RAY_DATA:<16} not measured. {problem}")
     if arguments.json:
-        names = ("plain_loop", "local_mode", "airflow")
-        arguments.json.write_text(
-            json.dumps([dict(zip(names, row, strict=True)) for row in rounds], indent=1)
-        )
+        arguments.json.write_text(json.dumps(rounds, indent=1) + "\n")
 
 
 class Bench:
@@ -95,6 +118,29 @@ class Bench:
         queued, end = (datetime.fromisoformat(ended[name]) for name in ("queued_at", "end_date"))
         return (end - queued).total_seconds()
 
+    def prepare_ray(self) -> Callable[[], float]:
+        """Install Ray and run it once; return the run to measure.
+
+        Raises:
+            RayMissingError: Ray cannot be installed, or does not run here.
+        """
+        run_ray = partial(self.ray_data, ray_python())
+        try:
+            run_ray()
+        except subprocess.CalledProcessError as error:
+            lines = (self.folder / "ray.log").read_text().splitlines() or [str(error)]
+            raise RayMissingError(f"Ray does not run here: {lines[-1]}") from error
+        return run_ray
+
+    def ray_data(self, python: Path) -> float:
+        output = self.fresh("ray")
+        model = self.folder / "build" / "model.joblib"
+        script = ROOT / "benchmarks/peers/ray_data.py"
+        with (self.folder / "ray.log").open("w") as log:
+            seconds = run([python, script, self.folder / "input", output, model, "--actors", PODS], log)
+        assert count_lines(output) == count_lines(self.folder / "input"), "Ray Data lost files or rows"
+        return seconds
+
     def fresh(self, name: str) -> Path:
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,21 +156,27 @@ def publish(build: Path, repository: Path) -> None:
     run([*models, "deploy", *names, "--instance", "tiny", *options])
 
 
-def run(command: list[object]) -> float:
+def run(command: list[object], errors: IO[str] | None = None) -> float:
+    """Run a command, and return its duration in seconds; its errors go to the terminal by default."""
     started = time.perf_counter()
-    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=errors)
     return time.perf_counter() - started
 
 
-def report(rounds: list[tuple[float, float, float]]) -> None:
-    loop_times = [row[0] for row in rounds]
+def count_lines(folder: Path) -> dict[str, int]:
+    return {path.name: path.read_bytes().count(b"\n") for path in folder.glob("*.csv")}
+
+
+def report(rounds: list[dict[str, float]]) -> None:
     print(f"365 files, {PODS} pods, medians of {len(rounds)} rounds")
-    for name, times in zip(
-        ("plain loop", "local file mode", "Airflow run"), zip(*rounds, strict=True), strict=True
-    ):
-        ratio = statistics.median(t / peer for t, peer in zip(times, loop_times, strict=True))
-        spread = f"{min(times):.1f} to {max(times):.1f}"
-        print(f"{name:<16} {statistics.median(times):6.2f} s   ({spread})   {ratio:.2f} x the plain loop")
+    peers = [peer for peer in ("plain loop", RAY_DATA) if peer in rounds[0]]
+    for name in rounds[0]:
+        times = [row[name] for row in rounds]
+        ratios = "   ".join(
+            f"{statistics.median(row[name] / row[peer] for row in rounds):.2f} x {peer}" for peer in peers
+        )
+        spread = f"({min(times):.1f} to {max(times):.1f})"
+        print(f"{name:<16} {statistics.median(times):6.2f} s   {spread:<16} {ratios}")
 
 
 if __name__ == "__main__":
