@@ -92,7 +92,7 @@ class Bench:
     def run(self, dag: str, conf: dict[str, Any]) -> dict[str, float]:
         before = cpu_seconds()
         run_id = self.server.trigger(dag, conf)
-        ended = self.server.wait_for_run(dag, run_id)
+        ended = self.server.wait_for_run(dag, run_id, timeout=1800)
         assert ended["state"] == "success", ended
         queued, end = (datetime.fromisoformat(ended[name]) for name in ("queued_at", "end_date"))
         # The last processes of the run end within moments.
