@@ -2,6 +2,8 @@
 
 make bench                                 all of them, about an hour on two cores
 python -m benchmarks --only tiny mapped    some of them; the tables of the others stay
+
+A benchmark that fails does not stop the others; then the exit status is 1.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -56,12 +59,15 @@ CASES = {
     "mapped-365": Case(
         "365 files, one mapped task each", "mapped_files", ("--files", "365", "--without-handwritten")
     ),
-    "daily": Case("365 files, two pods", "daily_files"),
+    "daily": Case("365 files, two pods", "daily_files", ("--with-ray",)),
     "tiny": Case("3,000 files of ten rows, one pod", "tiny_files"),
     "formats": Case("Reading and writing by file type", "formats"),
     "big-csv": Case("One CSV file of 3.4 million rows", "big_file"),
     "big-parquet": Case("One Parquet file of 3.4 million rows", "big_file", ("--file-type", "parquet")),
     "big-feather": Case("One Feather file of 3.4 million rows", "big_file", ("--file-type", "feather")),
+    "s3-small": Case("365 small files in S3", "s3_small"),
+    "s3-large": Case("20 objects of 64 MB in S3", "s3_large"),
+    "latency": Case("365 files in S3, 30 ms away", "s3_latency"),
     "many": Case("100,000 files", "many_files", ("--files", "100000")),
     "million": Case("A million files", "many_files", ("--files", "1000000")),
 }
@@ -74,18 +80,34 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="the benchmarks to run")
     names = parser.parse_args().only
     results: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    failed = []
     for name in names:
         print(f"{CASES[name].title} ...", flush=True)
-        results[name] = run(CASES[name])
+        started = time.monotonic()
+        try:
+            results[name] = run(CASES[name])
+        except subprocess.CalledProcessError as error:
+            print(f"{name} failed: {CASES[name].command} exited with {error.returncode}.", flush=True)
+            failed.append(name)
+            continue
         print(results[name]["table"], flush=True)
+        print(f"({(time.monotonic() - started) / 60:.1f} minutes)", flush=True)
         FIGURES.write_text(json.dumps(results, indent=1) + "\n")
         TABLES.write_text(
             "\n".join([HEAD, *(section(name, results[name]) for name in CASES if name in results)])
         )
+    if failed:
+        sys.exit(
+            f"Failed: {', '.join(failed)}. The tables that earlier runs of them wrote stay, with their dates."
+        )
 
 
 def run(case: Case) -> dict[str, Any]:
-    """Run a benchmark; return its table and figures, and where they were measured."""
+    """Run a benchmark; return its table and figures, and where they were measured.
+
+    Raises:
+        CalledProcessError: It failed.
+    """
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         figures = Path(folder) / "figures.json"
         command = [sys.executable, "-m", f"benchmarks.{case.module}", *case.arguments, "--json", str(figures)]
