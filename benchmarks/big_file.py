@@ -135,8 +135,10 @@ def pandas_alone(path: Path) -> dict[str, float]:
 
 def report(file_type: str, size: int, rounds: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     print(f"one {file_type} file of {size / 1e6:.0f} MB, medians of {len(rounds)} rounds")
+    ratio = statistics.median(ours["read"] / alone["read"] for alone, ours in rounds)
     for step in STEPS:
-        print(f"{step:<26} {statistics.median(ours[step] for _, ours in rounds):6.2f} s")
+        compared = f"   {ratio:.2f} x pandas alone" if step == "read" else ""
+        print(f"{step:<26} {statistics.median(ours[step] for _, ours in rounds):6.2f} s{compared}")
     totals = [sum(ours[step] for step in STEPS) for _, ours in rounds]
     print(f"{'total':<26} {statistics.median(totals):6.2f} s   ({min(totals):.2f} to {max(totals):.2f})")
     print(
