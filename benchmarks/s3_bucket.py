@@ -67,12 +67,17 @@ class Bucket:
     def location(self, key: str) -> Location:
         return Location.parse(f"s3://{self.name}/{key}")
 
-    def storage(self) -> S3Storage:
-        """Open our storage; its requests are counted as those of ``ours``."""
-        server = self.server
+    def storage(self, endpoint_url: str = "") -> S3Storage:
+        """Open our storage; its requests are counted as those of ``ours``.
+
+        Args:
+            endpoint_url: A proxy of the server to use instead.
+        """
         return connect(
             S3Access(
-                session=self._session("ours"), endpoint_url=server.endpoint_url, region_name=server.region
+                session=self._session("ours"),
+                endpoint_url=endpoint_url or self.server.endpoint_url,
+                region_name=self.server.region,
             )
         )
 

@@ -6,7 +6,8 @@ The objects are random bytes, transferred one after another, each in parts that 
 ratios of the throughput. Ours fetches the listed version of an object, and verifies the size and a checksum of an upload.
 The aim is at least the throughput of boto3.
 
-The server is one Python process, on the same machine: its CPU time is in the table, too.
+The server is one Python process, on the same machine: its CPU time is in the table, too. For an upload, it needs about
+three times the CPU time of either client, so it limits the throughput of both.
 
     python -m benchmarks.s3_large --repeat 5
 """
