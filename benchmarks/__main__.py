@@ -1,7 +1,7 @@
 """Run the benchmarks and write their tables to ``benchmarks/RESULTS.md``, their figures to ``benchmarks/results.json``.
 
-make bench                                 all of them, about an hour on two cores
-python -m benchmarks --only tiny mapped    some of them; the tables of the others stay
+make bench                                 all but the sensors, about an hour on two cores
+python -m benchmarks --only tiny sensors   some of them; the tables of the others stay
 
 A benchmark that fails does not stop the others; then the exit status is 1.
 """
@@ -42,11 +42,13 @@ class Case:
         title: The heading of its table.
         module: The module in this folder.
         arguments: Its arguments.
+        by_default: Whether it runs without being named.
     """
 
     title: str
     module: str
     arguments: tuple[str, ...] = ()
+    by_default: bool = True
 
     @property
     def command(self) -> str:
@@ -61,15 +63,19 @@ CASES = {
     ),
     "daily": Case("365 files, two pods", "daily_files", ("--with-ray",)),
     "tiny": Case("3,000 files of ten rows, one pod", "tiny_files"),
-    "formats": Case("Reading and writing by file type", "formats"),
+    "formats": Case("Reading and writing by file type", "formats", ("--repeat", "3")),
     "big-csv": Case("One CSV file of 3.4 million rows", "big_file"),
     "big-parquet": Case("One Parquet file of 3.4 million rows", "big_file", ("--file-type", "parquet")),
     "big-feather": Case("One Feather file of 3.4 million rows", "big_file", ("--file-type", "feather")),
     "s3-small": Case("365 small files in S3", "s3_small"),
     "s3-large": Case("20 objects of 64 MB in S3", "s3_large"),
     "latency": Case("365 files in S3, 30 ms away", "s3_latency"),
+    "api": Case("The REST API over an execution of 1,000 files", "rest_api"),
     "many": Case("100,000 files", "many_files", ("--files", "100000")),
     "million": Case("A million files", "many_files", ("--files", "1000000")),
+    "sensors": Case(
+        "1,000 deferred sensors in one triggerer", "waiting_sensors", ("--repeat", "1"), by_default=False
+    ),
 }
 
 
@@ -77,7 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="the benchmarks to run")
+    defaults = [name for name, case in CASES.items() if case.by_default]
+    parser.add_argument("--only", nargs="+", choices=CASES, default=defaults, help="the benchmarks to run")
     names = parser.parse_args().only
     results: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     failed = []

@@ -108,9 +108,19 @@ def compare(file: Path, size: str, rounds: int, threads: int) -> list[dict[str, 
                 quantity: statistics.median(value[quantity] for value in values)
                 for quantity in (values[0] if values else ())
             },
+            **({"ratio": ratio(measured["ours"], values)} if values else {}),
         }
         for name, values in measured.items()
     ]
+
+
+def ratio(ours: list[dict[str, float]], others: list[dict[str, float]]) -> float:
+    """The median, over the rounds, of our CPU time for both steps as a multiple of another contender's."""
+    return statistics.median(both(mine) / both(other) for mine, other in zip(ours, others, strict=True))
+
+
+def both(values: dict[str, float]) -> float:
+    return values["read_cpu_seconds"] + values["write_cpu_seconds"]
 
 
 def run(contender: str, file: Path, times: int, threads: int) -> dict[str, float]:
@@ -199,11 +209,10 @@ def report(results: list[dict[str, Any]]) -> None:
             print(f"{result['contender']:<24}{'(takes minutes)':>20}")
             continue
         read, write = result["read_cpu_seconds"], result["write_cpu_seconds"]
-        ratio = (ours["read_cpu_seconds"] + ours["write_cpu_seconds"]) / (read + write)
         wall = result["read_wall_seconds"] + result["write_wall_seconds"]
         milliseconds = "".join(f"{seconds * 1e3:>9.2f} ms" for seconds in (read, write, read + write))
         print(
-            f"{result['contender']:<24}{milliseconds}{ratio:>6.2f} x{wall * 1e3:>9.2f} ms"
+            f"{result['contender']:<24}{milliseconds}{result['ratio']:>6.2f} x{wall * 1e3:>9.2f} ms"
             f"{result['peak_bytes'] / 1e6:>7.0f} MB"
         )
 

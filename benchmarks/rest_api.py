@@ -11,6 +11,7 @@ starts a real API server on loopback, and times each route from the client; prin
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -46,13 +47,18 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=2000, help="other runs in the database")
     parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the seconds of every request here"
+    )
     parser.add_argument("--seed", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.seed:
         seed(arguments.files, arguments.runs)
         return
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
-        measure(Path(folder), arguments)
+        seconds = measure(Path(folder), arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(seconds, indent=1) + "\n")
 
 
 def seed(files: int, runs: int) -> None:
@@ -68,7 +74,7 @@ def seed(files: int, runs: int) -> None:
         seed_execution(session, run_id=EXECUTION, files=files, conf=CONF)
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> None:
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
     root = Path(__file__).resolve().parent.parent
     port = free_port()
     environment = {
@@ -101,20 +107,22 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             [sys.executable, "-m", *words], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            time_routes(f"http://127.0.0.1:{port}", server, arguments.repeat)
+            return time_routes(f"http://127.0.0.1:{port}", server, arguments.repeat)
         finally:
             server.terminate()
             server.wait(timeout=30)
 
 
-def time_routes(url: str, server: subprocess.Popen[bytes], repeat: int) -> None:
+def time_routes(url: str, server: subprocess.Popen[bytes], repeat: int) -> dict[str, list[float]]:
+    """Time each route, print its median, and return the seconds of its requests."""
+    times: dict[str, list[float]] = {}
     with requests.Session() as session:
         wait_until_up(url, server, session)
         token = session.get(f"{url}/auth/token", timeout=30).json()["access_token"]
         session.headers["Authorization"] = f"Bearer {token}"
         session.get(f"{url}/batchexec/api/v1/batch-jobs", timeout=60).raise_for_status()
         for name, path in ROUTES.items():
-            seconds = []
+            seconds = times.setdefault(name, [])
             size = 0
             for _ in range(repeat):
                 started = time.perf_counter()
@@ -126,6 +134,7 @@ def time_routes(url: str, server: subprocess.Popen[bytes], repeat: int) -> None:
                 f"{name:20} median {statistics.median(seconds) * 1000:7.1f} ms, "
                 f"maximum {max(seconds) * 1000:7.1f} ms, {size:,} bytes"
             )
+    return times
 
 
 def wait_until_up(url: str, server: subprocess.Popen[bytes], session: requests.Session) -> None:

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,15 +76,25 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="the number of rounds")
     parser.add_argument("--sensors", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure the waiting")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures of every round here"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         bench = Bench(Path(folder), sensors=arguments.sensors, seconds=arguments.seconds)
         with bench.server:
             bench.prepare()
             idle = bench.cpu_per_minute()
-            print(f"An idle triggerer uses {idle:.2f} s of CPU per minute.", flush=True)
             rounds = [bench.round() for _ in range(arguments.repeat)]
+    print(f"An idle triggerer uses {idle:.2f} s of CPU per minute.")
     report(rounds)
+    if arguments.json:
+        figures = [
+            [{"case": case, "trigger": trigger, **asdict(found)} for (case, trigger), found in round_.items()]
+            for round_ in rounds
+        ]
+        found = {"idle_cpu_per_minute": idle, "rounds": figures}
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ class Bench:
     def round(self) -> Round:
         figures = {(case, trigger): self.measure(case, trigger) for case in CASES for trigger in TRIGGERS}
         for key, value in figures.items():
-            print(*key, value, f"load {os.getloadavg()[0]:.1f}", flush=True)
+            print(*key, value, f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         return figures
 
     def measure(self, case: str, trigger: str) -> Figures:
