@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tools.processes import until_parent_dies
+
 FOLDER = Path(__file__).parent
 TABLES, FIGURES = FOLDER / "RESULTS.md", FOLDER / "results.json"
 PACKAGES = ("apache-airflow", "pandas", "pyarrow", "scikit-learn", "boto3")
@@ -117,7 +119,8 @@ def run(case: Case) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="batchexec-benchmark-") as folder:
         figures = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", f"benchmarks.{case.module}", *case.arguments, "--json", str(figures)]
+        benchmark = [sys.executable, "-m", f"benchmarks.{case.module}", *case.arguments]
+        command = [*until_parent_dies(), *benchmark, "--json", str(figures)]
         # Their progress and errors go to the terminal.
         table = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         return {

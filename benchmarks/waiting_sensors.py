@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -292,7 +293,10 @@ def report(rounds: list[Round]) -> None:
     for case in CASES:
         for name in ("cpu", "queries", "fired", "resumed", "final_queries"):
             values = {t: [getattr(round_[case, t], name) for round_ in rounds] for t in TRIGGERS}
-            ratios = [peer / ours for ours, peer in zip(values["ours"], values["peer"], strict=True)]
+            ratios = [
+                peer / ours if ours else math.inf
+                for ours, peer in zip(values["ours"], values["peer"], strict=True)
+            ]
             columns = "   ".join(
                 f"{t} {statistics.median(v):8.2f} ({min(v):.2f} to {max(v):.2f})" for t, v in values.items()
             )
