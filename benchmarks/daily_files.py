@@ -5,6 +5,9 @@ processes, from start to exit; those of an Airflow run are from queued to succes
 queued; Ray's time includes its start on this machine, as in a script. Ray is installed in an environment that only this
 benchmark uses; where that fails, the others are measured all the same, and the table says why.
 
+Two more rows are no peers, but limits: two plain loops at once, each with a core and half of the files, are what this
+machine can do with two pods that cost nothing; a DAG of the same three steps that does nothing is what Airflow takes.
+
     python -m benchmarks.daily_files --repeat 5 --with-ray
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -51,7 +55,9 @@ def main() -> None:
         bench.prepare()
         runs = {
             "plain loop": bench.plain_loop,
+            "two plain loops": bench.two_plain_loops,
             "local file mode": bench.local_mode,
+            "empty steps": bench.empty_steps,
             "Airflow run": bench.airflow,
         }
         problem = ""
@@ -62,7 +68,8 @@ def main() -> None:
                 problem = str(error)
                 print(problem, file=sys.stderr, flush=True)
         with bench.server:
-            bench.server.wait_for_dag("batch_execution")
+            for dag in ("batch_execution", "peer_empty_steps"):
+                bench.server.wait_for_dag(dag)
             rounds = [{name: run() for name, run in runs.items()} for _ in range(arguments.repeat)]
     report(rounds)
     if problem:
@@ -77,7 +84,7 @@ class Bench:
         self.plain_loop_script = plain_loop
         self.server = AirflowServer(
             home=folder / "airflow",
-            dags_folder=ROOT / "dags",
+            dags_folder=folder / "dags",
             settings={
                 "AIRFLOW__BATCHEXEC__MODEL_REPOSITORY": str(folder / "repository"),
                 "AIRFLOW__BATCHEXEC__ALLOWED_LOCATIONS": f"file://{folder}",
@@ -88,11 +95,33 @@ class Bench:
         write_days(self.folder / "input")
         train_build(self.folder / "build")
         publish(self.folder / "build", self.folder / "repository")
+        (self.folder / "dags").mkdir()
+        for dag in (ROOT / "dags/batch_execution.py", ROOT / "benchmarks/peers/empty_steps_dag.py"):
+            shutil.copy(dag, self.folder / "dags")
+        for number, path in enumerate(sorted((self.folder / "input").iterdir())):
+            half = self.folder / f"half-{number % 2}"
+            half.mkdir(exist_ok=True)
+            (half / path.name).hardlink_to(path)
 
     def plain_loop(self) -> float:
         output = self.fresh("plain-loop")
         model = self.folder / "build" / "model.joblib"
         return run([sys.executable, self.plain_loop_script, self.folder / "input", output, model])
+
+    def two_plain_loops(self) -> float:
+        output = self.fresh("plain-loops")
+        model = self.folder / "build" / "model.joblib"
+        started = time.perf_counter()
+        loops = [
+            subprocess.Popen(
+                [sys.executable, self.plain_loop_script, self.folder / half, output / half, model],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+            )
+            for half in ("half-0", "half-1")
+        ]
+        assert [loop.wait() for loop in loops] == [0, 0]
+        return time.perf_counter() - started
 
     def local_mode(self) -> float:
         command = [Path(sys.executable).with_name("batchexec"), "models", "execution", "start"]
@@ -105,15 +134,21 @@ class Bench:
             ]
         )
 
+    def empty_steps(self) -> float:
+        return self.airflow_run("peer_empty_steps", {})
+
     def airflow(self) -> float:
-        conf = {
+        conf: dict[str, object] = {
             "model_id": "arrival_delay",
             "source_folder": f"file://{self.folder}/input",
             "destination_folder": f"file://{self.fresh('airflow-results')}",
             "pods": PODS,
         }
-        run_id = self.server.trigger("batch_execution", conf)
-        ended = self.server.wait_for_run("batch_execution", run_id)
+        return self.airflow_run("batch_execution", conf)
+
+    def airflow_run(self, dag: str, conf: dict[str, object]) -> float:
+        run_id = self.server.trigger(dag, conf)
+        ended = self.server.wait_for_run(dag, run_id)
         assert ended["state"] == "success", ended
         queued, end = (datetime.fromisoformat(ended[name]) for name in ("queued_at", "end_date"))
         return (end - queued).total_seconds()
