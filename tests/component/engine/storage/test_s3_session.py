@@ -320,7 +320,8 @@ def has_expired(client: S3Client, bucket: str) -> bool:
     try:
         client.list_objects_v2(Bucket=bucket)
     except client.exceptions.ClientError as error:
-        return error.response["Error"]["Code"] == "ExpiredToken"
+        # The server forgets an expired session as soon as any other starts.
+        return error.response["Error"]["Code"] in {"ExpiredToken", "InvalidAccessKeyId"}
     return False
 
 
