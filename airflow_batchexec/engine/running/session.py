@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.predictor.child import DeadlineExceeded
@@ -15,10 +12,11 @@ from airflow_batchexec.engine.predictor.process import Predictor
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
 from airflow_batchexec.engine.running.predictor_spec import Workload, predictor_spec, threads_for
-from airflow_batchexec.engine.storage.disk import disk_errors
+from airflow_batchexec.engine.storage.disk import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from airflow_batchexec.engine.execution.ledger import FileRecord
     from airflow_batchexec.engine.execution.plan import FileTask
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.running.shared_pods import SharedPods
     from airflow_batchexec.exceptions import BatchExecError
 
-__all__ = ["PredictorSession", "scratch_folder"]
+__all__ = ["PredictorSession"]
 
 _POLL_SECONDS = 0.05
 _NOTICE_SECONDS = 5.0
@@ -239,22 +237,3 @@ class PredictorSession:
             raise self._ended_by
         if self._deadline.has_passed():
             raise self._deadline.error()
-
-
-@contextmanager
-def scratch_folder(root: Path | None = None, *, prefix: str = "batchexec-") -> Iterator[Path]:
-    """Create a local folder that is removed on exit.
-
-    Args:
-        root: Where to create it; ``None`` for the system's temporary folder.
-        prefix: The start of its name.
-
-    Raises:
-        StorageError: The folder cannot be created.
-    """
-    with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

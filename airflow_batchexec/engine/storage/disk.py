@@ -9,16 +9,18 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_batchexec.exceptions import AccessDeniedError, DiskFullError, ObjectNotFoundError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = [
     "NewFile",
@@ -29,6 +31,7 @@ __all__ = [
     "new_file",
     "open_regular",
     "scratch",
+    "scratch_folder",
     "sync_folder",
     "write_all",
     "write_durably",
@@ -180,6 +183,25 @@ def scratch(path: Path) -> Iterator[int]:
     except BaseException:
         path.unlink()
         raise
+
+
+@contextmanager
+def scratch_folder(root: Path | None = None, *, prefix: str = "batchexec-") -> Iterator[Path]:
+    """Create a local folder that is removed on exit.
+
+    Args:
+        root: Where to create it; ``None`` for the system's temporary folder.
+        prefix: The start of its name.
+
+    Raises:
+        StorageError: The folder cannot be created.
+    """
+    with disk_errors("make a scratch folder in", str(root or tempfile.gettempdir())):
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_temporary(name: str) -> bool:
