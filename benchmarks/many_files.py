@@ -176,7 +176,7 @@ def plan(bucket: Bucket, pods: int) -> dict[str, float]:
     publish_model(bucket.folder)
     with measured() as figures:
         prepared = prepare(bucket, pods)
-    return {**figures, "shards": len(prepared.shards)}
+    return {**figures, "shards": len(prepared.plan.shards)}
 
 
 def publish_model(folder: Path) -> None:
@@ -319,6 +319,7 @@ def measure_rows(bucket: Bucket, pods: int) -> dict[str, float]:
     """
     from airflow_batchexec.engine.execution.audit import Audit
     from airflow_batchexec.engine.execution.conclusion import Conclusion, read_header
+    from airflow_batchexec.engine.execution.stored_lines import stored_lines
     from airflow_batchexec.operators.finish_execution import _report_end
     from airflow_batchexec.operators.plan_execution import _report
 
@@ -326,17 +327,17 @@ def measure_rows(bucket: Bucket, pods: int) -> dict[str, float]:
     plan_rows, finish_rows = Store(), Store()
     with plan_rows.journal("plan") as journal:
         _report(journal, prepared, 0)
-    predict_rows = [report_shard(prepared, number) for number in range(len(prepared.shards))]
+    predict_rows = [report_shard(bucket, prepared, number) for number in range(len(prepared.plan.shards))]
     audit = Audit()
-    for task in prepared.plan.tasks:
-        audit.add(failed_record(task.file))
+    for line in stored_lines(bucket, prepared.spec.folder.plan):
+        audit.add(failed_record(json.loads(line)["file"]))
     header = read_header(bucket, prepared.spec.folder)
     context: Any = finish_rows.context()
     with finish_rows.journal("finish") as journal:
         summary = header.summary(generation=0)
         _report_end(journal, context, summary, Conclusion(header=header, audit=audit))
     sizes = {
-        "xcom of plan": len(json.dumps([shard.to_descriptor() for shard in prepared.shards])),
+        "xcom of plan": len(json.dumps([shard.to_descriptor() for shard in prepared.plan.shards])),
         "xcom of finish": len(json.dumps(summary.to_dict())),
         "rows of plan": plan_rows.size(),
         "rows of predict": sum(rows.size() for rows in predict_rows),
@@ -345,13 +346,15 @@ def measure_rows(bucket: Bucket, pods: int) -> dict[str, float]:
     return {**sizes, "total": sum(sizes.values())}
 
 
-def report_shard(prepared: Prepared, number: int) -> Store:
+def report_shard(bucket: Bucket, prepared: Prepared, number: int) -> Store:
     """Report what the pod of a shard does, if it finishes all its files."""
     from airflow_batchexec.engine.execution.ledger import FileRecord
+    from airflow_batchexec.engine.execution.plan import read_tasks
     from airflow_batchexec.engine.journal.listed_files import are_listed
 
     rows = Store()
-    tasks = prepared.shard_tasks[number]
+    shard = prepared.plan.shards[number]
+    tasks = read_tasks(bucket.read(prepared.spec.folder.plan, start=shard.offset, length=shard.length))
     with rows.journal(f"pod-{number}") as journal:
         if not are_listed(prepared.spec.total_files):
             journal.omit_files()
@@ -359,7 +362,7 @@ def report_shard(prepared: Prepared, number: int) -> Store:
         for task in tasks:
             for line in record_lines(asdict(task), number):
                 journal.add_record(FileRecord.from_dict(json.loads(line)))
-        if len(prepared.shards) < prepared.spec.total_files:
+        if len(prepared.plan.shards) < prepared.spec.total_files:
             journal.set_progress(len(tasks))
     return rows
 

@@ -42,12 +42,13 @@ class ProgressView:
         """Show the planned execution and its skipped files."""
         spec = prepared.spec
         self._bar.show(f"{spec.build.model_id} {spec.build.build_id}", 0, spec.total_files)
-        for file in prepared.plan.skipped:
-            self._console.print(
-                f"[yellow]skipped[/] {escape(file.file)}: {escape(file.reason)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        for file in prepared.plan.named_skipped:
+            self._print_skipped(f"{file.file}: {file.reason}")
+        if prepared.plan.unnamed_skipped:
+            self._print_skipped(f"{prepared.plan.unnamed_skipped} more files; see {spec.folder.skipped.uri}")
+
+    def _print_skipped(self, text: str) -> None:
+        self._console.print(f"[yellow]skipped[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def recorded(self, record: FileRecord) -> None:
         """Show that a file started or ended."""

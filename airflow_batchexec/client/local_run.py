@@ -216,8 +216,14 @@ def _observer(view: Bar, text: str) -> Observer:
 
     def planned(prepared: Prepared) -> None:
         view.show(text, 0, prepared.spec.total_files)
-        for file in prepared.plan.skipped:
+        for file in prepared.plan.named_skipped:
             log.warning("Skipped %s: %s", file.file, file.reason)
+        if prepared.plan.unnamed_skipped:
+            log.warning(
+                "%d more files were skipped; see %s.",
+                prepared.plan.unnamed_skipped,
+                prepared.spec.folder.skipped.uri,
+            )
 
     def recorded(record: FileRecord) -> None:
         if record.status is FileStatus.FINISHED:

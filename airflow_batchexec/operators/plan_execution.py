@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanExecutionOperator"]
 
-_MAX_NAMED_SKIPPED = 100
 # Airflow warns about values above 64 KiB.
 _MAX_ROW_BYTES = 47 * 1024
 
@@ -119,7 +118,7 @@ class PlanExecutionOperator(BaseOperator):
             ti.xcom_push(EXECUTION_KEY, handle.to_dict())
             pods.complete(spec)
         _report(journal, prepared, generation(context))
-        return [shard.to_descriptor() for shard in prepared.shards]
+        return [shard.to_descriptor() for shard in prepared.plan.shards]
 
     def _prepare(self, context: Context, owner: LockOwner, pods: PodsAhead) -> Prepared:
         from airflow_batchexec.engine.config.model import ExecutionConfig  # noqa: PLC0415  not for parsing
@@ -150,7 +149,9 @@ class PlanExecutionOperator(BaseOperator):
             default_purchase_option=settings.default_purchase_option(),
             admit=admission(self.placement, config),
             on_resolved=begin_pods,
+            scratch_root=settings.scratch_folder(),
         )
+
 
     def _log_plan(self, prepared: Prepared) -> None:
         spec, plan = prepared.spec, prepared.plan
@@ -163,15 +164,13 @@ class PlanExecutionOperator(BaseOperator):
             spec.build.build_id,
             spec.instance,
             f", {spec.purchase_option}" if spec.purchase_option else "",
-            len(prepared.shards),
+            len(plan.shards),
         )
-        for file in plan.skipped[:_MAX_NAMED_SKIPPED]:
+        for file in plan.named_skipped:
             self.log.info("Skipped %s: it %s.", file.file, file.reason)
-        if len(plan.skipped) > _MAX_NAMED_SKIPPED:
+        if plan.unnamed_skipped:
             self.log.info(
-                "%d more files were skipped; see %s.",
-                len(plan.skipped) - _MAX_NAMED_SKIPPED,
-                spec.folder.skipped.uri,
+                "%d more files were skipped; see %s.", plan.unnamed_skipped, spec.folder.skipped.uri
             )
 
 
@@ -195,15 +194,13 @@ def _report(journal: TaskJournal, prepared: Prepared, generation: int) -> None:
         destination=spec.destination.uri,
         generation=generation,
     )
-    for skipped in plan.skipped[:_MAX_NAMED_SKIPPED]:
+    for skipped in plan.named_skipped:
         journal.add("skipped", file=skipped.file, reason=skipped.reason)
-    if len(plan.skipped) > _MAX_NAMED_SKIPPED:
-        journal.add("skipped_more", count=len(plan.skipped) - _MAX_NAMED_SKIPPED)
+    if plan.unnamed_skipped:
+        journal.add("skipped_more", count=plan.unnamed_skipped)
     rows: list[str] = []
     if are_listed(spec.total_files):
-        shard_of = {task.file: index for index, tasks in enumerate(prepared.shard_tasks) for task in tasks}
-        files = [[task.file, shard_of[task.file]] for task in plan.tasks]
-        rows = pack_in_rows(files, max_bytes=_MAX_ROW_BYTES)
+        rows = pack_in_rows(plan.listed_files, max_bytes=_MAX_ROW_BYTES)
     else:
         journal.add("unlisted", files=spec.total_files, plan=spec.folder.plan.uri)
     planned = {

@@ -148,7 +148,7 @@ class Disturbed:
     def run_task(self, prepared: Prepared, number: int, attempt: int) -> None:
         """What a task does for its file; ends the process."""
         os.setsid()
-        spec, shard = prepared.spec, prepared.shards[number]
+        spec, shard = prepared.spec, prepared.plan.shards[number]
         tasks = read_tasks(STORAGE.read(spec.folder.plan, start=shard.offset, length=shard.length))
         session = PredictorSession(spec, name=f"pod-{number}", on_line=lambda *_: None)
         ledger = LedgerWriter(

@@ -5,29 +5,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_batchexec.engine.config.locations import AllowedLocations, Location, Scheme, canonical
+from airflow_batchexec.engine.config.locations import canonical
 from airflow_batchexec.engine.execution import lock
-from airflow_batchexec.engine.execution.plan import (
-    FileTask,
-    Plan,
-    Shard,
-    make_plan,
-    make_shards,
-    write_shards,
-)
+from airflow_batchexec.engine.execution.planning import PLAN_NAME, SKIPPED_NAME, make_plan
 from airflow_batchexec.engine.execution.resolution import resolve
 from airflow_batchexec.engine.execution.spec import ExecutionFolder, ExecutionSpec
 from airflow_batchexec.engine.execution.stop import StopMark
-from airflow_batchexec.engine.storage.disk import disk_errors
+from airflow_batchexec.engine.storage.disk import scratch_folder
 from airflow_batchexec.exceptions import (
     ExecutionCancelledError,
     ExecutionRunningError,
@@ -35,11 +24,14 @@ from airflow_batchexec.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
     from airflow_batchexec.engine.config.instances import Instance, InstanceTable
+    from airflow_batchexec.engine.config.locations import AllowedLocations, Location
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
+    from airflow_batchexec.engine.execution.plan import Plan
     from airflow_batchexec.engine.execution.resolution import Resolution
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage.base import Storage
@@ -57,15 +49,11 @@ class Prepared:
 
     Attributes:
         spec: The specification.
-        plan: The file tasks and the skipped files.
-        shards: The position of each mapped task's shard in the plan document.
-        shard_tasks: The file tasks of each shard.
+        plan: What was planned.
     """
 
     spec: ExecutionSpec
     plan: Plan
-    shards: Sequence[Shard]
-    shard_tasks: Sequence[Sequence[FileTask]]
 
 
 def prepare(
@@ -85,6 +73,7 @@ def prepare(
     default_purchase_option: str = "",
     admit: Callable[[Instance, str], None] = lambda _instance, _purchase_option: None,
     on_resolved: Callable[[Resolution], None] = lambda _: None,
+    scratch_root: Path | None = None,
 ) -> Prepared:
     """Validate the request, list the source, acquire the lock and write the plan. Touches no input and no result.
 
@@ -106,6 +95,7 @@ def prepare(
         default_purchase_option: The purchase option if neither the request nor the deployment sets it; empty for none.
         admit: Raises a ``ConfigurationError`` if the resolved instance and purchase option are not available.
         on_resolved: Called when the build and its pods are known, before the source is listed.
+        scratch_root: Where to create a temporary folder; ``None`` for the system's temporary folder.
 
     Raises:
         ConfigurationError: A field is invalid.
@@ -113,7 +103,7 @@ def prepare(
         PlanningError: There are no input files, results would collide, or an execution with the same identity is
             running.
         ExecutionCancelledError: The execution was cancelled before it was planned.
-        StorageError: A folder cannot be listed or written.
+        StorageError: A folder cannot be listed or written, or the temporary folder cannot be used.
     """
     source = canonical(config.source, field="source_folder")
     destination = canonical(config.destination, field="destination_folder")
@@ -129,21 +119,19 @@ def prepare(
     )
     admit(resolved.instance, resolved.purchase_option)
     on_resolved(resolved)
-    plan = make_plan(
-        listing=open_storage(source).list(source),
-        source=source,
-        destination=destination,
-        input_type=config.execution.input_file_type,
-        output_type=config.execution.output_file_type,
-    )
-    _check_links(plan, destination, allowed)
-    shard_tasks = make_shards(
-        tasks=plan.tasks, pods=None if map_per_file else resolved.pods, max_shards=max_shards
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        document = Path(scratch, "plan.jsonl")
-        with disk_errors("write", str(document)), document.open("wb") as file:
-            shards = write_shards(file, shard_tasks, round_id=round_id)
+    with scratch_folder(scratch_root) as scratch:
+        plan = make_plan(
+            listing=open_storage(source).list(source),
+            source=source,
+            destination=destination,
+            input_type=config.execution.input_file_type,
+            output_type=config.execution.output_file_type,
+            allowed=allowed,
+            pods=None if map_per_file else resolved.pods,
+            max_shards=max_shards,
+            round_id=round_id,
+            folder=scratch,
+        )
         spec = ExecutionSpec(
             execution_id=owner.execution_id,
             round_id=round_id,
@@ -157,20 +145,19 @@ def prepare(
             destination=destination,
             owner=owner,
             started_at=started_at,
-            total_files=len(plan.tasks),
-            total_bytes=sum(task.size_bytes for task in plan.tasks),
-            skipped_files=len(plan.skipped),
-            shards=len(shards),
+            total_files=plan.total_files,
+            total_bytes=plan.total_bytes,
+            skipped_files=plan.skipped_files,
+            shards=len(plan.shards),
         )
-        _commit(open_storage(destination), spec, document, plan, owner_state)
-    return Prepared(spec, plan, shards, shard_tasks)
+        _commit(open_storage(destination), spec, scratch, owner_state)
+    return Prepared(spec, plan)
 
 
 def _commit(
     storage: Storage,
     spec: ExecutionSpec,
-    document: Path,
-    plan: Plan,
+    scratch: Path,
     owner_state: Callable[[LockOwner], OwnerState],
 ) -> None:
     """Acquire the lock and write the documents, or leave nothing."""
@@ -178,7 +165,7 @@ def _commit(
     _refuse_if_cancelled(cancel)
     acquired = _acquire_lock(storage, spec, owner_state)
     try:
-        _write_documents(storage, spec, document, plan)
+        _write_documents(storage, spec, scratch)
         # No pod watches for a cancellation that arrived during planning.
         _refuse_if_cancelled(cancel)
     except BaseException as error:
@@ -220,13 +207,12 @@ def _acquire_lock(
         time.sleep(_POLL_SECONDS)
 
 
-def _write_documents(storage: Storage, spec: ExecutionSpec, document: Path, plan: Plan) -> None:
+def _write_documents(storage: Storage, spec: ExecutionSpec, scratch: Path) -> None:
     """Write the specification after the documents that it refers to, then delete an earlier ``_SUCCESS``."""
     folder = spec.folder
-    storage.publish(document, folder.plan)
-    if plan.skipped:
-        lines = [json.dumps(asdict(file), ensure_ascii=False) for file in plan.skipped]
-        storage.write(folder.skipped, ("\n".join(lines) + "\n").encode())
+    storage.publish(scratch / PLAN_NAME, folder.plan)
+    if spec.skipped_files:
+        storage.publish(scratch / SKIPPED_NAME, folder.skipped)
     storage.write(folder.spec, spec.to_json())
     storage.delete(folder.success)
 
@@ -238,23 +224,3 @@ def _roll_back(storage: Storage, spec: ExecutionSpec) -> None:
         for location in (folder.spec, folder.plan, folder.skipped):
             storage.delete(location)
         lock.release(storage=storage, location=spec.lock, owner=spec.owner)
-
-
-def _check_links(plan: Plan, destination: Location, allowed: AllowedLocations) -> None:
-    """Check that no symbolic link in an allowed folder leads out of the allowed locations.
-
-    Raises:
-        LocationError: A link does.
-    """
-    if plan.root.scheme is Scheme.FILE:
-        for task in plan.tasks:
-            _check_link(plan.root.join(task.file), allowed, field="source_folder")
-    if destination.scheme is Scheme.FILE:
-        for folder in sorted({destination.join(task.result).parent for task in plan.tasks}):
-            _check_link(folder, allowed, field="destination_folder")
-
-
-def _check_link(location: Location, allowed: AllowedLocations, *, field: str) -> None:
-    # Every check resolves the allowed roots, so check only paths that contain a link.
-    if os.path.realpath(location.key) != location.key:
-        allowed.check(location, field=field)

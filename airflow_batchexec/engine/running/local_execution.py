@@ -1,11 +1,10 @@
 """Executions on this machine, without a server: the command line's local file mode.
 
-One thread per pod takes file tasks from a shared queue, largest first, so that no pod is idle while files are left.
+One thread per pod takes file tasks from the plan, largest first, so that no pod is idle while files are left.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from airflow_batchexec.engine.execution.preparation import Prepared, prepare
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.local_gpus import reserved_gpus
 from airflow_batchexec.engine.running.pipeline import FileRoute
+from airflow_batchexec.engine.running.planned_tasks import PlannedTasks
 from airflow_batchexec.engine.running.session import PredictorSession
 from airflow_batchexec.exceptions import BatchExecError, ExecutionCancelledError, JobTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from airflow_batchexec.engine.config.instances import InstanceTable
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from airflow_batchexec.engine.config.model import ExecutionConfig
     from airflow_batchexec.engine.execution.conclusion import Conclusion
     from airflow_batchexec.engine.execution.ledger import FileRecord
-    from airflow_batchexec.engine.execution.plan import FileTask
     from airflow_batchexec.engine.repository.repository import ModelRepository
     from airflow_batchexec.engine.storage.base import Storage
 
@@ -140,9 +139,7 @@ class LocalExecution:
         spec = prepared.spec
         deadline = JobDeadline.of(spec.config.execution.job_timeout)
         build_folder = self._repository.fetch(spec.build)
-        tasks: queue.SimpleQueue[FileTask] = queue.SimpleQueue()
-        for task in prepared.plan.tasks:
-            tasks.put(task)
+        tasks = PlannedTasks(storage=self._open_storage(spec.destination), spec=spec)
         count = spec.pods_at_once
         sessions = [
             PredictorSession(
@@ -206,7 +203,7 @@ class LocalExecution:
             self._stop(_as_batch_exec_error(error))
 
     def _work(
-        self, session: PredictorSession, build_folder: Path, tasks: queue.SimpleQueue[FileTask]
+        self, session: PredictorSession, build_folder: Path, tasks: PlannedTasks
     ) -> BatchExecError | None:
         """Start the predictor and process file tasks until none is left or one fails; return the error of that one."""
         spec, name = session.spec, session.name
@@ -225,7 +222,7 @@ class LocalExecution:
             self._observer.recorded(entry)
 
         def should_stop() -> bool:
-            return self._stopping.is_set() or tasks.empty()
+            return self._stopping.is_set() or not tasks.left
 
         try:
             with reserved_gpus(spec.instance, should_stop=should_stop) as gpus:
@@ -239,9 +236,7 @@ class LocalExecution:
                         scratch=session.scratch,
                         name=name,
                     )
-                    return session.run(
-                        _drain(tasks), route=route, record=record, should_stop=self._stopping.is_set
-                    )
+                    return session.run(tasks, route=route, record=record, should_stop=self._stopping.is_set)
         finally:
             ledger.close()
 
@@ -253,11 +248,3 @@ def _as_batch_exec_error(error: BaseException) -> BatchExecError:
     if isinstance(error, KeyboardInterrupt):
         return ExecutionCancelledError("It was interrupted.")
     return BatchExecError(f"{type(error).__name__}: {error}")
-
-
-def _drain(tasks: queue.SimpleQueue[FileTask]) -> Iterator[FileTask]:
-    while True:
-        try:
-            yield tasks.get_nowait()
-        except queue.Empty:
-            return

@@ -44,8 +44,9 @@ def match_suffix(name: str, file_type: FileType) -> str | None:
     A bare suffix such as ``.csv`` is the name of a hidden file and does not match.
     """
     base = name.rpartition("/")[2]
+    lower = base.lower()
     for suffix in SUFFIXES[file_type]:
-        if len(base) > len(suffix) and base.lower().endswith(suffix):
+        if len(base) > len(suffix) and lower.endswith(suffix):
             return base[-len(suffix) :]
     return None
 

@@ -226,6 +226,21 @@ def test_results_match_those_of_plain_pandas(workspace):
     assert workspace.locks() == []
 
 
+def test_the_first_hundred_skipped_files_are_named(workspace):
+    workspace.write(a="value\n1\n")
+    for number in range(103):
+        (workspace.source / f"{number:03d}.txt").write_text("no input")
+    done = workspace.run("double")
+    (manifest,) = workspace.manifests()
+    lines = [line for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    assert [line.split(":")[0] for line in lines[:-1]] == [
+        f"skipped {number:03d}.txt" for number in range(100)
+    ]
+    folder = manifest["manifest"].removesuffix("/manifest.json")
+    assert lines[-1] == f"skipped 3 more files; see {folder}/skipped.jsonl"
+    assert len(manifest["skipped"]) == 103
+
+
 def test_the_summary_is_complete_and_does_not_wrap_paths(workspace):
     workspace.write(a="value\n1\n")
     (workspace.source / "notes.txt").write_text("no input")

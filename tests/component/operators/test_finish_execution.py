@@ -14,6 +14,7 @@ from airflow_batchexec.engine.config.model import ExecutionConfig
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, LedgerWriter
 from airflow_batchexec.engine.execution.lock import LockOwner, OwnerState
 from airflow_batchexec.engine.execution.manifest import ExecutionStatus
+from airflow_batchexec.engine.execution.plan import read_tasks
 from airflow_batchexec.engine.execution.preparation import prepare
 from airflow_batchexec.engine.execution.stop import StopMark
 from airflow_batchexec.engine.repository.repository import ModelRepository
@@ -63,7 +64,8 @@ def spec(tmp_path: Path) -> ExecutionSpec:
         default_pods=0,
         max_shards=1,
     )
-    spec, (task,) = prepared.spec, prepared.plan.tasks
+    spec = prepared.spec
+    (task,) = read_tasks(LocalStorage().read(spec.folder.plan))
     ledger = LedgerWriter(storage=LocalStorage(), folder=spec.folder.ledger("0"), writer="0")
     ledger.add(
         FileRecord(

@@ -36,6 +36,7 @@ from airflow_batchexec.exceptions import (
     ObjectChangedError,
     ObjectNotFoundError,
     ResultCollisionError,
+    StorageError,
 )
 
 EVERYWHERE = AllowedLocations((Location.parse("file:///"),))
@@ -104,7 +105,7 @@ class World:
     def prepare(
         self, execution_id="first", *, ended=(), allowed=EVERYWHERE, owner=None, started_at=100.0, **fields
     ):
-        names = ("admit", "default_purchase_option", "map_per_file")
+        names = ("admit", "default_purchase_option", "map_per_file", "scratch_root")
         options = {name: fields.pop(name) for name in names if name in fields}
         return prepare(
             config=self.config(**fields),
@@ -123,11 +124,14 @@ class World:
             **options,
         )
 
+    def planned(self, spec):
+        """The file tasks in the plan document."""
+        return read_tasks(self.storage.read(spec.folder.plan))
+
     def record(self, spec, *statuses, **values):
         """Process the first tasks of the plan like pods: publish results and write the ledger."""
         ledger = LedgerWriter(storage=self.storage, folder=spec.folder.ledger(spec.round_id), writer="pod-0")
-        tasks = read_tasks(self.storage.read(spec.folder.plan))
-        for task, status in zip(tasks, statuses, strict=False):
+        for task, status in zip(self.planned(spec), statuses, strict=False):
             entry = FileRecord(
                 file=task.file, etag=task.etag, status=status, pod="pod-0", attempt=1, at=101.0, **values
             )
@@ -163,13 +167,12 @@ def test_preparing_writes_all_documents(world):
     folder = prepared.spec.folder
     assert sorted(path.name for path in folder.location.path.iterdir()) == DOCUMENTS
     assert read_spec(world.storage, folder) == prepared.spec
-    assert set(read_tasks(world.storage.read(folder.plan))) == set(prepared.plan.tasks)
+    assert {task.result for task in world.planned(prepared.spec)} == {"a.parquet", "sub/b.parquet"}
     assert json.loads(folder.skipped.path.read_text())["file"] == "notes.txt"
     assert len(world.locks()) == 1
     spec = prepared.spec
     assert (spec.total_files, spec.skipped_files, spec.pods, spec.instance.name) == (2, 1, 2, "small")
     assert spec.total_bytes == sum(len("a\n1\n" + file) for file in ("a.csv", "sub/b.csv"))
-    assert {task.result for task in prepared.plan.tasks} == {"a.parquet", "sub/b.parquet"}
 
 
 def test_the_specification_survives_a_round_trip_through_json(world):
@@ -202,7 +205,7 @@ def test_the_specification_is_written_last_before_an_old_success_marker_is_delet
     (_, lock_name), *changes = world.storage.changes
     assert changes == [
         ("publish", "plan.jsonl"),
-        ("write", "skipped.jsonl"),
+        ("publish", "skipped.jsonl"),
         ("write", "execution.json"),
         ("delete", "_SUCCESS"),
     ]
@@ -215,7 +218,7 @@ def test_a_source_that_is_a_single_file(world):
     prepared = world.prepare(source_folder=f"file://{world.source}/day.csv", output_file_type="feather")
     assert prepared.spec.root == Location.of_path(world.source)
     assert prepared.spec.source == Location.of_path(world.source / "day.csv")
-    assert [task.result for task in prepared.plan.tasks] == ["day.feather"]
+    assert [task.result for task in world.planned(prepared.spec)] == ["day.feather"]
     assert read_spec(world.storage, prepared.spec.folder).lock == prepared.spec.lock
 
 
@@ -228,12 +231,12 @@ def test_the_number_of_pods_is_the_requests_else_the_deployments(world, requeste
     world.put(*(f"{n}.csv" for n in range(5)))
     prepared = world.prepare(pods=requested)
     assert (prepared.spec.pods, prepared.spec.shards) == (pods, shards)
-    assert len(prepared.shards) == len(prepared.shard_tasks) == shards
+    assert len(prepared.plan.shards) == shards
 
 
 def test_mapping_per_file_makes_each_file_a_shard_regardless_of_pods(world):
     world.put("a.csv", "b.csv", "c.csv")
-    assert len(world.prepare(pods=1, map_per_file=True).shards) == 3
+    assert len(world.prepare(pods=1, map_per_file=True).plan.shards) == 3
 
 
 # ---- refusals
@@ -386,7 +389,7 @@ def test_a_link_within_the_allowed_locations_is_followed(world):
     world.put("a.csv")
     (world.source / "b.csv").symlink_to(world.source / "a.csv")
     prepared = world.prepare(allowed=allowed_only(world.source, world.destination))
-    assert {task.file for task in prepared.plan.tasks} == {"a.csv", "b.csv"}
+    assert {task.file for task in world.planned(prepared.spec)} == {"a.csv", "b.csv"}
 
 
 # ---- the lock
@@ -439,7 +442,7 @@ def test_planning_again_keeps_the_lock(world):
 
 
 @pytest.mark.parametrize(
-    "full_at", [("publish", "plan.jsonl"), ("write", "skipped.jsonl"), ("write", "execution.json")]
+    "full_at", [("publish", "plan.jsonl"), ("publish", "skipped.jsonl"), ("write", "execution.json")]
 )
 def test_a_disk_that_fills_up_during_planning_leaves_neither_plan_nor_lock(world, full_at):
     world.put("a.csv", "notes.txt")
@@ -462,6 +465,14 @@ def test_a_disk_that_is_already_full_leaves_nothing(world):
     with pytest.raises(DiskFullError):
         world.prepare("second")
     assert world.destination_paths() == before
+
+
+def test_a_scratch_folder_that_cannot_be_used_refuses_the_execution(world):
+    world.put("a.csv")
+    scratch = world.path / "scratch"
+    with pytest.raises(StorageError, match=f"in {scratch}"):
+        world.prepare(scratch_root=scratch)
+    assert not world.destination.exists()
 
 
 # ---- the end

@@ -12,7 +12,7 @@ from predictors import PredictorStarter, nothing_left_behind
 
 from airflow_batchexec.engine.config.locations import Location
 from airflow_batchexec.engine.execution.ledger import FileStatus
-from airflow_batchexec.engine.execution.plan import make_plan
+from airflow_batchexec.engine.execution.selection import Selection
 from airflow_batchexec.engine.running.deadline import JobDeadline
 from airflow_batchexec.engine.running.pipeline import FileRoute, Limits, run_files
 from airflow_batchexec.engine.running.transfers import TRANSFER_BYTES
@@ -85,14 +85,15 @@ class Route:
     def plan(self):
         """The file tasks, in the order in which their files were written."""
         source, destination = Location.of_path(self.source), Location.of_path(self.results)
-        plan = make_plan(
-            listing=self.storage.list(source),
+        selection = Selection(
+            root=source,
             source=source,
             destination=destination,
             input_type=FileType.CSV,
             output_type=FileType.PARQUET,
         )
-        return sorted(plan.tasks, key=lambda task: self.names.index(task.file))
+        tasks = map(selection.select, self.storage.list(source))
+        return sorted(tasks, key=lambda task: self.names.index(task.file))
 
     def run(self, *, model=OBEDIENT, tasks=None, record=None, job_timeout=0, elapsed=0, **limits):
         """Send the files through a pod that starts after ``elapsed`` seconds of the job timeout."""
