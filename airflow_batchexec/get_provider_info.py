@@ -196,7 +196,8 @@ def get_provider_info() -> dict[str, Any]:
                         "The maximum time in seconds for a pod to load its build.", default="1800"
                     ),
                     "scratch_folder": _option(
-                        "The folder for pods and fetched files. Empty: the system's temporary folder.",
+                        "The folder for pods, fetched files and temporary databases. It must exist on all workers. Empty: the "
+                        "system's temporary folder.",
                         example="/scratch",
                     ),
                     "pod_idle_timeout_seconds": _option(

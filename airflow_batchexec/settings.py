@@ -132,7 +132,7 @@ def machine() -> Machine:
 
 
 def scratch_folder() -> Path | None:
-    """The folder for pods and fetched files; ``None`` for the system's temporary folder."""
+    """The folder for pods, fetched files and temporary databases; ``None`` for the system's temporary folder."""
     folder = conf.get(_SECTION, "scratch_folder", fallback="")
     return Path(folder) if folder else None
 

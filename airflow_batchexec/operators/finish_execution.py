@@ -175,7 +175,12 @@ class FinishExecutionOperator(BaseOperator):
         status, reason = self._end_status(spec, storage, context, cancelled)
         end_pods(spec.pods_owner, log=self.log)
         conclusion = conclude(
-            spec=spec, storage=storage, ended_at=time.time(), end_status=status, end_reason=reason
+            spec=spec,
+            storage=storage,
+            ended_at=time.time(),
+            end_status=status,
+            end_reason=reason,
+            scratch_root=settings.scratch_folder(),
         )
         self._concluded = spec, conclusion
         manifest = conclusion.header

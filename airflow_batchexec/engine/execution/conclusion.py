@@ -10,9 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchexec.engine.execution import lock
@@ -27,11 +25,13 @@ from airflow_batchexec.engine.execution.manifest import (
 )
 from airflow_batchexec.engine.execution.manifest_text import entry_pieces, header_of, manifest_pieces
 from airflow_batchexec.engine.execution.plan import FileTask
+from airflow_batchexec.engine.execution.stored_lines import stored_lines
 from airflow_batchexec.engine.execution.stored_results import list_results, with_results
-from airflow_batchexec.engine.storage.disk import disk_errors
+from airflow_batchexec.engine.storage.disk import disk_errors, scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import IO
 
     from airflow_batchexec.engine.config.locations import Location
@@ -67,6 +67,7 @@ def conclude(
     ended_at: float,
     end_status: ExecutionStatus | None = None,
     end_reason: str = "",
+    scratch_root: Path | None = None,
 ) -> Conclusion:
     """Audit an execution, write its manifest and, on success, ``_SUCCESS``. Then release the lock.
 
@@ -78,14 +79,17 @@ def conclude(
         ended_at: When it ended, in seconds since the epoch.
         end_status: The status, if the records alone do not determine it; see :meth:`Audit.outcome`.
         end_reason: The reason for ``end_status``.
+        scratch_root: Where to create temporary files; ``None`` for the system's temporary folder.
     """
     folder = spec.folder
     audit = Audit()
     with (
-        disk_errors("write", f"the entries of {folder.manifest.uri} to the temporary folder"),
-        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as entries,
+        disk_errors(
+            "write", f"the entries of {folder.manifest.uri} to {scratch_root or tempfile.gettempdir()}"
+        ),
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=scratch_root) as entries,
     ):
-        entries.writelines(entry_pieces(_audit_files(spec, storage, audit)))
+        entries.writelines(entry_pieces(_audit_files(spec, storage, audit, scratch_root)))
         status, reason = audit.outcome(end_status=end_status, end_reason=end_reason)
         header = _make_header(spec, audit, status, reason, ended_at)
         # If this is a repeated call, another execution may hold the lock by now; then ``_SUCCESS`` belongs to that one.
@@ -93,7 +97,7 @@ def conclude(
         if not header.has_finished and owns_success:
             # The execution may have finished, been cleared, and then failed.
             storage.delete(folder.success)
-        _write_manifest(spec, storage, header, entries)
+        _write_manifest(spec, storage, header, entries, scratch_root)
     if header.has_finished and owns_success:
         mark = {
             "execution_id": header.execution_id,
@@ -169,10 +173,12 @@ def read_header(storage: Storage, folder: ExecutionFolder) -> ManifestHeader:
     return ManifestHeader.of_document(header, folder.manifest.uri)
 
 
-def _audit_files(spec: ExecutionSpec, storage: Storage, audit: Audit) -> Iterator[dict[str, object]]:
+def _audit_files(
+    spec: ExecutionSpec, storage: Storage, audit: Audit, scratch_root: Path | None
+) -> Iterator[dict[str, object]]:
     """Audit all files, and yield their entries of the manifest."""
-    with open_file_table() as table:
-        table.add_tasks(map(FileTask.from_json, _stored_lines(storage, spec.folder.plan)))
+    with open_file_table(scratch_root) as table:
+        table.add_tasks(map(FileTask.from_json, stored_lines(storage, spec.folder.plan)))
         segments = read_segments(storage, list_segments(storage, spec.folder.ledger(spec.round_id)))
         table.add_records(_lines(segments))
         list_results(storage, spec.destination, table)
@@ -182,25 +188,22 @@ def _audit_files(spec: ExecutionSpec, storage: Storage, audit: Audit) -> Iterato
             yield record.to_dict()
 
 
-def _write_manifest(spec: ExecutionSpec, storage: Storage, header: ManifestHeader, entries: IO[str]) -> None:
+def _write_manifest(
+    spec: ExecutionSpec, storage: Storage, header: ManifestHeader, entries: IO[str], scratch_root: Path | None
+) -> None:
     folder = spec.folder
-    skipped = map(json.loads, _stored_lines(storage, folder.skipped)) if spec.skipped_files else ()
+    skipped = map(json.loads, stored_lines(storage, folder.skipped)) if spec.skipped_files else ()
     entries.seek(0)
     files = iter(lambda: entries.read(_READ_BYTES), "")
-    with _scratch_folder(storage.staging(folder.location)) as scratch:
+    # On the same disk as the manifest, if the storage has one.
+    staging = storage.staging(folder.location)
+    if staging is not None:
+        staging.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(staging or scratch_root) as scratch:
         path = scratch / folder.manifest.name
         with path.open("w", encoding="utf-8", newline="") as file:
             file.writelines(manifest_pieces(header.to_dict(), files, entry_pieces(skipped)))
         storage.publish(path, folder.manifest)
-
-
-@contextmanager
-def _scratch_folder(staging: Path | None) -> Iterator[Path]:
-    """A folder to write the manifest in before it is published, on the same disk if the storage has one."""
-    if staging is not None:
-        staging.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=staging) as folder:
-        yield Path(folder)
 
 
 def _make_header(
@@ -231,19 +234,6 @@ def _make_header(
         rows_in=audit.rows_in,
         rows=audit.rows_out,
     )
-
-
-def _stored_lines(storage: Storage, location: Location) -> Iterator[bytes]:
-    """The lines of a large document, read in pieces."""
-    start, rest, length = 0, b"", _READ_BYTES
-    while length == _READ_BYTES:
-        piece = storage.read(location, start=start, length=_READ_BYTES)
-        length = len(piece)
-        start += length
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _lines(segments: Iterator[bytes]) -> Iterator[bytes]:

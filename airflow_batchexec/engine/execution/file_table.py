@@ -1,37 +1,34 @@
 """A temporary table of an execution's files: what was planned, what was recorded, and which results are stored.
 
-The table is an SQLite database in a temporary file. So the memory to conclude an execution does not depend on the
-number of its files.
+The table is a temporary database, so that the memory to conclude an execution does not depend on the number of its
+files.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus
 from airflow_batchexec.engine.execution.plan import FileTask
-from airflow_batchexec.exceptions import DiskFullError, StorageError
+from airflow_batchexec.engine.execution.scratch_database import open_scratch_database
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 __all__ = ["FileRow", "FileTable", "open_file_table"]
 
-_CACHE_KIB = 32 * 1024
-_SCHEMA = f"""
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA cache_size = -{_CACHE_KIB};
-CREATE TABLE task (position INTEGER PRIMARY KEY, file TEXT, size_bytes INTEGER, etag TEXT, result TEXT);
+_SCHEMA = """
+CREATE TABLE task (position INTEGER PRIMARY KEY, file TEXT UNIQUE, size_bytes INTEGER, etag TEXT, result TEXT);
+CREATE TABLE result (path TEXT PRIMARY KEY, position INTEGER) WITHOUT ROWID;
 CREATE TABLE record (
     position INTEGER PRIMARY KEY, generation INTEGER, attempt INTEGER, has_ended INTEGER, at REAL,
     has_finished INTEGER, line BLOB
 );
 CREATE TABLE stored (position INTEGER PRIMARY KEY, size_bytes INTEGER);
-BEGIN;
 """
 _ADD_RECORD = """
 INSERT INTO record SELECT position, ?, ?, ?, ?, ?, ? FROM task WHERE file = ?
@@ -42,8 +39,8 @@ WHERE (excluded.generation, excluded.attempt, excluded.has_ended, excluded.at)
     >= (record.generation, record.attempt, record.has_ended, record.at)
 """
 _ADD_STORED = """
-INSERT OR IGNORE INTO stored SELECT position, ? FROM task JOIN record USING (position)
-WHERE task.result = ? AND record.has_finished
+INSERT OR IGNORE INTO stored SELECT position, ? FROM result JOIN record USING (position)
+WHERE result.path = ? AND record.has_finished
 """
 _ROWS = """
 SELECT task.file, task.size_bytes, task.etag, task.result, record.line, stored.size_bytes
@@ -70,7 +67,6 @@ class FileTable:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.executescript(_SCHEMA)
 
     def add_tasks(self, tasks: Iterable[FileTask]) -> None:
         """Add the plan, once, before anything else."""
@@ -78,7 +74,6 @@ class FileTable:
         self._database.executemany(
             "INSERT INTO task (file, size_bytes, etag, result) VALUES (?, ?, ?, ?)", rows
         )
-        self._database.execute("CREATE UNIQUE INDEX task_file ON task (file)")
 
     def add_records(self, lines: Iterable[bytes]) -> None:
         """Add lines of the ledger, in any order. Those of files that are not planned are ignored."""
@@ -91,8 +86,10 @@ class FileTable:
 
     def result_range(self) -> tuple[str, str]:
         """The first and last path of the results, in the order in which buckets list them."""
-        self._database.execute("CREATE INDEX IF NOT EXISTS task_result ON task (result)")
-        first, last = self._database.execute("SELECT min(result), max(result) FROM task").fetchone()
+        self._database.execute("INSERT OR IGNORE INTO result SELECT result, position FROM task")
+        first, last = self._database.execute(
+            "SELECT (SELECT min(path) FROM result), (SELECT max(path) FROM result)"
+        ).fetchone()
         return first, last
 
     def add_stored(self, results: Iterable[tuple[str, int]]) -> int:
@@ -115,22 +112,18 @@ class FileTable:
 
 
 @contextmanager
-def open_file_table() -> Iterator[FileTable]:
+def open_file_table(folder: Path | None = None) -> Iterator[FileTable]:
     """Open an empty table, and delete it afterwards.
 
+    Args:
+        folder: Where its temporary file is; ``None`` for the system's temporary folder.
+
     Raises:
-        DiskFullError: There is no space left in the temporary folder.
-        StorageError: The temporary folder cannot be used.
+        DiskFullError: There is no space left in the folder.
+        StorageError: The folder cannot be used.
     """
-    try:
-        # A database without a name is in a temporary file, but only as far as it exceeds the cache.
-        with closing(sqlite3.connect("", isolation_level=None)) as database:
-            yield FileTable(database)
-    except sqlite3.Error as error:
-        kind = DiskFullError if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL else StorageError
-        raise kind(
-            f"Cannot use a temporary database on this machine: {error}. Check the space in its temporary folder."
-        ) from error
+    with open_scratch_database(_SCHEMA, folder) as database:
+        yield FileTable(database)
 
 
 def _record_values(line: bytes) -> tuple[int, int, bool, float, bool, bytes, str]:

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from inline_executions import InlineExecutions
 
 
@@ -29,6 +30,16 @@ def test_every_file_gets_its_result_and_every_task_succeeds(executions: InlineEx
     # Only the folder remains in which pods are counted.
     (machine,) = (tmp_path / "scratch").iterdir()
     assert not list((machine / "pods").iterdir())
+
+
+def test_planning_and_the_end_use_the_configured_scratch_folder(
+    executions: InlineExecutions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+
+    outcome = executions.run("plain", {"a": "calm"}, model_id="moody")
+
+    assert outcome.state == "success"
 
 
 def test_tasks_pass_each_other_only_small_xcoms(executions: InlineExecutions):

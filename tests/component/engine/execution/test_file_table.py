@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.engine.execution.file_table import open_file_table
 from airflow_batchexec.engine.execution.ledger import FileRecord, FileStatus, StoredFile, latest
 from airflow_batchexec.engine.execution.plan import FileTask
-from airflow_batchexec.exceptions import DiskFullError, StorageError
 
 TASKS = [FileTask(f"{name}.csv", 10, "e", f"{name}.parquet") for name in ("ü", "b", "a/c")]
 RESULT = StoredFile("s3://out/x", 20, "o", 3)
@@ -62,14 +59,3 @@ def test_only_the_results_of_finished_files_are_kept_and_each_counts_once():
         assert table.add_stored(found) == 0
 
         assert [row.stored_bytes for row in table.rows()] == [None, 20, None]
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"), [(sqlite3.SQLITE_FULL, DiskFullError), (sqlite3.SQLITE_IOERR, StorageError)]
-)
-def test_a_temporary_folder_that_cannot_be_used_is_named_as_the_cause(code: int, expected: type[Exception]):
-    error = sqlite3.OperationalError("database or disk is full")
-    error.sqlite_errorcode = code
-    with pytest.raises(expected, match="temporary folder") as raised, open_file_table():
-        raise error
-    assert type(raised.value) is expected

@@ -475,6 +475,16 @@ def test_a_scratch_folder_that_cannot_be_used_refuses_the_execution(world):
     assert not world.destination.exists()
 
 
+def test_planning_and_the_end_leave_nothing_in_the_scratch_folder(world, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(world.path / "missing"))
+    world.put("a.csv", "notes.txt")
+    scratch = world.path / "scratch"
+    scratch.mkdir()
+    spec = world.prepare(scratch_root=scratch).spec
+    world.conclude(spec, scratch_root=scratch)
+    assert list(scratch.iterdir()) == []
+
+
 # ---- the end
 
 
@@ -587,6 +597,15 @@ def test_an_execution_that_was_never_prepared_has_no_specification(world):
         read_spec(world.storage, folder)
     with pytest.raises(ObjectNotFoundError):
         read_manifest(world.storage, folder)
+
+
+def test_an_execution_whose_scratch_folder_cannot_be_used_keeps_its_lock(world):
+    world.put("a.csv")
+    spec = world.prepare().spec
+    scratch = world.path / "scratch"
+    with pytest.raises(StorageError, match=f"to {scratch}"):
+        world.conclude(spec, scratch_root=scratch)
+    assert spec.lock.path.exists()
 
 
 def test_an_execution_holds_its_lock_until_its_manifest_is_written(world):
