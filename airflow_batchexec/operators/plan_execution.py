@@ -152,7 +152,6 @@ class PlanExecutionOperator(BaseOperator):
             scratch_root=settings.scratch_folder(),
         )
 
-
     def _log_plan(self, prepared: Prepared) -> None:
         spec, plan = prepared.spec, prepared.plan
         self.log.info(

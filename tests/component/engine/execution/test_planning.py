@@ -68,8 +68,8 @@ def plan_listing(
             output_type=output_type,
             allowed=EVERYWHERE,
             pods=pods,
-            round_id="0123456789ab",
             max_shards=max_shards,
+            round_id="0123456789ab",
             folder=folder,
         )
         assert sorted(path.name for path in folder.iterdir()) == [PLAN_NAME, SKIPPED_NAME]
