@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalExecution", "Observer"]
 
+_LOOK_AHEAD_FILES = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
@@ -236,7 +238,14 @@ class LocalExecution:
                         scratch=session.scratch,
                         name=name,
                     )
-                    return session.run(tasks, route=route, record=record, should_stop=self._stopping.is_set)
+                    return session.run(
+                        tasks,
+                        route=route,
+                        record=record,
+                        should_stop=self._stopping.is_set,
+                        # Near the end, another pod may be free first.
+                        may_look_ahead=lambda: tasks.left > _LOOK_AHEAD_FILES * spec.pods_at_once,
+                    )
         finally:
             ledger.close()
 

@@ -115,6 +115,7 @@ def run_files(
     route: FileRoute,
     limits: Limits,
     record: Callable[[FileRecord], None],
+    may_look_ahead: Callable[[], bool] = lambda: True,
 ) -> BatchExecError | None:
     """Process file tasks with a pod until none is left, one fails, or a limit is reached.
 
@@ -126,6 +127,7 @@ def run_files(
         route: Where files come from and go to.
         limits: When to stop.
         record: Called with a record of each file's start and end, from several threads.
+        may_look_ahead: Whether a file on this disk may be consumed while the pod has another.
 
     Returns:
         The error of the first file that failed; ``None`` if none failed.
@@ -141,7 +143,9 @@ def run_files(
         )
         for number, task in enumerate(tasks, start=1)
     )
-    pipeline = _Pipeline(jobs=jobs, pod=pod, route=route, limits=limits, record=record)
+    pipeline = _Pipeline(
+        jobs=jobs, pod=pod, route=route, limits=limits, record=record, may_look_ahead=may_look_ahead
+    )
     try:
         for folder in (route.scratch, route.staging):
             with disk_errors("make the folder", str(folder)):
@@ -162,12 +166,15 @@ class _Pipeline:
         route: FileRoute,
         limits: Limits,
         record: Callable[[FileRecord], None],
+        may_look_ahead: Callable[[], bool],
     ) -> None:
         self._pod = pod
         self._route = route
         self._limits = limits
         self._record = record
-        self._fetches = Fetches(jobs, self._fetch, max_bytes=route.prefetch_bytes)
+        self._fetches = Fetches(
+            jobs, self._fetch, max_bytes=route.prefetch_bytes, may_look_ahead=may_look_ahead
+        )
         self._publications = Publications(self._publish)
         # Held while a file is started, so that none is after another has failed.
         self._starting = threading.Lock()
@@ -176,6 +183,7 @@ class _Pipeline:
     def run(self) -> BatchExecError | None:
         current = self._start(self._next())
         while current is not None:
+            self._fetches.look_ahead()
             if not self._receive(current):
                 break
             current = self._continue_after(current)

@@ -137,6 +137,7 @@ class PredictorSession:
         attempt: int = 1,
         generation: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
+        may_look_ahead: Callable[[], bool] = lambda: True,
     ) -> BatchExecError | None:
         """Process file tasks with the started predictor until none is left, one fails, or it is time to stop.
 
@@ -147,6 +148,7 @@ class PredictorSession:
             attempt: The number of this attempt, for the records.
             generation: How many times the run had been cleared, for the records.
             should_stop: Whether to start no more files; called before each file.
+            may_look_ahead: Whether a file on this disk may be consumed while the predictor has another.
 
         Returns:
             The error of the first failing file; ``None`` if none failed.
@@ -164,6 +166,7 @@ class PredictorSession:
                 should_stop=lambda: should_stop() or self._deadline.has_passed(),
             ),
             record=record,
+            may_look_ahead=may_look_ahead,
         )
 
     @property

@@ -32,16 +32,23 @@ class Fetches:
     Args:
         jobs: The files; each is consumed only when it is about to be fetched.
         fetch: Makes a file available on this machine and returns its path; called in several threads.
-        max_bytes: Fetch no further file ahead while those before it have this many bytes in total; 0 to fetch a file
-            only when it is taken, in the thread that takes it.
+        max_bytes: Fetch no further file ahead while those before it have this many bytes in total; 0 to fetch in the
+            thread that takes the files, at most one ahead.
+        may_look_ahead: Whether a file may be consumed before the pod is free, if ``max_bytes`` is 0.
     """
 
     def __init__(
-        self, jobs: Iterator[FileJob], fetch: Callable[[FileJob], Path], *, max_bytes: int = TRANSFER_BYTES
+        self,
+        jobs: Iterator[FileJob],
+        fetch: Callable[[FileJob], Path],
+        *,
+        max_bytes: int = TRANSFER_BYTES,
+        may_look_ahead: Callable[[], bool] = lambda: False,
     ) -> None:
         self._jobs = jobs
         self._fetch = fetch
         self._max_bytes = max_bytes
+        self._may_look_ahead = may_look_ahead
         self._ahead: deque[FileJob] = deque()
         self._bytes_ahead = 0
         self._threads = ThreadPoolExecutor(_MAX_FILES, thread_name_prefix="fetch")
@@ -49,10 +56,7 @@ class Fetches:
     def take(self) -> FileJob | None:
         """The next file, being fetched or fetched; ``None`` if there are no more."""
         if not self._max_bytes:
-            job = next(self._jobs, None)
-            if job is not None:
-                job.fetched = _completed(self._fetch, job)
-            return job
+            return self._ahead.popleft() if self._ahead else self._fetch_here()
         self._fetch_ahead()
         if not self._ahead:
             return None
@@ -61,9 +65,22 @@ class Fetches:
         self._fetch_ahead()
         return job
 
+    def look_ahead(self) -> None:
+        """Fetch the next file while the pod is busy, if this is for the calling thread to do."""
+        if not self._max_bytes and not self._ahead and self._may_look_ahead():
+            job = self._fetch_here()
+            if job is not None:
+                self._ahead.append(job)
+
     def close(self) -> None:
         """Start no further fetch, and wait for the running ones."""
         self._threads.shutdown(cancel_futures=True)
+
+    def _fetch_here(self) -> FileJob | None:
+        job = next(self._jobs, None)
+        if job is not None:
+            job.fetched = _completed(self._fetch, job)
+        return job
 
     def _fetch_ahead(self) -> None:
         while len(self._ahead) < _MAX_FILES and self._bytes_ahead < self._max_bytes:

@@ -78,3 +78,19 @@ def test_files_that_are_not_fetched_ahead_are_consumed_when_they_are_taken(job, 
     assert next(waiting).number == 1
     assert fetches.take() is None
     fetches.close()
+
+
+def test_one_file_at_most_is_fetched_while_the_pod_is_busy(job, tmp_path):
+    waiting = iter([job(number, 1) for number in range(4)])
+    allowed = [True, True, False]
+    fetches = Fetches(waiting, lambda _: tmp_path, max_bytes=0, may_look_ahead=lambda: allowed.pop(0))
+    assert fetches.take().number == 0
+    fetches.look_ahead()
+    fetches.look_ahead()
+    assert len(allowed) == 2
+    assert fetches.take().is_fetched
+    fetches.look_ahead()
+    assert fetches.take().number == 2
+    fetches.look_ahead()
+    assert next(waiting).number == 3
+    fetches.close()
