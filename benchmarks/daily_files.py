@@ -5,7 +5,7 @@ processes, from start to exit; those of an Airflow run are from queued to succes
 queued; Ray's time includes its start on this machine, as in a script. Ray is installed in an environment that only this
 benchmark uses; where that fails, the others are measured all the same, and the table says why.
 
-Two more rows are no peers, but limits: two plain loops at once, each with a core and half of the files, are what this
+Two more rows are limits, not peers: two plain loops at once, each with a core and half of the files, are what this
 machine can do with two pods that cost nothing; a DAG of the same three steps that does nothing is what Airflow takes.
 
     python -m benchmarks.daily_files --repeat 5 --with-ray

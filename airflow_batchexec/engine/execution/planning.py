@@ -166,7 +166,7 @@ def _check_results(table: PlanTable, root: Location, destination: Location) -> N
             f"{conflict.file} in {destination.uri}: rename one of them.",
             files=[conflict.other, conflict.file],
         )
-    # Files in a destination that is a subfolder of the source are skipped, so they are no inputs.
+    # Files in a destination that is a subfolder of the source are skipped, so they are not inputs.
     if not destination.contains(root):
         return
     inputs = destination.relative(root)
