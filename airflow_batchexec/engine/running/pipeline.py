@@ -199,12 +199,17 @@ class _Pipeline:
         """Send the next file to the pod and publish the predicted one; first whichever need not wait."""
         job = self._next()
         if job is None or not job.is_fetched or not self._publications.have_room:
-            self._publications.add(predicted)
+            self._hand_over(predicted)
             return self._start(job)
         try:
             return self._start(job)
         finally:
-            self._publications.add(predicted)
+            self._hand_over(predicted)
+
+    def _hand_over(self, predicted: FileJob) -> None:
+        """Have the result published. Free the input here, not there: otherwise, inputs could pile up on the disk."""
+        self._discard_input(predicted)
+        self._publications.add(predicted)
 
     def _next(self) -> FileJob | None:
         return None if self._error is not None or self._limits.should_stop() else self._fetches.take()
@@ -266,7 +271,6 @@ class _Pipeline:
     def _publish(self, job: FileJob) -> None:
         task, route, prediction = job.task, self._route, job.prediction
         assert prediction is not None
-        self._discard_input(job)
         started = time.perf_counter()
         try:
             info = route.destination.publish(job.output_path, route.results.join(task.result))
