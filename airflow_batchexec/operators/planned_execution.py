@@ -67,7 +67,7 @@ def find_execution(
         name: Distinguishes several executions in one run; empty if the run is the execution.
 
     Raises:
-        BatchExecError: There is no plan, or the destination cannot be opened or read.
+        BatchExecError: The execution has no plan, or its destination cannot be opened or read.
     """
     owner = (settings.deployment_name(), ti.dag_id, execution_id_of(ti, name))
     noted = _find_note(owner, round_id) if settings.shares_pods() and round_id else None

@@ -119,7 +119,7 @@ def open_file_table(folder: Path | None = None) -> Iterator[FileTable]:
         folder: Where its temporary file is; ``None`` for the system's temporary folder.
 
     Raises:
-        DiskFullError: There is no space left in the folder.
+        DiskFullError: The folder has no space left.
         StorageError: The folder cannot be used.
     """
     with open_scratch_database(_SCHEMA, folder) as database:

@@ -152,7 +152,7 @@ def open_plan_table(folder: Path | None) -> Iterator[PlanTable]:
         folder: Where its temporary file is; ``None`` for the system's temporary folder.
 
     Raises:
-        DiskFullError: There is no space left in the folder.
+        DiskFullError: The folder has no space left.
         StorageError: The folder cannot be used.
     """
     with open_scratch_database(_SCHEMA, folder) as database:

@@ -35,11 +35,11 @@ def open_scratch_database(schema: str, folder: Path | None) -> Iterator[sqlite3.
 
     Args:
         schema: The statements that create its tables, and their indexes. Large queries need an index for their order:
-            SQLite sorts anything else in files of its own, outside ``folder``, and so does a later ``CREATE INDEX``.
+            without one, SQLite sorts in its own files, outside ``folder``. So does a later ``CREATE INDEX``.
         folder: Where its file is; ``None`` for the system's temporary folder.
 
     Raises:
-        DiskFullError: There is no space left in the folder.
+        DiskFullError: The folder has no space left.
         StorageError: The folder cannot be used.
     """
     where = folder or Path(tempfile.gettempdir())
