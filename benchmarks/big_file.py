@@ -5,6 +5,9 @@ file mode with one pod of the instance small; the result is of the same file typ
 publish, and the pod's peak memory, are from the execution's manifest. For comparison, each round also runs a process in
 which pandas reads the file, with the same predict.
 
+Both allocate more than a gigabyte. Where a virtual machine's host must first provide that memory, a round takes up to
+three times as long, with either.
+
     python -m benchmarks.big_file --file-type parquet --rows-times 10 --repeat 5
 """
 

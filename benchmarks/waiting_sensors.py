@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sqlite3
@@ -272,6 +271,13 @@ class Bench:
         return sqlite3.connect(self.folder / "airflow" / "airflow.db", timeout=60)
 
 
+FIGURES = {
+    "cpu": "CPU while waiting, s per minute",
+    "queries": "queries while waiting, per minute",
+    "fired": "from the end until all have fired, s",
+    "resumed": "until all have been resumed, s",
+    "final_queries": "queries until then",
+}
 PEER = {"states": ["success", "failed"]}
 CLASSES = {"ours": "benchmarks.counted_triggers.Ours", "peer": "benchmarks.counted_triggers.Peer"}
 
@@ -287,20 +293,15 @@ def wait(condition: Callable[[], bool], *, seconds: float) -> float:
 
 
 def report(rounds: list[Round]) -> None:
-    print(
-        f"medians of {len(rounds)} rounds (minimum to maximum); ratio of the peer's figure to ours, within a round"
-    )
+    header = "one round" if len(rounds) == 1 else f"medians of {len(rounds)} rounds"
+    print(f"{header:<38}{'ours':>10}{'peer':>10}")
     for case in CASES:
-        for name in ("cpu", "queries", "fired", "resumed", "final_queries"):
-            values = {t: [getattr(round_[case, t], name) for round_ in rounds] for t in TRIGGERS}
-            ratios = [
-                peer / ours if ours else math.inf
-                for ours, peer in zip(values["ours"], values["peer"], strict=True)
-            ]
-            columns = "   ".join(
-                f"{t} {statistics.median(v):8.2f} ({min(v):.2f} to {max(v):.2f})" for t, v in values.items()
-            )
-            print(f"{case:<14} {name:<12} {columns}   {statistics.median(ratios):.1f} x")
+        print("all wait for one run" if case == CASES[0] else "each waits for its own run")
+        for name, label in FIGURES.items():
+            ours, peer = ([getattr(round_[case, t], name) for round_ in rounds] for t in TRIGGERS)
+            ratio = statistics.median(mine / its for mine, its in zip(ours, peer, strict=True))
+            medians = "".join(f"{statistics.median(values):10,.1f}" for values in (ours, peer))
+            print(f"  {label:<36}{medians}{ratio:10.3f} x")
 
 
 if __name__ == "__main__":
