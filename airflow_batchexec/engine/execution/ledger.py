@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _SEGMENT_SECONDS = 1.0
+# A file that ends within this time needs one segment, not two: most tasks are for one quick file.
+_FIRST_SEGMENT_SECONDS = 0.2
 _READ_THREADS = 16
 # Bounds the memory for segments that have been read and not processed.
 _SEGMENTS_AT_ONCE = 4 * _READ_THREADS
@@ -189,6 +191,8 @@ class LedgerWriter:
                 self._condition.wait_for(lambda: self._pending or self._closing)
                 if not self._pending:
                     return
+                if not self._segments:
+                    self._condition.wait_for(lambda: self._closing, timeout=_FIRST_SEGMENT_SECONDS)
                 records, self._pending = self._pending, []
             try:
                 self._write(records)

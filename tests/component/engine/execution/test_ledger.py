@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchexec.engine.config.locations import Location
+from airflow_batchexec.engine.execution import ledger
 from airflow_batchexec.engine.execution.ledger import (
     FileRecord,
     FileStatus,
@@ -126,6 +127,17 @@ def test_a_start_is_readable_before_the_writer_is_closed(folder):
     assert read_ledger(storage, folder) == [started, ended]
 
 
+def test_the_records_of_a_quick_file_are_one_segment(folder, monkeypatch):
+    monkeypatch.setattr(ledger, "_FIRST_SEGMENT_SECONDS", 600)
+    writer = LedgerWriter(storage=LocalStorage(), folder=folder, writer="pod-1")
+    entries = [record(status=FileStatus.STARTED), record(at=2.0)]
+    for entry in entries:
+        writer.add(entry)
+    writer.close()
+    assert len(list(LocalStorage().list(folder))) == 1
+    assert read_ledger(LocalStorage(), folder) == entries
+
+
 def test_many_quick_records_are_batched_in_few_segments(folder):
     storage, before = LocalStorage(), time.monotonic()
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
@@ -133,7 +145,7 @@ def test_many_quick_records_are_batched_in_few_segments(folder):
         writer.add(record(f"{number}.csv"))
     writer.close()
     names = [info.location.name for info in storage.list(folder)]
-    # One immediately, then one per second, and one for the remaining records.
+    # One shortly after the first record, then one per second, and one for the remaining records.
     assert len(names) <= 2 + int(time.monotonic() - before)
     assert names == [f"pod-1-{number:06d}.jsonl" for number in range(len(names))]
 
