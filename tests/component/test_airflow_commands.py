@@ -62,7 +62,7 @@ def run_airflow(environment, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -389,7 +389,7 @@ def test_a_run_that_is_marked_failed_ends_its_pods(deployment: Deployment, tmp_p
 
     deployment.airflow.api("PATCH", f"dags/batch_execution/dagRuns/{run_id}", json={"state": "failed"})
 
-    deployment.airflow.wait_for_run("batch_execution", run_id, timeout=120)
+    deployment.airflow.wait_for_run("batch_execution", run_id, timeout=600)
     assert deployment.pods("cancelled") == []
     out = Path(folders["destination_folder"].removeprefix("file://"))
     assert [p.name for p in out.iterdir()] == ["_batchexec"]

@@ -124,7 +124,7 @@ class Newcomer:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout
@@ -386,7 +386,7 @@ def test_links_lead_to_the_execution_while_it_runs_and_to_its_results(deployment
     for link, state in zip(executions, ("success", "failed"), strict=True):
         assert link.startswith(page)
         assert deployment.airflow.run("on_aws", unquote(link.removeprefix(page)))["state"] == state
-        assert requests.get(link, timeout=120).headers["content-type"].startswith("text/html")
+        assert requests.get(link, timeout=600).headers["content-type"].startswith("text/html")
     execution = unquote(executions[0].removeprefix(page))
     assert links_of_ended_task(deployment, "on_aws", execution, "finish") == {"Results": console}
     ours, operators = note(deployment, "on_aws", execution).split("\n\n")

@@ -69,7 +69,7 @@ class Terminal:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -187,7 +187,7 @@ def test_the_readmes_curl_python_and_command_lines_work(terminal):
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout
@@ -303,7 +303,7 @@ def test_airflows_own_command_line_has_the_same_commands(terminal):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == code, done.stderr
         return done

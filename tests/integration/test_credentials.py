@@ -141,7 +141,7 @@ def runs(deployment: Deployment, canary: Canary, tmp_path_factory: pytest.TempPa
 
     def wait_for(name: str) -> None:
         deployment.airflow.wait_for_run(
-            DAG_ID, started[name], timeout=180, on_poll=lambda: record_pods(deployment, canary)
+            DAG_ID, started[name], timeout=600, on_poll=lambda: record_pods(deployment, canary)
         )
 
     wait_for("fails")
@@ -253,7 +253,7 @@ def test_the_connection_test_shows_the_identity_or_the_error(deployment: Deploym
 
 def test_the_form_in_the_browser_has_the_fields(deployment: Deployment) -> None:
     response = deployment.airflow._session.get(
-        f"{deployment.airflow.url}/ui/connections/hook_meta", timeout=60
+        f"{deployment.airflow.url}/ui/connections/hook_meta", timeout=600
     )
 
     (form,) = [meta for meta in response.json() if meta["connection_type"] == "batch_execution"]

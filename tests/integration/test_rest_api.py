@@ -75,7 +75,7 @@ class Client:
 
     def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         headers = {**self.headers, **arguments.pop("headers", {})}
-        return requests.request(method, f"{self.url}{path}", headers=headers, timeout=120, **arguments)
+        return requests.request(method, f"{self.url}{path}", headers=headers, timeout=600, **arguments)
 
     def get(self, call: str, path: str) -> dict[str, Any]:
         response = self.request("GET", f"/api/v1{path}")
@@ -217,7 +217,7 @@ def test_the_guides_curl_command(deployment: Deployment, ann: Client):
         env={"TOKEN": token, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
 
     started = json.loads(done.stdout)
@@ -266,7 +266,7 @@ def test_the_commands_of_the_documentation(deployment: Deployment, ann: Client, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

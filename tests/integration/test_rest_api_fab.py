@@ -41,7 +41,7 @@ def runs(fab: FabAirflow, tokens: dict[str, str]) -> dict[str, str]:
             f"{fab.url}/api/v2/dags/{dag_id}/dagRuns",
             headers={"Authorization": f"Bearer {tokens['admin']}"},
             json={"logical_date": None, "conf": {"model_id": "m", **folders}},
-            timeout=60,
+            timeout=600,
         )
         assert response.ok, response.text
         found[dag_id] = response.json()["dag_run_id"]
@@ -50,7 +50,7 @@ def runs(fab: FabAirflow, tokens: dict[str, str]) -> dict[str, str]:
 
 def send(fab: FabAirflow, token: str, method: str, path: str, **arguments: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return requests.request(method, f"{fab.url}/batchexec{path}", headers=headers, timeout=120, **arguments)
+    return requests.request(method, f"{fab.url}/batchexec{path}", headers=headers, timeout=600, **arguments)
 
 
 def listed(fab: FabAirflow, token: str) -> set[str]:

@@ -219,7 +219,7 @@ class AwsProxy:
         return response
 
     def _forward(self, request: Request) -> Response:
-        with closing(http.client.HTTPConnection(*self.target, timeout=120)) as connection:
+        with closing(http.client.HTTPConnection(*self.target, timeout=600)) as connection:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 if name not in _HOP_BY_HOP:

@@ -54,7 +54,7 @@ class FabAirflow:
     def token(self, user: str) -> str:
         """Log a user in with their password, and return the token."""
         login = {"username": user, "password": self.passwords[user]}
-        response = requests.post(f"{self.url}/auth/token", json=login, timeout=60)
+        response = requests.post(f"{self.url}/auth/token", json=login, timeout=600)
         response.raise_for_status()
         return str(response.json()["access_token"])
 
@@ -112,7 +112,7 @@ def start_fab_airflow(folder: Path) -> Iterator[FabAirflow]:
             yield FabAirflow(url, passwords)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=60)
+            server.wait(timeout=600)
 
 
 def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -297,7 +297,7 @@ class _Request(BaseHTTPRequestHandler):
         forwarded |= {
             name: given[name] for name in ("range", "accept-encoding", "content-type") if name in given
         }
-        with closing(http.client.HTTPConnection(*self.server.upstream, timeout=120)) as upstream:
+        with closing(http.client.HTTPConnection(*self.server.upstream, timeout=600)) as upstream:
             upstream.request(method, path, body=body, headers=forwarded)
             response = upstream.getresponse()
             received = {name.lower(): value for name, value in response.getheaders()}

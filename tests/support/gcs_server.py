@@ -78,7 +78,7 @@ class GcsServer:
         request = urllib.request.Request(
             self.open_url + path, data=body, headers={"Content-Type": content_type}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=120):
+        with urllib.request.urlopen(request, timeout=600):
             pass
 
 

@@ -130,7 +130,7 @@ class ScriptedServer:
     def wait_for(self, call: str, count: int = 1) -> None:
         """Wait until a call has been received ``count`` times."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.calls().count(call) >= count, timeout=120), (
+            assert self._changed.wait_for(lambda: self.calls().count(call) >= count, timeout=600), (
                 self.calls()
             )
 

@@ -107,7 +107,7 @@ def airflow_database(own_database: Path, tmp_path_factory: pytest.TempPathFactor
         env={**os.environ, **settings},
         check=True,
         capture_output=True,
-        timeout=240,
+        timeout=600,
     )
 
 

@@ -34,7 +34,7 @@ def bash(monkeypatch):
     def run(script):
         # The final ":" keeps bash from exec-ing the last command: completion is installed for the parent shell.
         result = subprocess.run(
-            ["bash", "-eu", "-c", f"{script}\n:"], capture_output=True, text=True, check=False, timeout=120
+            ["bash", "-eu", "-c", f"{script}\n:"], capture_output=True, text=True, check=False, timeout=600
         )
         assert (result.returncode, result.stderr) == (0, "")
         return result.stdout
@@ -48,7 +48,7 @@ def zsh_completions(*words):
         "_TYPER_COMPLETE_ARGS": shlex.join(["batchexec", *words]),
     }
     result = subprocess.run(
-        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
+        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=600
     )
     assert result.stderr == ""
     return result.stdout
@@ -61,7 +61,7 @@ def fish_completions(*words):
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     result = subprocess.run(
-        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=120
+        [PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=600
     )
     assert result.stderr == ""
     return {line.partition("\t")[0] for line in result.stdout.splitlines()}
@@ -121,7 +121,7 @@ def test_help_does_not_import_heavy_libraries():
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert result.stdout.splitlines()[-1] == "[]"
 
@@ -136,6 +136,6 @@ def test_help_of_start_imports_only_the_configuration():
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert result.stdout.splitlines()[-1] == "[]"

@@ -472,7 +472,7 @@ def test_an_interrupted_execution_leaves_no_pods_and_no_partial_results(workspac
     with workspace.running("obedient") as (process, pods):
         assert pods
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED
     assert "was interrupted" in stderr
     assert not any(map(is_running, pods))
@@ -523,7 +523,7 @@ def test_an_identical_execution_is_refused_while_the_first_runs(workspace):
         assert f"(process {process.pid} on " in twin.stderr
         assert twin.stdout == ""
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
 
 
 # ---- executions that are refused

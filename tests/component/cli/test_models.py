@@ -188,7 +188,7 @@ def run_program(environment, *arguments):
         "import sys; from airflow_batchexec.cli import main; sys.exit(main())",
         *arguments,
     ]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_installed_program_works(environment, folder):
@@ -204,6 +204,6 @@ def test_installed_program_works(environment, folder):
 def test_importing_the_command_line_does_not_import_heavy_libraries():
     code = f"import sys, airflow_batchexec.cli; print([name for name in {HEAVY} if name in sys.modules])"
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert ended.stdout == "[]\n"

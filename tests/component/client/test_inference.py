@@ -257,7 +257,7 @@ def test_an_interrupt_ends_the_pods_and_leaves_no_files(tmp_path, scratch, numbe
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)  # between two polls of a condition
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()

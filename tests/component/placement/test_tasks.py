@@ -139,7 +139,7 @@ def test_other_executors_do_not_import_kubernetes():
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600
     )
 
     assert done.stdout.splitlines()[-1] == "False"

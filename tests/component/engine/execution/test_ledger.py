@@ -119,7 +119,7 @@ def test_a_start_is_readable_before_the_writer_is_closed(folder):
     writer = LedgerWriter(storage=storage, folder=folder, writer="pod-1")
     started = record(status=FileStatus.STARTED)
     writer.add(started)
-    assert storage.written.acquire(timeout=120)
+    assert storage.written.acquire(timeout=600)
     assert read_ledger(storage, folder) == [started]
     ended = record(at=2.0)
     writer.add(ended)

@@ -141,7 +141,7 @@ def test_only_one_of_many_processes_acquires_the_lock(tmp_path, before):
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        outcomes = [process.communicate(timeout=120)[0].strip() for process in processes]
+        outcomes = [process.communicate(timeout=600)[0].strip() for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -399,7 +399,7 @@ def test_exactly_one_of_several_publishing_processes_wins(repository_location, r
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
+        outputs = [process.communicate(timeout=600)[0].strip() for process in processes]
     assert sorted(outputs) == ["lost"] * 3 + ["won"]
     fetched = repository.fetch(repository.resolve("m", "v1")[0])
     assert (fetched / "who.txt").read_text() == folders[outputs.index("won")].name

@@ -417,12 +417,12 @@ def test_eight_small_files_are_fetched_and_published_at_once(bucket, operation):
     class Distant(Bucket):
         def fetch(self, info, scratch_file):
             if operation == "fetch":
-                together.wait(timeout=120)
+                together.wait(timeout=600)
             return super().fetch(info, scratch_file)
 
         def publish(self, path, location):
             if operation == "publish":
-                together.wait(timeout=120)
+                together.wait(timeout=600)
             return super().publish(path, location)
 
     bucket.storage = Distant()
@@ -437,10 +437,10 @@ def test_a_failed_publication_lets_the_others_finish(any_route):
     class Full(type(any_route.storage)):
         def publish(self, path, location):
             if location.name in {"a.parquet", "b.parquet", "c.parquet"}:
-                together.wait(timeout=120)
+                together.wait(timeout=600)
                 if location.name == "b.parquet":
                     raise StorageError("The disk is full.")
-                assert failed.wait(timeout=120)
+                assert failed.wait(timeout=600)
             return super().publish(path, location)
 
     def record(entry):
@@ -462,7 +462,7 @@ def test_a_bug_in_a_storage_ends_the_pipeline_after_the_other_publications(any_r
 
     class Broken(type(any_route.storage)):
         def publish(self, path, location):
-            together.wait(timeout=120)
+            together.wait(timeout=600)
             if location.name == "a.parquet":
                 raise RuntimeError("a bug")
             return super().publish(path, location)

@@ -31,7 +31,7 @@ def test_publications_are_limited_in_number_and_bytes(job, size, count):
     ended = []
 
     def publish(published):
-        assert may_end.wait(timeout=120)
+        assert may_end.wait(timeout=600)
         ended.append(published.number)
 
     publications = Publications(publish)

@@ -369,7 +369,7 @@ for thread in threading.enumerate():
             env=environment,
             check=False,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0
         proxy.setblocking(False)
