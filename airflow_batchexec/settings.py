@@ -37,6 +37,7 @@ __all__ = [
     "load_timeout_seconds",
     "machine",
     "max_mapped_tasks",
+    "max_tasks_at_once",
     "model_repository",
     "placement",
     "pod_idle_timeout_seconds",
@@ -49,6 +50,8 @@ __all__ = [
 
 _SECTION = "batchexec"
 _MIB = 1024**2
+_TASKS_PER_CPU = 8
+"""A mapped task takes a second or two, most of it to start and end. With four per CPU, executions take longer."""
 
 
 def allowed_locations() -> AllowedLocations:
@@ -120,15 +123,39 @@ def machine() -> Machine:
     from airflow_batchexec.engine.machine.pods import Machine  # noqa: PLC0415  as above
     from airflow_batchexec.engine.machine.resources import MachineResources  # noqa: PLC0415  as above
 
-    cpus = memory = None
-    if conf.get(_SECTION, "machine_cpus", fallback=""):
-        cpus = _number("machine_cpus", "", "a positive number of CPUs", lambda number: number > 0)
+    memory = None
     if conf.get(_SECTION, "machine_memory", fallback=""):
         memory = _number("machine_memory", "", "a positive number of MiB", lambda number: number > 0)
     return Machine(
         folder=private_folder(scratch_folder()),
-        resources=MachineResources(cpus=cpus, memory_bytes=None if memory is None else int(memory * _MIB)),
+        resources=MachineResources(
+            cpus=_machine_cpus(), memory_bytes=None if memory is None else int(memory * _MIB)
+        ),
     )
+
+
+def max_tasks_at_once(*, cpus: float | None = None) -> int | None:
+    """How many of an execution's tasks this machine has a use for at once.
+
+    That is one for each pod that the machine can hold, and enough to keep its cores busy while tasks start and end.
+
+    Args:
+        cpus: The CPUs per pod, if they are known and may be fewer than those of the smallest instance.
+
+    Returns:
+        The number of tasks; ``None`` where tasks run on several machines.
+
+    Raises:
+        ConfigurationError: An option is invalid.
+    """
+    from airflow_batchexec.engine.machine.resources import available_cpus  # noqa: PLC0415  not for every task
+
+    if not tasks_share_one_machine():
+        return None
+    machine_cpus = _machine_cpus() or available_cpus()
+    smallest = min(instance.cpus for instance in instance_table())
+    pod_cpus = min(cpus or smallest, smallest)
+    return math.ceil(machine_cpus * max(1 / pod_cpus, _TASKS_PER_CPU))
 
 
 def scratch_folder() -> Path | None:
@@ -247,6 +274,12 @@ def task_memory_bytes() -> int:
 def task_end_seconds() -> float:
     """How long a task may keep running after Airflow ends it: until its next heartbeat, and then until it is killed."""
     return conf.getint("workers", "min_heartbeat_interval", fallback=5) + 7.0
+
+
+def _machine_cpus() -> float | None:
+    if not conf.get(_SECTION, "machine_cpus", fallback=""):
+        return None
+    return _number("machine_cpus", "", "a positive number of CPUs", lambda number: number > 0)
 
 
 def _number(option: str, default: str, expected: str, is_valid: Callable[[float], bool]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, TaskGroup
 
+from airflow_batchexec import settings
 from airflow_batchexec.dags.trigger_form import execution_params
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import (
@@ -75,7 +76,8 @@ def batch_execution_group(
             )
     """
     check_literals(fields)
-    pods = fields.get("pods")
+    literals = {name: value for name, value in fields.items() if not is_templated(value)}
+    pods = literals.get("pods")
     with TaskGroup(group_id) as group:
         _add_tasks(
             fields=fields,
@@ -84,8 +86,8 @@ def batch_execution_group(
             map_per_file=isinstance(pods, int),
             batch_execution_conn_id=batch_execution_conn_id,
             retries=retries,
-            max_active_tis_per_dagrun=pods if isinstance(pods, int) and pods > 0 else None,
-            literals={name: value for name, value in fields.items() if not is_templated(value)},
+            max_active_tis_per_dagrun=pods if isinstance(pods, int) and pods > 0 else _max_tasks(literals),
+            literals=literals,
             executor_args={"executor": executor, "queue": queue, "executor_config": executor_config},
         )
     return group
@@ -112,8 +114,9 @@ def create_execution_dag(
         queue: As for :func:`batch_execution_group`.
         executor_config: As for :func:`batch_execution_group`.
         defaults: Default values of parameters, by flat name.
-        dag_arguments: Other arguments of the DAG, such as ``max_active_tasks``, which limits the concurrent pods of one
-            execution, or ``max_active_runs``, which limits concurrent executions (default: 128).
+        dag_arguments: Other arguments of the DAG, such as ``max_active_tasks``, which limits the concurrent tasks of one
+            execution (default: Airflow's; with LocalExecutor, also what the machine has a use for), or
+            ``max_active_runs``, which limits concurrent executions (default: 128).
 
     Raises:
         ConfigurationError: ``defaults`` names an unknown parameter or contains an invalid value.
@@ -134,11 +137,18 @@ def create_execution_dag(
             map_per_file=False,
             batch_execution_conn_id=batch_execution_conn_id,
             retries=retries,
-            max_active_tis_per_dagrun=None,
+            max_active_tis_per_dagrun=(
+                None if "max_active_tasks" in arguments else _max_tasks(defaults or {})
+            ),
             literals=defaults or {},
             executor_args={"executor": executor, "queue": queue, "executor_config": executor_config},
         )
     return dag
+
+
+def _max_tasks(literals: Mapping[str, Any]) -> int | None:
+    limit = settings.max_tasks_at_once(cpus=float(literals.get("cpus") or 0))
+    return limit and max(limit, int(literals.get("pods") or 0))
 
 
 def _add_tasks(

@@ -14,15 +14,6 @@ from airflow_batchexec.exceptions import ConfigurationError
 from airflow_batchexec.placement.tasks import placement_rules
 
 
-@pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch):
-    def configure(section: str = "BATCHEXEC", /, **options: object) -> None:
-        for option, value in options.items():
-            monkeypatch.setenv(f"AIRFLOW__{section}__{option.upper()}", str(value))
-
-    return configure
-
-
 def test_defaults_match_their_descriptions():
     assert settings.allowed_locations() == AllowedLocations.parse("")
     assert settings.load_timeout_seconds() == 1800

@@ -242,13 +242,58 @@ def test_parameter_may_be_the_output_of_another_task():
 
 
 @pytest.mark.parametrize(("pods", "limit"), [(3, 3), (None, None), ("{{ params.pods }}", None), (0, None)])
-def test_literal_pods_limit_concurrent_mapped_tasks(pods, limit):
+def test_literal_pods_limit_concurrent_mapped_tasks(configure, pods, limit):
+    configure("CORE", executor="CeleryExecutor")
     fields = REQUIRED if pods is None else {**REQUIRED, "pods": pods}
 
     dag = group_in_a_dag(**fields)
 
     assert dag.get_task("score.predict").max_active_tis_per_dagrun == limit
     assert dag.get_task("score.plan").map_per_file == isinstance(pods, int)
+
+
+@pytest.mark.parametrize(
+    ("executor", "cpus", "fields", "limit"),
+    [
+        ("LocalExecutor", "2", {}, 16),
+        ("LocalExecutor", "0.5", {}, 4),
+        ("LocalExecutor", "2", {"cpus": 0.1}, 20),
+        ("LocalExecutor", "2", {"cpus": 64}, 16),
+        ("CeleryExecutor", "2", {}, None),
+        ("LocalExecutor,CeleryExecutor", "2", {}, None),
+        ("KubernetesExecutor", "2", {}, None),
+    ],
+)
+def test_an_execution_has_no_more_tasks_at_once_than_one_machine_can_use(
+    configure, executor, cpus, fields, limit
+):
+    configure("CORE", executor=executor)
+    configure(machine_cpus=cpus)
+
+    execution = create_execution_dag(defaults=fields)
+    group = group_in_a_dag(**REQUIRED, **fields)
+
+    assert execution.get_task("predict").max_active_tis_per_dagrun == limit
+    assert group.get_task("score.predict").max_active_tis_per_dagrun == limit
+
+
+def test_an_execution_has_a_task_at_once_for_each_pod_of_the_smallest_instance(configure):
+    configure("CORE", executor="LocalExecutor")
+    configure(machine_cpus="2", instances='{"nano": {"cpus": 0.05, "memory_gib": 1}}')
+
+    assert create_execution_dag().get_task("predict").max_active_tis_per_dagrun == 40
+
+
+def test_the_authors_limits_replace_that_of_the_machine(configure):
+    configure("CORE", executor="LocalExecutor")
+    configure(machine_cpus="2")
+
+    with_pods = create_execution_dag(defaults={"pods": 30})
+    with_tasks = create_execution_dag(max_active_tasks=7)
+
+    assert with_pods.get_task("predict").max_active_tis_per_dagrun == 30
+    assert with_tasks.get_task("predict").max_active_tis_per_dagrun is None
+    assert with_tasks.max_active_tasks == 7
 
 
 def test_tasks_of_a_group_have_its_name_and_use_its_plan():
