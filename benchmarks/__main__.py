@@ -60,9 +60,7 @@ class Case:
 
 CASES = {
     "mapped": Case("100 files, one mapped task each", "mapped_files", ("--files", "100")),
-    "mapped-365": Case(
-        "365 files, one mapped task each", "mapped_files", ("--files", "365", "--without-handwritten")
-    ),
+    "mapped-365": Case("365 files, one mapped task each", "mapped_files", ("--files", "365")),
     "daily": Case("365 files, two pods", "daily_files", ("--with-ray",)),
     "tiny": Case("3,000 files of ten rows, one pod", "tiny_files"),
     "formats": Case("Reading and writing by file type", "formats", ("--repeat", "3")),

@@ -9,6 +9,7 @@ from airflow.sdk import DAG, TaskGroup
 
 from airflow_batchexec import settings
 from airflow_batchexec.dags.trigger_form import execution_params
+from airflow_batchexec.engine.config.sections import Resources
 from airflow_batchexec.hooks.batch_execution import BatchExecutionHook
 from airflow_batchexec.names import (
     EXECUTION_DAG_ID,
@@ -77,16 +78,16 @@ def batch_execution_group(
     """
     check_literals(fields)
     literals = {name: value for name, value in fields.items() if not is_templated(value)}
-    pods = literals.get("pods")
+    pods = _resources(literals).pods
     with TaskGroup(group_id) as group:
         _add_tasks(
             fields=fields,
             # The ID includes the enclosing groups: a DAG may contain groups with the same last name.
             name=group.group_id or group_id,
-            map_per_file=isinstance(pods, int),
+            map_per_file=bool(pods),
             batch_execution_conn_id=batch_execution_conn_id,
             retries=retries,
-            max_active_tis_per_dagrun=pods if isinstance(pods, int) and pods > 0 else _max_tasks(literals),
+            max_active_tis_per_dagrun=pods or _max_tasks(literals),
             literals=literals,
             executor_args={"executor": executor, "queue": queue, "executor_config": executor_config},
         )
@@ -147,8 +148,13 @@ def create_execution_dag(
 
 
 def _max_tasks(literals: Mapping[str, Any]) -> int | None:
-    limit = settings.max_tasks_at_once(cpus=float(literals.get("cpus") or 0))
-    return limit and max(limit, int(literals.get("pods") or 0))
+    resources = _resources(literals)
+    limit = settings.max_tasks_at_once(cpus=resources.cpus)
+    return limit and max(limit, resources.pods)
+
+
+def _resources(literals: Mapping[str, Any]) -> Resources:
+    return Resources(pods=literals.get("pods"), cpus=literals.get("cpus"))
 
 
 def _add_tasks(

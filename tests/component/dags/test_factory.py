@@ -241,15 +241,25 @@ def test_parameter_may_be_the_output_of_another_task():
     assert dag.get_task("score.plan").upstream_task_ids == {"first"}
 
 
-@pytest.mark.parametrize(("pods", "limit"), [(3, 3), (None, None), ("{{ params.pods }}", None), (0, None)])
-def test_literal_pods_limit_concurrent_mapped_tasks(configure, pods, limit):
+@pytest.mark.parametrize(
+    ("pods", "limit", "per_file"),
+    [
+        (3, 3, True),
+        ("3", 3, True),
+        ("3.0", 3, True),
+        (None, None, False),
+        ("{{ params.pods }}", None, False),
+        (0, None, False),
+    ],
+)
+def test_literal_pods_limit_concurrent_mapped_tasks(configure, pods, limit, per_file):
     configure("CORE", executor="CeleryExecutor")
     fields = REQUIRED if pods is None else {**REQUIRED, "pods": pods}
 
     dag = group_in_a_dag(**fields)
 
     assert dag.get_task("score.predict").max_active_tis_per_dagrun == limit
-    assert dag.get_task("score.plan").map_per_file == isinstance(pods, int)
+    assert dag.get_task("score.plan").map_per_file is per_file
 
 
 @pytest.mark.parametrize(
@@ -259,6 +269,7 @@ def test_literal_pods_limit_concurrent_mapped_tasks(configure, pods, limit):
         ("LocalExecutor", "0.5", {}, 4),
         ("LocalExecutor", "2", {"cpus": 0.1}, 20),
         ("LocalExecutor", "2", {"cpus": 64}, 16),
+        ("LocalExecutor", "2", {"cpus": 0}, 16),
         ("CeleryExecutor", "2", {}, None),
         ("LocalExecutor,CeleryExecutor", "2", {}, None),
         ("KubernetesExecutor", "2", {}, None),
