@@ -51,7 +51,7 @@ __all__ = [
 _SECTION = "batchexec"
 _MIB = 1024**2
 _TASKS_PER_CPU = 8
-"""A mapped task takes a second or two, most of it to start and end. With four per CPU, executions take longer."""
+"""A mapped task takes a second or two, most of it to start and end: with four per CPU, pods have too little to do."""
 
 
 def allowed_locations() -> AllowedLocations:

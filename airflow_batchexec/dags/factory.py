@@ -115,9 +115,9 @@ def create_execution_dag(
         queue: As for :func:`batch_execution_group`.
         executor_config: As for :func:`batch_execution_group`.
         defaults: Default values of parameters, by flat name.
-        dag_arguments: Other arguments of the DAG, such as ``max_active_tasks``, which limits the concurrent tasks of one
-            execution (default: Airflow's; with LocalExecutor, also what the machine has a use for), or
-            ``max_active_runs``, which limits concurrent executions (default: 128).
+        dag_arguments: Other arguments of the DAG, such as ``max_active_tasks``, which limits one execution's concurrent
+            tasks (default: Airflow's, and with LocalExecutor what the machine has a use for), or ``max_active_runs``,
+            which limits concurrent executions (default: 128).
 
     Raises:
         ConfigurationError: ``defaults`` names an unknown parameter or contains an invalid value.
